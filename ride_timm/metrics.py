@@ -1,0 +1,269 @@
+"""Long-tail figures of an evaluation, all from one confusion matrix and a 15-bin reliability table."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import ArrayLike, NDArray
+from timm.task import ClassificationEvaluator
+
+from ride_timm.data.groups import GROUP_NAMES, frequency_groups
+
+__all__ = [
+    'ClassResult',
+    'LongTailEvaluator',
+    'class_accuracy',
+    'expected_calibration_error',
+    'group_accuracy',
+    'harmonic_accuracy',
+]
+
+NUM_BINS = 15
+_CONFIDENCE_UNIT = 2**30  # confidences are summed in whole units of 1 / 2^30, so that no order of adding matters
+
+
+class ClassResult(NamedTuple):
+    """One row of the per-class table; `accuracy` is in percent, NaN without test images, `group` '' outside all."""
+
+    index: int
+    name: str
+    group: str
+    train_images: int
+    test_images: int
+    accuracy: float
+
+
+def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:
+    """Accuracy of each class.
+
+    Args:
+        confusion: (C, C) counts of (true class, predicted class); more columns count as wrong.
+
+    Returns:
+        (C,) percent, NaN for a class without test images.
+    """
+    matrix = np.asarray(confusion)
+    images = matrix.sum(1)
+    accuracy = np.full(len(matrix), np.nan)
+    np.divide(100.0 * matrix.diagonal(), images, out=accuracy, where=images > 0)
+    return accuracy
+
+
+def group_accuracy(accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """Mean of the class accuracies in each group, over the classes that have test images.
+
+    Args:
+        accuracy: (C,) percent, NaN where a class has no test images.
+        groups: Class indices per group.
+
+    Returns:
+        Percent per group; a group without tested classes is absent.
+    """
+    values = np.asarray(accuracy, dtype=np.float64)
+    picked = {name: values[np.asarray(index, dtype=np.int64)] for name, index in groups.items()}
+    return {name: float(np.nanmean(part)) for name, part in picked.items() if not np.isnan(part).all()}
+
+
+def harmonic_accuracy(accuracy: ArrayLike) -> float:
+    """Harmonic mean of the class accuracies over the classes that have test images.
+
+    Args:
+        accuracy: (C,) percent, NaN where a class has no test images.
+
+    Returns:
+        Percent; 0 if a class has accuracy 0, NaN if no class has test images.
+    """
+    values = np.asarray(accuracy, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return float('nan')
+    return 0.0 if (values == 0).any() else float(values.size / (1 / values).sum())
+
+
+def expected_calibration_error(images: ArrayLike, correct: ArrayLike, confidence: ArrayLike) -> float:
+    """Expected calibration error: sum over bins of |accuracy - mean confidence|, weighted by images (arXiv:1706.04599).
+
+    Args:
+        images: (M,) images per confidence bin.
+        correct: (M,) correctly classified images per bin.
+        confidence: (M,) sum of the confidences per bin, each in 0..1.
+
+    Returns:
+        Percent; NaN without images.
+    """
+    total = np.asarray(images).sum()
+    gap = np.abs(np.asarray(correct, dtype=np.float64) - np.asarray(confidence, dtype=np.float64)).sum()
+    return float(100 * gap / total) if total else float('nan')
+
+
+class LongTailEvaluator(ClassificationEvaluator):
+    """timm's evaluator with the figures of the long-tail field added; everything in percent.
+
+    `many`, `medium` and `few` are means of class accuracies over the group's classes, `worst_class` the least class
+    accuracy, `harmonic` their harmonic mean, `ece` the calibration error over 15 equal-width bins of the largest softmax
+    probability. Classes without test images are left out of all of these and counted in `num_classes_without_images`.
+    An image whose largest logit is not finite counts as wrong, with confidence 0. Equal logits rank by class index. All
+    but the loss are whole-number sums, so batch size, order and number of processes do not change them.
+
+    Args:
+        class_counts: (C,) number of training images per class.
+        groups: Class indices per group; the field's limits (many > 100, medium 20..100, few < 20) by default.
+        class_names: C names for the per-class table; the class indices by default.
+        num_experts: K, number of experts whose own logits `update` is given, reported as `expert<k>_top1`.
+        device: Device of the running totals, that of the model's output.
+        max_samples: Ignore predictions beyond this many images (the padding of distributed samplers).
+        criterion: Loss to report, cross-entropy by default.
+    """
+
+    metric_names = (
+        'loss', 'top1', 'top5', *GROUP_NAMES, 'worst_class', 'harmonic', 'ece',
+        'num_images', 'num_classes_without_images',
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        class_counts: ArrayLike,
+        *,
+        groups: Mapping[str, ArrayLike] | None = None,
+        class_names: Sequence[str] | None = None,
+        num_experts: int = 0,
+        device: torch.device | str | None = None,
+        max_samples: int | None = None,
+        criterion: Any = None,
+    ) -> None:
+        self.class_counts = np.asarray(class_counts, dtype=np.int64)
+        self.num_classes = len(self.class_counts)
+        self.groups = dict(groups) if groups is not None else dict(frequency_groups(self.class_counts))
+        self.class_names = tuple(class_names) if class_names is not None else tuple(map(str, range(self.num_classes)))
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f'{len(self.class_names)} class names for {self.num_classes} classes')
+        self.num_experts = num_experts
+        super().__init__(device, max_samples=max_samples, criterion=criterion)
+
+    def reset(self) -> None:
+        """Set every running total to zero."""
+        super().reset()
+        classes = self.num_classes
+        # the last column takes the images without a valid prediction
+        self.confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=self.device)
+        # rows: images, correct ones, sum of confidences in units of 1 / 2^30
+        self.bins = torch.zeros(3, NUM_BINS, dtype=torch.int64, device=self.device)
+        self.expert_correct = torch.zeros(self.num_experts, dtype=torch.int64, device=self.device)
+
+    @torch.no_grad()
+    def update(self, output: torch.Tensor, target: torch.Tensor, expert_logits: torch.Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            output: (B, C) logits of the model.
+            target: (B,) class indices.
+            expert_logits: (B, K, C) logits of each expert, exactly when the evaluator was made with `num_experts`.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        self._check_shapes(output, target, expert_logits)
+        output, target = self._prepare(output, target)
+        if not len(output):
+            return
+        self._accumulate_loss(self.criterion(output, target), len(output))
+        rank, prediction = _rank_and_prediction(output, target)
+        self.counts[1:] += torch.stack([(rank < 1).sum(), (rank < 5).sum()])
+        _add_at(self.confusion, target * (self.num_classes + 1) + prediction)
+        self._update_bins(output, rank < 1)
+        if expert_logits is not None:
+            experts = expert_logits[: len(output)].detach().float()
+            ranks, _ = _rank_and_prediction(experts.flatten(0, 1), target.repeat_interleave(self.num_experts))
+            self.expert_correct += (ranks.view(-1, self.num_experts) < 1).sum(0)
+
+    def compute(self, distributed: bool = False) -> OrderedDict[str, float]:
+        """All figures so far.
+
+        Args:
+            distributed: Add up over the processes of the default group; all of them must call.
+
+        Returns:
+            Figures in percent, by the names in `metric_names`; a group without tested classes is absent.
+        """
+        metrics: OrderedDict[str, float] = super().compute(distributed=distributed)
+        accuracy = class_accuracy(confusion := self._total(self.confusion, distributed))
+        metrics.update(group_accuracy(accuracy, self.groups))
+        tested = accuracy[~np.isnan(accuracy)]
+        metrics['worst_class'] = float(tested.min()) if tested.size else float('nan')
+        metrics['harmonic'] = harmonic_accuracy(accuracy)
+        images, correct, confidence = self._total(self.bins, distributed)
+        metrics['ece'] = expected_calibration_error(images, correct, confidence / _CONFIDENCE_UNIT)
+        metrics['num_images'] = int(confusion.sum())
+        metrics['num_classes_without_images'] = self.num_classes - tested.size
+        for expert, hits in enumerate(self._total(self.expert_correct, distributed) if self.num_experts else ()):
+            metrics[f'expert{expert}_top1'] = 100 * int(hits) / max(int(confusion.sum()), 1)
+        return metrics
+
+    def per_class(self, distributed: bool = False) -> list[ClassResult]:
+        """The per-class table.
+
+        Args:
+            distributed: As in `compute`.
+
+        Returns:
+            One row per class, in label order.
+        """
+        confusion = self._total(self.confusion, distributed)
+        group_of = {int(index): name for name, members in self.groups.items() for index in np.asarray(members)}
+        columns = zip(self.class_names, self.class_counts, confusion.sum(1), class_accuracy(confusion), strict=True)
+        return [
+            ClassResult(index, name, group_of.get(index, ''), int(train), int(test), float(accuracy))
+            for index, (name, train, test, accuracy) in enumerate(columns)
+        ]
+
+    def _check_shapes(self, output: torch.Tensor, target: torch.Tensor, experts: torch.Tensor | None) -> None:
+        if output.ndim != 2 or output.shape[1] != self.num_classes or target.shape != output.shape[:1]:
+            raise ValueError(
+                f'expected logits (B, {self.num_classes}) and class indices (B,), '
+                f'not {tuple(output.shape)} and {tuple(target.shape)}'
+            )
+        given = None if experts is None else tuple(experts.shape)
+        wanted = (len(output), self.num_experts, self.num_classes) if self.num_experts else None
+        if given != wanted:
+            raise ValueError(f'expected expert logits of shape {wanted}, not {given}')
+
+    def _update_bins(self, output: torch.Tensor, correct: torch.Tensor) -> None:
+        confidence = output.softmax(1).amax(1).nan_to_num(0.0)
+        # (lower, upper] bins; the edges 0 and 1 need no boundary
+        edges = torch.arange(1, NUM_BINS, device=output.device, dtype=output.dtype) / NUM_BINS
+        place = torch.bucketize(confidence, edges)
+        # scaling by a power of two is exact, also in float32
+        units = (confidence * _CONFIDENCE_UNIT).round().to(torch.int64)
+        self.bins.scatter_add_(1, place.expand(3, -1), torch.stack([torch.ones_like(units), correct.long(), units]))
+
+    @staticmethod
+    def _total(counts: torch.Tensor, distributed: bool) -> NDArray[np.int64]:
+        """The counts of all processes, on the CPU."""
+        counts = counts.clone()
+        if distributed:
+            dist.all_reduce(counts)
+        array: NDArray[np.int64] = counts.cpu().numpy()
+        return array
+
+
+def _rank_and_prediction(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank (B,) of the true class, 0 = first, and predicted class (B,); C for both where there is no finite largest.
+
+    Equal logits rank by class index. topk breaks such ties, and places NaN, in its own way, which would make the
+    figures depend on the batch.
+    """
+    index = torch.arange(logits.shape[1], device=logits.device)
+    own = logits.gather(1, target[:, None])
+    before = (logits > own) | ((logits == own) & (index < target[:, None]))
+    largest, prediction = logits.max(1)
+    invalid = ~largest.isfinite()  # a NaN anywhere in the row is its maximum
+    nowhere = logits.shape[1]
+    return before.sum(1).masked_fill(invalid, nowhere), prediction.masked_fill(invalid, nowhere)
+
+
+def _add_at(counts: torch.Tensor, flat_index: torch.Tensor) -> None:
+    """Add one to `counts` at each flat index, without waiting for the device."""
+    counts.view(-1).scatter_add_(0, flat_index, torch.ones_like(flat_index))

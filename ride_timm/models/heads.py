@@ -1,0 +1,120 @@
+"""Classification heads of an expert."""
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ['CosineLinear', 'create_head']
+
+
+@torch.fx.wrap  # looks at devices and types, which symbolic tracing cannot
+def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T + bias` in float32 (float64 stays), with autocast switched off.
+
+    A router's decision and a cosine times 30 do not survive bfloat16's 8 bits of mantissa, so these small layers
+    opt out of autocast; their cost is negligible.
+
+    Args:
+        x: Features, shape (B, D).
+        weight: Shape (N, D).
+        bias: Shape (N,), or None.
+
+    Returns:
+        Shape (B, N), float32 or float64.
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out a branch of exactly this form only
+        # is_autocast_enabled() does not know the meta device, which has no autocast either
+        if x.device.type != 'meta' and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return F.linear(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+@torch.fx.wrap
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """`x` as float32 if its type is narrower."""
+    if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
+        return x.float()
+    return x
+
+
+class CosineLinear(nn.Module):
+    """Scaled cosine similarity between features and one vector a class, without bias.
+
+    `logits[b, c] = scale * cos(x[b], weight[c])`, so that the norm of a class vector, which grows with the class's
+    frequency, has no say. Computed in float32 under autocast; the result has the type of the weight.
+
+    Source: RIDE (arXiv:2010.01809), `NormedLinear` with s = 30, after LDAM (arXiv:1906.07413).
+
+    Args:
+        in_features: Width D of the pooled features.
+        out_features: Number of classes C.
+        scale: Factor on the cosine.
+        device: Where to create the weight.
+        dtype: Type of the weight.
+
+    Shape:
+        - Input: (B, D)
+        - Output: (B, C)
+        - weight: (C, D)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        scale: float = 30.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the class vectors from uniform(-1, 1) and scale each to norm 1."""
+        with torch.no_grad():
+            self.weight.uniform_(-1.0, 1.0)
+            self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of pooled features `x` (B, D)."""
+        x = F.normalize(at_least_float32(x), dim=1)
+        weight = F.normalize(at_least_float32(self.weight), dim=1)
+        return (self.scale * float32_linear(x, weight)).to(self.weight.dtype)
+
+    def extra_repr(self) -> str:
+        """The sizes and the scale, for `print(model)`."""
+        return f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}'
+
+
+def create_head(
+    head: str,
+    in_features: int,
+    num_classes: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A head by name.
+
+    Args:
+        head: `cosine` (CosineLinear, scale 30) or `linear` (with bias, scale 1).
+        in_features: Width of the pooled features of one expert.
+        num_classes: Number of classes; 0 gives an identity.
+        device: Where to create the weight.
+        dtype: Type of the weight.
+
+    Raises:
+        ValueError: `head` is neither of the two.
+    """
+    if head not in ('cosine', 'linear'):
+        raise ValueError(f"head={head!r} is not known; use 'cosine' or 'linear'.")
+    if num_classes <= 0:
+        return nn.Identity()
+    if head == 'cosine':
+        return CosineLinear(in_features, num_classes, device=device, dtype=dtype)
+    return nn.Linear(in_features, num_classes, device=device, dtype=dtype)

@@ -1,0 +1,364 @@
+"""RIDE on ResNet and ResNeXt with the ImageNet stem.
+
+Paper: Long-tailed Recognition by Routing Diverse Distribution-Aware Experts, ICLR 2021, arXiv:2010.01809.
+The trunk (stem, layer1, layer2) is shared; each expert has its own layer3, layer4 and head, by default at three
+quarters of the width. Made of timm's ResNet blocks, with its state-dict names.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import LayerType, get_act_layer, get_norm_layer
+from timm.models import PretrainedCfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
+from torch import nn
+
+from ._factory import create_multi_expert, expert_count, head_names
+from .multi_expert import MultiExpertNet
+
+__all__ = ['RideResNet']  # timm's register_model adds the entry points
+
+
+class ResNetExpert(nn.Module):
+    """One expert: its own last two stages and its head."""
+
+    if TYPE_CHECKING:
+        layer3: nn.Module
+        layer4: nn.Module
+
+    def __init__(self, stages: list[tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        for name, stage in stages:
+            self.add_module(name, stage)
+        self.fc: nn.Module = nn.Identity()
+        self.grad_checkpointing = False
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Final feature map of this expert, from that of the trunk."""
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq([self.layer3, self.layer4], x, flatten=True)
+        return self.layer4(self.layer3(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of pooled features `x` (B, D)."""
+        return self.fc(x)
+
+
+class RideResNet(MultiExpertNet):
+    """ResNet or ResNeXt trunk with K experts.
+
+    Args:
+        block: timm's BasicBlock or Bottleneck.
+        layers: Blocks of each of the four stages.
+        num_experts: Number K of experts.
+        num_classes: Number C of classes; 0 removes the heads.
+        in_chans: Channels of the images.
+        global_pool: timm's type of pooling; '' for none (with `num_classes=0`).
+        channels: Width of each of the four stages; the last two are an expert's.
+        head: `cosine` or `linear`.
+        cardinality: Groups of the 3x3 convolutions (ResNeXt).
+        base_width: Width of a group at 64 channels (ResNeXt).
+        router: Whether to have a router; None means where the loaded weights have one.
+        router_top_k: How many of the largest running mean logits the router sees, at most `num_classes`.
+        router_threshold: The probability above which an image goes on, when none is given.
+        act_layer: Activation, by name or class.
+        norm_layer: Normalisation, by name or class.
+        drop_rate: Dropout before the heads.
+        drop_path_rate: Stochastic depth at the last block.
+        device: Where to create parameters.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: Arguments that do not fit each other.
+    """
+
+    if TYPE_CHECKING:
+        layer1: nn.Module
+        layer2: nn.Module
+
+    trunk_stages = ('layer1', 'layer2')
+    expert_stages = ('layer3', 'layer4')
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        layers: tuple[int, ...],
+        num_experts: int,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        channels: tuple[int, ...] = (64, 128, 192, 384),
+        head: str = 'cosine',
+        cardinality: int = 1,
+        base_width: int = 64,
+        router: bool | None = None,
+        router_top_k: int = 50,
+        router_threshold: float = 0.5,
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if len(layers) != 4 or len(channels) != 4:
+            raise ValueError(f'layers={layers} and channels={channels} were given; each has one number for 4 stages.')
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
+        act: Any = get_act_layer(act_layer)
+        norm: Any = get_norm_layer(norm_layer)
+        stem = 64
+        self.conv1 = nn.Conv2d(in_chans, stem, kernel_size=7, stride=2, padding=3, bias=False, **dd)
+        self.bn1 = norm(stem, **dd)
+        self.act1 = act(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        experts = []
+        for k in range(num_experts):
+            # make_blocks builds all four stages; the spare first halves of the later calls are thrown away
+            stages, info = make_blocks(
+                (block,) * 4,
+                tuple(channels),
+                tuple(layers),
+                stem,
+                cardinality=cardinality,
+                base_width=base_width,
+                act_layer=act,
+                norm_layer=norm,
+                drop_path_rate=drop_path_rate,
+                **dd,
+            )
+            if k == 0:
+                for name, stage in stages[:2]:
+                    self.add_module(name, stage)
+            experts.append(ResNetExpert(stages[2:]))
+        self.experts = nn.ModuleList(experts)
+        self.feature_info = [
+            {'num_chs': stem, 'reduction': 2, 'module': 'act1'},
+            *info[:2],
+            *(i | {'num_chs': i['num_chs'] * num_experts, 'module': f'experts.{i["module"]}'} for i in info[2:]),
+        ]
+        self.init_weights()
+        self._init_heads(
+            num_classes, in_chans, global_pool, head, router, router_top_k, router_threshold, drop_rate, dd
+        )
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """He-normal convolutions over fan-out; the last normalisation of a block is not zeroed, as the reference."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+
+    def forward_trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """Feature map (B, 512, H/8, W/8 for bottlenecks) of the shared stem and first two stages."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq([self.layer1, self.layer2], x, flatten=True)
+        return self.layer2(self.layer1(x))
+
+
+def _cfg(variant: str, **kwargs: Any) -> dict[str, Any] | PretrainedCfg:
+    return {
+        'url': '',
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN,
+        'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'conv1',
+        'classifier': head_names(expert_count(variant)),
+        'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2010.01809',
+        **kwargs,
+    }
+
+
+_BACKBONES: dict[str, dict[str, Any]] = {
+    'ride_resnet10': {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'router_top_k': 30},
+    'ride_resnet18': {'block': BasicBlock, 'layers': (2, 2, 2, 2)},
+    'ride_resnet50': {'block': Bottleneck, 'layers': (3, 4, 6, 3)},
+    'ride_resnet101': {'block': Bottleneck, 'layers': (3, 4, 23, 3)},
+    'ride_resnet152': {'block': Bottleneck, 'layers': (3, 8, 36, 3)},
+    'ride_resnext50_32x4d': {'block': Bottleneck, 'layers': (3, 4, 6, 3), 'cardinality': 32, 'base_width': 4},
+    'ride_resnext101_32x4d': {'block': Bottleneck, 'layers': (3, 4, 23, 3), 'cardinality': 32, 'base_width': 4},
+    'ride_resnext152_32x4d': {'block': Bottleneck, 'layers': (3, 8, 36, 3), 'cardinality': 32, 'base_width': 4},
+    'test_ride_resnet': {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'channels': (16, 24, 32, 48)},
+}
+
+_VARIANTS = [f'{backbone}_{k}e' for backbone in _BACKBONES if backbone.startswith('ride') for k in (2, 3, 4)]
+_VARIANTS += ['ride_resnet50_6e', 'ride_resnext50_32x4d_6e']
+
+default_cfgs = generate_default_cfgs(
+    {variant: _cfg(variant) for variant in _VARIANTS}
+    | {'test_ride_resnet_3e': _cfg('test_ride_resnet_3e', input_size=(3, 160, 160), pool_size=(5, 5))}
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideResNet:
+    arch = _BACKBONES[variant.rpartition('_')[0]]
+    return create_multi_expert(RideResNet, variant, pretrained, arch, num_maps=5, **kwargs)
+
+
+@register_model
+def ride_resnet10_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-10 with 2 experts of reduced width."""
+    return _create('ride_resnet10_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet10_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-10 with 3 experts of reduced width."""
+    return _create('ride_resnet10_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet10_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-10 with 4 experts of reduced width."""
+    return _create('ride_resnet10_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet18_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-18 with 2 experts of reduced width."""
+    return _create('ride_resnet18_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet18_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-18 with 3 experts of reduced width."""
+    return _create('ride_resnet18_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet18_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-18 with 4 experts of reduced width."""
+    return _create('ride_resnet18_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet50_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-50 with 2 experts of reduced width."""
+    return _create('ride_resnet50_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet50_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-50 with 3 experts of reduced width."""
+    return _create('ride_resnet50_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet50_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-50 with 4 experts of reduced width."""
+    return _create('ride_resnet50_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet50_6e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-50 with 6 experts of reduced width."""
+    return _create('ride_resnet50_6e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet101_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-101 with 2 experts of reduced width."""
+    return _create('ride_resnet101_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet101_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-101 with 3 experts of reduced width."""
+    return _create('ride_resnet101_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet101_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-101 with 4 experts of reduced width."""
+    return _create('ride_resnet101_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet152_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-152 with 2 experts of reduced width."""
+    return _create('ride_resnet152_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet152_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-152 with 3 experts of reduced width."""
+    return _create('ride_resnet152_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnet152_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNet-152 with 4 experts of reduced width."""
+    return _create('ride_resnet152_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext50_32x4d_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-50 32x4d with 2 experts of reduced width."""
+    return _create('ride_resnext50_32x4d_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext50_32x4d_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-50 32x4d with 3 experts of reduced width."""
+    return _create('ride_resnext50_32x4d_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext50_32x4d_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-50 32x4d with 4 experts of reduced width."""
+    return _create('ride_resnext50_32x4d_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext50_32x4d_6e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-50 32x4d with 6 experts of reduced width."""
+    return _create('ride_resnext50_32x4d_6e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext101_32x4d_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-101 32x4d with 2 experts of reduced width."""
+    return _create('ride_resnext101_32x4d_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext101_32x4d_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-101 32x4d with 3 experts of reduced width."""
+    return _create('ride_resnext101_32x4d_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext101_32x4d_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-101 32x4d with 4 experts of reduced width."""
+    return _create('ride_resnext101_32x4d_4e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext152_32x4d_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-152 32x4d with 2 experts of reduced width."""
+    return _create('ride_resnext152_32x4d_2e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext152_32x4d_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-152 32x4d with 3 experts of reduced width."""
+    return _create('ride_resnext152_32x4d_3e', pretrained, **kwargs)
+
+
+@register_model
+def ride_resnext152_32x4d_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """RIDE ResNeXt-152 32x4d with 4 experts of reduced width."""
+    return _create('ride_resnext152_32x4d_4e', pretrained, **kwargs)
+
+
+@register_model
+def test_ride_resnet_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
+    """A tiny network with 3 experts, for tests."""
+    return _create('test_ride_resnet_3e', pretrained, **kwargs)

@@ -1,0 +1,131 @@
+"""Routed inference: each image passes as many experts as the router asks for."""
+
+import functools
+import math
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.fx
+
+if TYPE_CHECKING:
+    from .multi_expert import MultiExpertNet
+
+__all__ = ['RoutedOutput', 'RouterOutput', 'forward_early_exit', 'forward_selected', 'prefix_means']
+
+
+class RoutedOutput(NamedTuple):
+    """What routed inference returns."""
+
+    logits: torch.Tensor
+    """Mean logits of the experts that each image passed, shape (B, C)."""
+    num_experts: torch.Tensor
+    """How many experts each image passed, shape (B,), int64."""
+
+
+class RouterOutput(NamedTuple):
+    """What the training of the router needs."""
+
+    router_logits: torch.Tensor
+    """Logit of "go on" after each expert but the last, shape (B, K - 1)."""
+    expert_logits: torch.Tensor
+    """Logits of every expert, shape (B, K, C)."""
+
+
+def forward_selected(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> RoutedOutput:
+    """Compute all experts and select: no control flow that depends on the data, for tracing, export and compile.
+
+    Args:
+        net: In eval mode, with a router.
+        x: Images, shape (B, in_chans, H, W).
+        limit: Router logit above which an image goes on.
+    """
+    router_logits, expert_logits = net.forward_router(x)
+    prefix = prefix_means(expert_logits)
+    go_on = router_logits[:, 0] > limit
+    logits = prefix[:, 0]
+    num_experts = torch.ones_like(go_on, dtype=torch.int64)
+    for i in range(1, net.num_experts):
+        if i > 1:
+            go_on = go_on & (router_logits[:, i - 1] > limit)
+        logits = torch.where(go_on.unsqueeze(1), prefix[:, i], logits)
+        num_experts = num_experts + go_on.to(torch.int64)
+    return RoutedOutput(logits, num_experts)
+
+
+def forward_early_exit(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> RoutedOutput:
+    """Run each expert only on the images that reached it.
+
+    Args:
+        net: In eval mode, with a router.
+        x: Images, shape (B, in_chans, H, W).
+        limit: Router logit above which an image goes on.
+    """
+    router = net.require_router()
+    x = net.forward_trunk(x)
+    active = torch.arange(x.shape[0], device=x.device)
+    num_experts = torch.ones_like(active)
+    result = total = torch.zeros((), device=x.device)
+    for i, expert in enumerate(net.experts):
+        pooled = net.global_pool(expert.forward_features(x))
+        total = expert(pooled) if i == 0 else total + expert(pooled)
+        mean = total / (i + 1)
+        # experts see ever fewer images; each image keeps the mean over the experts that it passed
+        result = mean if i == 0 else result.index_copy(0, active, mean)
+        num_experts[active] = i + 1
+        if i == net.num_experts - 1:
+            break
+        stay = (router(i, pooled, mean) > limit).nonzero().squeeze(1)
+        if stay.numel() == 0:
+            break
+        if stay.numel() < active.numel():
+            active, x, total = active[stay], x[stay], total[stay]
+    return RoutedOutput(result, num_experts)
+
+
+def prefix_means(expert_logits: torch.Tensor) -> torch.Tensor:
+    """Mean logits over experts 0..k for every k.
+
+    Args:
+        expert_logits: Shape (B, K, C).
+
+    Returns:
+        Shape (B, K, C).
+    """
+    count = torch.arange(1, expert_logits.shape[1] + 1, device=expert_logits.device, dtype=expert_logits.dtype)
+    return expert_logits.cumsum(dim=1) / count.view(1, -1, 1)
+
+
+def check_threshold(threshold: float) -> float:
+    """`threshold` as a float.
+
+    Raises:
+        ValueError: It is outside [0, 1].
+    """
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f'A routing threshold of {threshold} was given; it is a probability from 0 to 1.')
+    return float(threshold)
+
+
+def is_symbolic(x: object) -> bool:
+    """Whether `x` stands for a tensor in symbolic tracing."""
+    return isinstance(x, torch.fx.Proxy)
+
+
+def logit(probability: float) -> float:
+    """log(p / (1 - p)), minus and plus infinity at 0 and 1."""
+    if probability in (0.0, 1.0):
+        return math.inf if probability else -math.inf
+    return math.log(probability) - math.log1p(-probability)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+@torch.compiler.assume_constant_result
+def warn_nothing_saved() -> bool:
+    """Warn while compiling: the compiled code itself cannot."""
+    _warn_once('A compiled routed network computes all experts: nothing is saved.')
+    return True
