@@ -1,0 +1,58 @@
+"""Losses for several experts, each a function of (logits (B, K, C), target) without global state.
+
+| name | what it trains |
+|---|---|
+| `CrossEntropyExperts` | each expert by cross-entropy, focal loss or LDAM, with deferred re-weighting |
+| `RideLoss` | the same, and experts that disagree where the classes are rare |
+| `LogitAdjustedLoss` | each expert for its own class prior: balanced softmax, BalPoE |
+| `SadeLoss` | three experts for the training, the uniform and the inverted class prior |
+| `MutualLoss` | experts that learn from each other (added to one of the above) |
+| `DistillationLoss` | the mean of the experts to follow a teacher (added to one of the above) |
+| `RouterLoss` | the router, after the experts |
+
+`create_loss` makes the classification losses by name; `prior_correction` serves other class priors after training.
+"""
+
+from ._common import ExpertLoss
+from ._counts import ClassCounts, class_prior, effective_number_weights, ldam_margins
+from .base import BASES, CrossEntropyExperts
+from .distillation import DistillationLoss
+from .factory import create_loss, list_losses
+from .logit_adjusted import (
+    LogitAdjustedLoss,
+    SadeLoss,
+    balanced_softmax_loss,
+    balpoe_loss,
+    balpoe_tau,
+    prior_correction,
+    rank_reversed_prior,
+)
+from .mutual import MutualLoss
+from .ride import MODES, RideLoss, diversity_temperature
+from .router import RouterLoss, router_targets
+
+__all__ = [
+    'BASES',
+    'MODES',
+    'ClassCounts',
+    'CrossEntropyExperts',
+    'DistillationLoss',
+    'ExpertLoss',
+    'LogitAdjustedLoss',
+    'MutualLoss',
+    'RideLoss',
+    'RouterLoss',
+    'SadeLoss',
+    'balanced_softmax_loss',
+    'balpoe_loss',
+    'balpoe_tau',
+    'class_prior',
+    'create_loss',
+    'diversity_temperature',
+    'effective_number_weights',
+    'ldam_margins',
+    'list_losses',
+    'prior_correction',
+    'rank_reversed_prior',
+    'router_targets',
+]

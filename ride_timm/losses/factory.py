@@ -1,0 +1,101 @@
+"""Losses by name, as recipes and the command line spell them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ride_timm.errors import RideError
+
+from ._common import ExpertLoss
+from ._counts import ClassCounts
+from .base import CrossEntropyExperts
+from .logit_adjusted import LogitAdjustedLoss, SadeLoss, balanced_softmax_loss, balpoe_loss
+from .ride import RideLoss
+
+__all__ = ['create_loss', 'list_losses']
+
+
+def _cross_entropy(
+    class_counts: ClassCounts | None = None, beta: float = 0.9999, reweight_epoch: int | None = None
+) -> CrossEntropyExperts:
+    return CrossEntropyExperts(class_counts, 'ce', beta=beta, reweight_epoch=reweight_epoch)
+
+
+def _focal(
+    class_counts: ClassCounts | None = None,
+    gamma: float = 2.0,
+    beta: float = 0.9999,
+    reweight_epoch: int | None = None,
+) -> CrossEntropyExperts:
+    return CrossEntropyExperts(class_counts, 'focal', gamma=gamma, beta=beta, reweight_epoch=reweight_epoch)
+
+
+def _ldam(
+    class_counts: ClassCounts, margin_scale: float = 30.0, beta: float = 0.9999, reweight_epoch: int | None = None
+) -> CrossEntropyExperts:
+    return CrossEntropyExperts(class_counts, 'ldam', margin_scale, beta=beta, reweight_epoch=reweight_epoch)
+
+
+_LOSSES: dict[str, Callable[..., ExpertLoss]] = {
+    'balanced_softmax': balanced_softmax_loss,
+    'balpoe': balpoe_loss,
+    'ce': _cross_entropy,
+    'focal': _focal,
+    'ldam': _ldam,
+    'logit_adjusted': LogitAdjustedLoss,
+    'ride': RideLoss,
+    'sade': SadeLoss,
+}
+
+
+def list_losses() -> list[str]:
+    """Lists the names that `create_loss` knows.
+
+    Returns:
+        The names, sorted.
+    """
+    return sorted(_LOSSES)
+
+
+def create_loss(name: str, class_counts: ClassCounts | None = None, **options: Any) -> ExpertLoss:
+    """Makes a classification loss of several experts by name.
+
+    Args:
+        name: One of `list_losses()`.
+        class_counts: Training images per class, shape (C,); `ce` and `focal` without re-weighting need none.
+        **options: Options of the loss, as its class or function takes them.
+
+    Returns:
+        The loss, to be called with expert logits (B, K, C) and a target.
+
+    Raises:
+        RideError: If the name or an option is unknown, an option is out of range, or class counts are missing.
+
+    Example:
+        >>> create_loss('ride', [100, 10, 1], reweight_epoch=None).diversity
+        -0.45
+    """
+    builder = _LOSSES.get(name)
+    if builder is None:
+        raise RideError(f'There is no loss named {name!r}{_suggestion(name, _LOSSES)}; {_known(_LOSSES)}.')
+    parameters = inspect.signature(builder).parameters
+    known = [option for option in parameters if option != 'class_counts']
+    for option in options:
+        if option not in known:
+            raise RideError(f'The loss {name!r} has no option {option!r}{_suggestion(option, known)}; {_known(known)}.')
+    if class_counts is None and parameters['class_counts'].default is inspect.Parameter.empty:
+        raise RideError(f'The loss {name!r} needs class_counts, the number of training images per class; pass them.')
+    return builder(class_counts, **options)
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f', did you mean {matches[0]!r}?' if matches else ''
+
+
+def _known(names: Iterable[str]) -> str:
+    listed = ', '.join(sorted(names))
+    return f'choose from {listed}' if listed else 'it has none'

@@ -1,0 +1,109 @@
+"""The loss that teaches the router when one more expert helps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ride_timm.errors import RideError
+
+from ._common import LossModule, is_soft, prepare_batch, prepare_logits
+from ._options import check_number
+
+__all__ = ['RouterLoss', 'router_targets']
+
+
+class RouterLoss(LossModule):
+    """Trains router I to go on exactly where the experts so far are wrong and more of them would be right.
+
+    The mean over I of BCE(router I, 1[wrong after experts 0..I and right after some longer prefix]), averaged over the
+    batch; see `router_targets`. The expert logits get no gradient.
+
+    Source: Wang et al., arXiv:2010.01809 (expert assignment), in the form of the authors' code.
+
+    Args:
+        pos_weight: Weight of the images that need more experts: they are few, and stopping too early costs accuracy.
+
+    Raises:
+        RideError: If `pos_weight` is not a positive number.
+    """
+
+    pos_weight: Tensor
+
+    def __init__(self, pos_weight: float = 100.0) -> None:
+        super().__init__()
+        check_number('pos_weight', pos_weight, low=0.0, exclusive=True)
+        weight = torch.tensor(pos_weight, dtype=torch.float32, device='cpu')
+        self.register_buffer('pos_weight', weight, persistent=False)
+
+    def parts(self, router_logits: Tensor, expert_logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Computes the loss.
+
+        Args:
+            router_logits: Logit of going on from expert I to expert I + 1, shape (B, K - 1).
+            expert_logits: Expert logits, shape (B, K, C).
+            target: Class indices, shape (B,).
+
+        Returns:
+            `loss`, and detached `needed`, the share of (image, router) pairs whose target is to go on.
+
+        Raises:
+            RideError: If the target is soft.
+            ValueError: If the shapes do not fit, or there is a single expert.
+        """
+        router_logits = prepare_logits(router_logits, 'router logits', 'BI')
+        wanted = router_targets(expert_logits, target).to(router_logits.dtype)
+        if router_logits.shape != wanted.shape:
+            raise ValueError(
+                f'The router logits have shape {tuple(router_logits.shape)}, but the expert logits of shape '
+                f'{tuple(expert_logits.shape)} ask for {tuple(wanted.shape)}, one for each expert but the last.'
+            )
+        pos_weight = self.pos_weight.to(router_logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(router_logits, wanted, pos_weight=pos_weight)
+        return {'loss': loss, 'needed': wanted.mean()}
+
+    def forward(self, router_logits: Tensor, expert_logits: Tensor, target: Tensor) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            router_logits: Logit of going on from expert I to expert I + 1, shape (B, K - 1).
+            expert_logits: Expert logits, shape (B, K, C).
+            target: Class indices, shape (B,).
+
+        Returns:
+            The loss, a scalar in float32 (float64 for float64 router logits).
+        """
+        return self.parts(router_logits, expert_logits, target)['loss']
+
+
+def router_targets(expert_logits: Tensor, target: Tensor) -> Tensor:
+    """Tells where going on would help: wrong after experts 0..I, and right after some longer prefix of the experts.
+
+    A prefix predicts the class of the largest mean logit over its experts, as routed inference does.
+
+    Args:
+        expert_logits: Expert logits, shape (B, K, C), K at least 2.
+        target: Class indices, shape (B,).
+
+    Returns:
+        1 for going on from expert I and 0 for stopping, float32, shape (B, K - 1).
+
+    Raises:
+        RideError: If the target is soft.
+        ValueError: If the shapes do not fit, or there is a single expert.
+    """
+    expert_logits, target = prepare_batch(expert_logits.detach(), target)
+    if is_soft(target):
+        raise RideError(
+            'A router learns from right and wrong predictions and takes no soft targets; '
+            'switch mixup, cutmix and label smoothing off for the router stage.'
+        )
+    experts = expert_logits.shape[1]
+    if experts < 2:
+        raise ValueError('The expert logits come from one expert, but a router needs at least two to choose between.')
+    # not cumsum, which has no deterministic implementation for floating point numbers on CUDA
+    prefix_means = torch.stack([expert_logits[:, :size].mean(1) for size in range(1, experts + 1)], dim=1)
+    right = prefix_means.argmax(-1) == target.unsqueeze(1)
+    right_from = right.flip(1).cumsum(1).flip(1) > 0  # whether prefix I or any longer one is right
+    return (~right[:, :-1] & right_from[:, 1:]).float()
