@@ -1,0 +1,72 @@
+"""The console command `ride-timm`: one subcommand a module, imported only when it is called."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from ride_timm.errors import RideError, one_line
+
+__all__ = ['COMMANDS', 'guarded', 'main']
+
+COMMANDS = {
+    'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
+    'train': 'train a model',
+    'validate': 'measure a model: overall, many, medium, few',
+    'convert': "turn the authors' checkpoint into one that timm loads",
+    'run': 'run a timm script with our models registered',
+    'env': 'print versions and check the installation',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ride-timm COMMAND ...`.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status: 0, or 2 after an error of the user's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ('-h', '--help'):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == '--version':
+        from ride_timm.version import __version__
+
+        print(f'ride-timm {__version__}')
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f', did you mean {close[0]}?' if close else ';'
+        print(f'ride-timm: error: there is no command {name}{hint} see ride-timm --help.', file=sys.stderr)
+        return 2
+    return guarded(name, lambda: importlib.import_module(f'ride_timm.{name}').main(arguments[1:]))
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Run a command; an error of the user's is one line on standard error.
+
+    Args:
+        name: The command's name, for the message.
+        command: Returns the exit status.
+    """
+    try:
+        return command()
+    except RideError as error:
+        print(f'ride-timm {name}: error: {one_line(error)}', file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f'  {name:<{width}}  {text}' for name, text in COMMANDS.items()]
+    return 'usage: ride-timm COMMAND [options]\n\n' + '\n'.join(lines) + '\n\nride-timm COMMAND --help tells more.'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

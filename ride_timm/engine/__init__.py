@@ -1,0 +1,1 @@
+"""The parts of training: arguments, set-up, loop and checkpoints."""

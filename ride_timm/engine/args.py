@@ -1,0 +1,189 @@
+"""The training command's arguments: timm's flags and ours, and which source of a value wins.
+
+Explicit flag > recipe > what is picked from the data and the hardware (`setup.py`) > timm's default.
+"""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from timm.utils import ParseKwargs
+
+from ride_timm.data import AUGMENTATIONS
+from ride_timm.errors import RideError
+from ride_timm.losses import list_losses
+from ride_timm.recipes import load_recipe
+
+__all__ = ['build_parser', 'parse_args']
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm train`. A default of None is picked later, from the data or the hardware."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm train',
+        description='Train a RIDE network, or any timm classifier beside it, on long-tailed images.',
+    )
+    parser.add_argument('--recipe', metavar='NAME', help='named settings (see `ride-timm recipes`), or a YAML file')
+    _add_data(parser.add_argument_group('data'))
+    _add_model(parser.add_argument_group('model'))
+    _add_loss(parser.add_argument_group('loss and sampling'))
+    _add_optimizer(parser.add_argument_group('optimizer'))
+    _add_schedule(parser.add_argument_group('learning rate schedule'))
+    _add_augmentation(parser.add_argument_group('augmentation'))
+    _add_run(parser.add_argument_group('run'))
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line and merge the recipe.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        All values; `explicit` holds the names that the command line set and `from_recipe` those of the recipe.
+
+    Raises:
+        RideError: The recipe is unknown, or has a key that is no argument.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    explicit = _explicit(argv)
+    recipe = load_recipe(args.recipe) if args.recipe else {}
+    known = vars(args).keys() - {'recipe'}
+    for key in recipe.keys() - known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f', did you mean {close[0]}?' if close else ''
+        raise RideError(f'The recipe {args.recipe} has the key {key}, which is no argument of the training{hint}.')
+    for key, value in recipe.items():
+        if key not in explicit:
+            setattr(args, key, value)
+    args.explicit = sorted(explicit)
+    args.from_recipe = sorted(recipe.keys() - explicit)
+    return args
+
+
+def _explicit(argv: Sequence[str] | None) -> set[str]:
+    """Names of the arguments that the command line sets."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return set(vars(parser.parse_args(argv)))
+
+
+def _add_data(group: Any) -> None:
+    group.add_argument('--data-dir', metavar='DIR', help='image folder with train/ and val/, or root of the data set')
+    group.add_argument(
+        '--dataset', default='', metavar='NAME', help='torch/cifar100, torch/cifar10, ...; else a folder'
+    )
+    group.add_argument('--dataset-download', action='store_true', help='let torchvision download what is missing')
+    group.add_argument('--val-split', default='val', metavar='NAME', help='evaluation split (default: val)')
+    group.add_argument('--imb-factor', type=float, metavar='N', help='cut the training images to this imbalance factor')
+    group.add_argument('-j', '--workers', type=int, metavar='N', help='data loading processes (default: by image size)')
+    group.add_argument('--pin-mem', action='store_true', help='pin host memory for faster copies to a GPU')
+    group.add_argument('--no-check-images', action='store_true', help='do not decode every image once before training')
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument(
+        '--model', metavar='NAME', help="an architecture of timm.list_models('ride_*'), or any of timm's"
+    )
+    group.add_argument('--pretrained', action='store_true', help='start from the published weights')
+    group.add_argument('--num-classes', type=int, metavar='N', help='must agree with the data (default: from the data)')
+    group.add_argument('--in-chans', type=int, metavar='N', help='channels of the images (default: those of the model)')
+    group.add_argument('--img-size', type=int, metavar='N', help='side of the images (default: that of the model)')
+    group.add_argument('--drop', type=float, default=0.0, metavar='P', help='dropout before the heads')
+    group.add_argument('--drop-path', type=float, metavar='P', help='stochastic depth')
+    group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    group.add_argument('--grad-checkpointing', action='store_true', help='recompute activations to save memory')
+    group.add_argument('--model-ema', action='store_true', help='keep a moving average of the weights')
+    group.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='D')
+    group.add_argument('--model-ema-warmup', action='store_true')
+
+
+def _add_loss(group: Any) -> None:
+    group.add_argument('--loss', choices=list_losses(), help='default: ride for several experts, ce for one')
+    group.add_argument('--loss-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    group.add_argument(
+        '--reweight-epoch', type=int, metavar='N',
+        help='0-based epoch of deferred re-weighting (default: at 80 %% of the epochs); -1 for never',
+    )  # fmt: skip
+    group.add_argument('--smoothing', type=float, default=0.0, metavar='E', help='label smoothing')
+    group.add_argument(
+        '--sampler', default='instance', choices=('instance', 'balanced', 'sqrt', 'progressive'),
+        help='which images an epoch draws (default: instance, each once)',
+    )  # fmt: skip
+
+
+def _add_optimizer(group: Any) -> None:
+    group.add_argument('--opt', default='sgd', metavar='NAME')
+    group.add_argument('--opt-eps', type=float, metavar='E')
+    group.add_argument('--opt-betas', type=float, nargs='+', metavar='B')
+    group.add_argument('--opt-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    group.add_argument('--momentum', type=float, default=0.9, metavar='M')
+    group.add_argument('--weight-decay', type=float, default=2e-5, metavar='W')
+    group.add_argument('--layer-decay', type=float, metavar='D')
+    group.add_argument('--clip-grad', type=float, metavar='NORM')
+    group.add_argument('--clip-mode', default='norm', choices=('norm', 'value', 'agc'))
+    group.add_argument('--grad-accum-steps', type=int, default=1, metavar='N')
+
+
+def _add_schedule(group: Any) -> None:
+    group.add_argument('--epochs', type=int, default=300, metavar='N')
+    group.add_argument('--sched', default='cosine', metavar='NAME')
+    group.add_argument('--sched-on-updates', action='store_true')
+    group.add_argument('--lr', type=float, metavar='LR', help='overrides --lr-base')
+    group.add_argument('--lr-base', type=float, default=0.1, metavar='LR', help='lr = lr-base * batch / lr-base-size')
+    group.add_argument('--lr-base-size', type=int, default=256, metavar='N')
+    group.add_argument('--lr-base-scale', default='', choices=('', 'linear', 'sqrt'))
+    group.add_argument('--warmup-lr', type=float, default=1e-5, metavar='LR')
+    group.add_argument('--warmup-epochs', type=int, default=5, metavar='N')
+    group.add_argument('--warmup-prefix', action='store_true')
+    group.add_argument('--min-lr', type=float, default=0.0, metavar='LR')
+    group.add_argument('--decay-epochs', type=float, default=90, metavar='N')
+    group.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N')
+    group.add_argument('--decay-rate', '--dr', type=float, default=0.1, metavar='R')
+    group.add_argument('--cooldown-epochs', type=int, default=0, metavar='N')
+    group.add_argument('--patience-epochs', type=int, default=10, metavar='N')
+
+
+def _add_augmentation(group: Any) -> None:
+    group.add_argument('--augmentation', choices=AUGMENTATIONS, help='default: cifar up to 40 pixels, else timm')
+    group.add_argument('--scale', type=float, nargs=2, metavar='S')
+    group.add_argument('--ratio', type=float, nargs=2, metavar='R')
+    group.add_argument('--hflip', type=float, default=0.5, metavar='P')
+    group.add_argument('--vflip', type=float, default=0.0, metavar='P')
+    group.add_argument('--color-jitter', type=float, nargs='+', default=[0.4], metavar='F')
+    group.add_argument('--aa', metavar='NAME', help="timm's AutoAugment / RandAugment string")
+    group.add_argument('--reprob', type=float, default=0.0, metavar='P', help='random erasing')
+    group.add_argument('--mixup', type=float, default=0.0, metavar='A')
+    group.add_argument('--cutmix', type=float, default=0.0, metavar='A')
+    group.add_argument('--mixup-prob', type=float, default=1.0, metavar='P')
+    group.add_argument('--mixup-switch-prob', type=float, default=0.5, metavar='P')
+    group.add_argument('--mixup-mode', default='batch', choices=('batch', 'pair', 'elem'))
+    group.add_argument('--mixup-off-epoch', type=int, default=0, metavar='N')
+    group.add_argument('--interpolation', default='', metavar='NAME')
+    group.add_argument('--crop-pct', type=float, metavar='P')
+    group.add_argument('--mean', type=float, nargs='+', metavar='M')
+    group.add_argument('--std', type=float, nargs='+', metavar='S')
+
+
+def _add_run(group: Any) -> None:
+    group.add_argument('-b', '--batch-size', type=int, default=128, metavar='N', help='images per process')
+    group.add_argument('-vb', '--validation-batch-size', type=int, metavar='N')
+    group.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda where there is one)')
+    group.add_argument('--amp', action='store_true', help='mixed precision')
+    group.add_argument('--amp-dtype', choices=('float16', 'bfloat16'), help='default: bfloat16 on the CPU')
+    group.add_argument('--channels-last', action='store_true')
+    group.add_argument('--torchcompile', action='store_true', help='compile the network')
+    group.add_argument('--sync-bn', action='store_true')
+    group.add_argument('--dist-bn', default='reduce', choices=('', 'broadcast', 'reduce'))
+    group.add_argument('--seed', type=int, default=42, metavar='N')
+    group.add_argument('--output', default='./output', metavar='DIR')
+    group.add_argument('--experiment', default='', metavar='NAME', help='name of the run (default: model and data)')
+    group.add_argument('--resume', default='', metavar='PATH', help="a checkpoint, or 'auto' for the run's last one")
+    group.add_argument('--checkpoint-hist', type=int, default=1, metavar='N', help='best checkpoints to keep')
+    group.add_argument('--eval-metric', default='top1', metavar='NAME')
+    group.add_argument('--val-interval', type=int, default=1, metavar='N', help='evaluate every N epochs and the last')
+    group.add_argument('--log-interval', type=int, default=50, metavar='N', help='log line every N batches')

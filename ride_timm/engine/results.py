@@ -1,0 +1,92 @@
+"""What a run or an evaluation leaves behind for people and programs."""
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ride_timm.metrics import ClassResult
+from ride_timm.version import __version__
+
+__all__ = ['environment', 'format_metrics', 'write_json', 'write_per_class', 'write_results']
+
+SHOWN = ('top1', 'many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, as they stand beside every figure."""
+    versions = {name: metadata.version(name) for name in ('torch', 'torchvision', 'timm')}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        'ride_timm': __version__,
+        'python': platform.python_version(),
+        **versions,
+        'hardware': ', '.join(gpus) or f'{os.cpu_count()} CPU cores ({platform.machine()})',
+    }
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """The figures that matter most, on one line, in percent."""
+    return ', '.join(f'{name} {metrics[name]:.2f}' for name in SHOWN if name in metrics)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON in one step; what is not a number becomes null, which JSON has and NaN it has not."""
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + '\n'
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(text, encoding='utf-8')
+    temporary.replace(path)
+
+
+def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
+    """Write the per-class table as CSV; the accuracy of a class without test images is left empty."""
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(ClassResult._fields)
+        writer.writerows((*row[:-1], '' if math.isnan(row.accuracy) else row.accuracy) for row in table)
+
+
+def write_results(
+    path: Path, args: argparse.Namespace, last: Mapping[str, float], best: float | None, best_epoch: int | None
+) -> None:
+    """Write a training run's results: the last epoch first, the best one named as what it is.
+
+    Args:
+        path: The JSON file.
+        args: The run's arguments.
+        last: Figures of the last epoch.
+        best: Best value of the ranking metric over all evaluated epochs.
+        best_epoch: The epoch of it, from 0.
+    """
+    write_json(
+        path,
+        {
+            'model': args.model,
+            'last_epoch': args.epochs - 1,
+            'last': dict(last),
+            'best_on_evaluation_images': {args.eval_metric: best, 'epoch': best_epoch},
+            'recipe': args.recipe,
+            'seed': args.seed,
+            'epochs': args.epochs,
+            'environment': environment(),
+            'args': {k: v for k, v in vars(args).items() if k not in ('explicit', 'from_recipe')},
+        },
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,86 @@
+"""What our tasks add to timm's."""
+
+from typing import Any
+
+import torch
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ride_timm.losses import ExpertLoss
+
+__all__ = ['ExpertTask']
+
+
+class ExpertTask(TrainingTask):
+    """A task that knows the epoch, runs distributed on the CPU too, and tells heads from bodies.
+
+    Attributes:
+        trainable_module: The module whose parameters are trained.
+        criterion: The loss.
+    """
+
+    trainable_module: nn.Module
+    criterion: nn.Module
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loss the epoch index, counted from 0; deferred re-weighting depends on nothing else.
+
+        Args:
+            epoch: Index of the epoch that begins.
+        """
+        if isinstance(self.criterion, ExpertLoss):
+            self.criterion.set_epoch(epoch)
+
+    def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> 'ExpertTask':
+        """Wrap the trained module for distributed training.
+
+        Args:
+            device_ids: The device of this process; left out on the CPU, where DistributedDataParallel refuses it.
+            **ddp_kwargs: Arguments of DistributedDataParallel.
+
+        Returns:
+            This task.
+        """
+        ids = None if self.device.type == 'cpu' else device_ids
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=ids, **ddp_kwargs)
+        return self
+
+    def compile(  # type: ignore[override]  # as timm's
+        self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs: Any
+    ) -> nn.Module:
+        """Compile the trained module, before it is wrapped for distributed training; evaluation stays eager.
+
+        Args:
+            backend: As of `torch.compile`.
+            mode: As of `torch.compile`.
+            **compile_kwargs: Others of `torch.compile`.
+
+        Returns:
+            The compiled module.
+        """
+        compiled: Any = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
+        self.trainable_module = compiled
+        return self.trainable_module
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
+        """Parameters whose gradients are clipped.
+
+        Args:
+            exclude_head: Leave out all K heads, as adaptive gradient clipping wants.
+        """
+        module = unwrap_model(self.get_trainable_module())
+        heads: set[int] = set()
+        if exclude_head and hasattr(module, 'get_classifier'):
+            found = module.get_classifier()
+            for head in found if isinstance(found, tuple) else (found,):
+                heads.update(id(p) for p in head.parameters())
+        return [p for p in module.parameters() if p.requires_grad and id(p) not in heads]
+
+
+def stack_experts(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Logits (B, K, C) from what a network returns in train mode: a tuple of K logits (B, C), or one alone."""
+    if isinstance(output, torch.Tensor):
+        return output.unsqueeze(1)
+    return torch.stack(output, dim=1)
