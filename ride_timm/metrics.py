@@ -10,7 +10,7 @@ import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
 from timm.task import ClassificationEvaluator
 
-from ride_timm.data.groups import GROUP_NAMES, frequency_groups
+from ride_timm.data.groups import frequency_groups
 
 __all__ = [
     'ClassResult',
@@ -26,9 +26,9 @@ _CONFIDENCE_UNIT = 2**30  # confidences are summed in whole units of 1 / 2^30, s
 
 
 class ClassResult(NamedTuple):
-    """One row of the per-class table; `accuracy` is in percent, NaN without test images, `group` '' outside all."""
+    """One row of the per-class table; `accuracy` in percent, NaN without test images; `group` '' if it has none."""
 
-    index: int
+    label: int
     name: str
     group: str
     train_images: int
@@ -103,8 +103,8 @@ class LongTailEvaluator(ClassificationEvaluator):
     """timm's evaluator with the figures of the long-tail field added; everything in percent.
 
     `many`, `medium` and `few` are means of class accuracies over the group's classes, `worst_class` the least class
-    accuracy, `harmonic` their harmonic mean, `ece` the calibration error over 15 equal-width bins of the largest softmax
-    probability. Classes without test images are left out of all of these and counted in `num_classes_without_images`.
+    accuracy, `harmonic` the harmonic mean of all, `ece` the calibration error over 15 equal-width bins of the largest
+    softmax probability. Classes without test images are left out and counted in `num_classes_without_images`.
     An image whose largest logit is not finite counts as wrong, with confidence 0. Equal logits rank by class index. All
     but the loss are whole-number sums, so batch size, order and number of processes do not change them.
 
@@ -117,11 +117,6 @@ class LongTailEvaluator(ClassificationEvaluator):
         max_samples: Ignore predictions beyond this many images (the padding of distributed samplers).
         criterion: Loss to report, cross-entropy by default.
     """
-
-    metric_names = (
-        'loss', 'top1', 'top5', *GROUP_NAMES, 'worst_class', 'harmonic', 'ece',
-        'num_images', 'num_classes_without_images',
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -141,6 +136,10 @@ class LongTailEvaluator(ClassificationEvaluator):
         if len(self.class_names) != self.num_classes:
             raise ValueError(f'{len(self.class_names)} class names for {self.num_classes} classes')
         self.num_experts = num_experts
+        self.metric_names = (
+            *ClassificationEvaluator.metric_names, *self.groups, 'worst_class', 'harmonic', 'ece',
+            'num_images', 'num_classes_without_images', *(f'expert{k}_top1' for k in range(num_experts)),
+        )  # fmt: skip
         super().__init__(device, max_samples=max_samples, criterion=criterion)
 
     def reset(self) -> None:
@@ -189,17 +188,20 @@ class LongTailEvaluator(ClassificationEvaluator):
             Figures in percent, by the names in `metric_names`; a group without tested classes is absent.
         """
         metrics: OrderedDict[str, float] = super().compute(distributed=distributed)
-        accuracy = class_accuracy(confusion := self._total(self.confusion, distributed))
+        confusion = self._total(self.confusion, distributed)
+        num_images = int(confusion.sum())
+        accuracy = class_accuracy(confusion)
         metrics.update(group_accuracy(accuracy, self.groups))
         tested = accuracy[~np.isnan(accuracy)]
         metrics['worst_class'] = float(tested.min()) if tested.size else float('nan')
         metrics['harmonic'] = harmonic_accuracy(accuracy)
-        images, correct, confidence = self._total(self.bins, distributed)
-        metrics['ece'] = expected_calibration_error(images, correct, confidence / _CONFIDENCE_UNIT)
-        metrics['num_images'] = int(confusion.sum())
+        images, hits, confidence = self._total(self.bins, distributed)
+        metrics['ece'] = expected_calibration_error(images, hits, confidence / _CONFIDENCE_UNIT)
+        metrics['num_images'] = num_images
         metrics['num_classes_without_images'] = self.num_classes - tested.size
-        for expert, hits in enumerate(self._total(self.expert_correct, distributed) if self.num_experts else ()):
-            metrics[f'expert{expert}_top1'] = 100 * int(hits) / max(int(confusion.sum()), 1)
+        if self.num_experts:
+            for expert, correct in enumerate(self._total(self.expert_correct, distributed)):
+                metrics[f'expert{expert}_top1'] = 100 * int(correct) / max(num_images, 1)
         return metrics
 
     def per_class(self, distributed: bool = False) -> list[ClassResult]:
@@ -250,18 +252,18 @@ class LongTailEvaluator(ClassificationEvaluator):
 
 
 def _rank_and_prediction(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rank (B,) of the true class, 0 = first, and predicted class (B,); C for both where there is no finite largest.
+    """Rank (B,) of the true class, 0 = first, and predicted class (B,).
 
-    Equal logits rank by class index. topk breaks such ties, and places NaN, in its own way, which would make the
-    figures depend on the batch.
+    Where the largest logit is not finite the rank is beyond every k and the prediction is C. Equal logits rank by class
+    index: topk breaks such ties, and places NaN, in its own way, which would make the figures depend on the batch.
     """
     index = torch.arange(logits.shape[1], device=logits.device)
     own = logits.gather(1, target[:, None])
     before = (logits > own) | ((logits == own) & (index < target[:, None]))
     largest, prediction = logits.max(1)
     invalid = ~largest.isfinite()  # a NaN anywhere in the row is its maximum
-    nowhere = logits.shape[1]
-    return before.sum(1).masked_fill(invalid, nowhere), prediction.masked_fill(invalid, nowhere)
+    rank = before.sum(1).masked_fill(invalid, torch.iinfo(torch.int64).max)
+    return rank, prediction.masked_fill(invalid, logits.shape[1])
 
 
 def _add_at(counts: torch.Tensor, flat_index: torch.Tensor) -> None:

@@ -1,0 +1,33 @@
+"""Long-tailed data: opening it by class name, counting, grouping, cutting, sampling and loading it."""
+
+from ride_timm.data.counts import class_counts as class_counts
+from ride_timm.data.counts import imbalance_factor as imbalance_factor
+from ride_timm.data.datasets import DataSplit as DataSplit
+from ride_timm.data.datasets import open_eval_split as open_eval_split
+from ride_timm.data.datasets import open_train_split as open_train_split
+from ride_timm.data.groups import GROUP_NAMES as GROUP_NAMES
+from ride_timm.data.groups import ClassGroups as ClassGroups
+from ride_timm.data.groups import GroupChoice as GroupChoice
+from ride_timm.data.groups import choose_groups as choose_groups
+from ride_timm.data.groups import frequency_groups as frequency_groups
+from ride_timm.data.groups import quantile_groups as quantile_groups
+from ride_timm.data.images import ImageSet as ImageSet
+from ride_timm.data.images import convert_image as convert_image
+from ride_timm.data.images import open_image as open_image
+from ride_timm.data.integrity import check_images as check_images
+from ride_timm.data.integrity import find_unreadable as find_unreadable
+from ride_timm.data.loaders import create_eval_loader as create_eval_loader
+from ride_timm.data.loaders import create_train_loader as create_train_loader
+from ride_timm.data.loaders import reseed as reseed
+from ride_timm.data.loaders import start_epoch as start_epoch
+from ride_timm.data.longtail import long_tail_counts as long_tail_counts
+from ride_timm.data.longtail import long_tail_indices as long_tail_indices
+from ride_timm.data.samplers import SAMPLERS as SAMPLERS
+from ride_timm.data.samplers import ClassBalancedSampler as ClassBalancedSampler
+from ride_timm.data.samplers import ClassSampler as ClassSampler
+from ride_timm.data.samplers import ProgressiveSampler as ProgressiveSampler
+from ride_timm.data.samplers import SquareRootSampler as SquareRootSampler
+from ride_timm.data.samplers import create_sampler as create_sampler
+from ride_timm.data.transforms import AUGMENTATIONS as AUGMENTATIONS
+from ride_timm.data.transforms import cifar_train_transform as cifar_train_transform
+from ride_timm.data.transforms import create_train_transform as create_train_transform

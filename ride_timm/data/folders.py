@@ -1,0 +1,143 @@
+"""Image folders: one folder per class, whose name is the label."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from timm.data import create_dataset, get_img_extensions
+from timm.utils.misc import natural_key
+
+from ride_timm.data.counts import IntArray
+from ride_timm.errors import RideError
+
+__all__ = ['FolderSource', 'find_split_folder', 'read_folder', 'refuse_empty_classes']
+
+_logger = logging.getLogger(__name__)
+
+_TRAIN = ('train', 'training')
+_EVAL = ('val', 'valid', 'validation', 'eval', 'evaluation')
+_OTHER_IMAGES = ('.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff', '.webp')
+
+
+class FolderSource(NamedTuple):
+    """What an image folder holds.
+
+    `base` is timm's data set over all files, `rows` (N,) its rows that are used, `names` the class folders in natural
+    order, and `labels` (N,) the index into `names` of each row used.
+    """
+
+    base: Any
+    rows: IntArray
+    labels: IntArray
+    names: tuple[str, ...]
+
+
+def find_split_folder(data_dir: str | Path, split: str) -> Path:
+    """Find the folder of a split, under timm's names for it.
+
+    Args:
+        data_dir: Folder that holds the splits, or is itself a folder of classes.
+        split: `train`, `val` (`test` is taken where there is no validation folder) or a folder's name.
+
+    Returns:
+        The folder of class folders. `data_dir` itself when it has no folder for the split; for an evaluation split only
+        if it has no training folder either, so that training images are never evaluated by accident.
+
+    Raises:
+        RideError: If `data_dir` or the split's folder does not exist.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        found = 'is not a folder' if root.exists() else 'does not exist'
+        raise RideError(f'the data folder {root} {found}: give a folder with train/<class>/<image> in it')
+    training = split in _TRAIN
+    names = _TRAIN if training else (split, *_EVAL, 'test') if split in _EVAL else (split,)
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    if not training and any((root / name).is_dir() for name in _TRAIN):
+        wanted = ', '.join(dict.fromkeys(names))
+        raise RideError(f'{root} has a training folder but none for evaluation: add one named {wanted}')
+    return root
+
+
+def read_folder(folder: Path) -> FolderSource:
+    """List the images of a folder of class folders with timm's reader, and label them by folder name.
+
+    Names that start with a dot are passed over. timm labels an image by the innermost folder, so that `a/x/1.png` and
+    `b/x/2.png` become one class `x`; here images anywhere but directly in a class folder are refused instead.
+
+    Args:
+        folder: The folder of class folders.
+
+    Returns:
+        The images and their labels; class folders without images are among the names.
+
+    Raises:
+        RideError: If there is no image, or an image does not lie directly in a class folder.
+    """
+    try:
+        base = create_dataset('', root=str(folder), search_split=False)
+    except RuntimeError as error:
+        raise RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/') from error
+    names = _class_folders(folder)
+    below = len(str(folder).rstrip(os.sep)) + 1
+    index = {name: i for i, name in enumerate(names)}
+    rows, labels = [], []
+    for row, (path, _) in enumerate(base.reader.samples):
+        parts = Path(path[below:]).parts
+        if any(part.startswith('.') for part in parts):
+            continue
+        if len(parts) != 2:
+            where = 'without a class folder' if len(parts) < 2 else 'more than one folder deep'
+            raise RideError(f'the image {path} lies {where}: expected {folder}/<class>/<image>, so move it')
+        rows.append(row)
+        labels.append(index[parts[0]])
+    if not rows:
+        raise RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/')
+    _report_other_images(folder, names)
+    return FolderSource(base, np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int64), names)
+
+
+def refuse_empty_classes(folder: Path, names: Sequence[str], counts: IntArray) -> None:
+    """Refuse a training folder in which a class has no image.
+
+    Args:
+        folder: The folder of class folders, for the message.
+        names: C class names.
+        counts: (C,) number of images per class.
+
+    Raises:
+        RideError: Naming the first empty class folder.
+    """
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        others = f' ({len(empty)} such folders)' if len(empty) > 1 else ''
+        raise RideError(
+            f'the class folder {folder / empty[0]} holds no image{others}: '
+            f'add images ({_extensions()}) or remove the folder'
+        )
+
+
+def _extensions() -> str:
+    return ', '.join(get_img_extensions())
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
+    # the name itself breaks ties ('1' and '01', 'Cat' and 'cat'), which timm leaves to the order of a hash table
+    return tuple(sorted(names, key=lambda name: (natural_key(name), name)))
+
+
+def _report_other_images(folder: Path, names: Sequence[str]) -> None:
+    """Say so when images are passed over for their file type."""
+    unread = set(_OTHER_IMAGES) - get_img_extensions(as_set=True)
+    others = [file for name in names for file in (folder / name).iterdir() if file.suffix.lower() in unread]
+    if others:
+        _logger.warning(
+            '%d images of %s are left out because only %s are read, first %s: timm.data.add_img_extensions adds types',
+            len(others), folder, _extensions(), others[0],
+        )  # fmt: skip
