@@ -1,0 +1,129 @@
+"""A trained network with its class names, from a checkpoint, an exported folder or published weights."""
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+
+from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.setup import check_architecture
+from ride_timm.errors import RideError
+
+__all__ = ['TrainedNet', 'load_trained']
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedNet:
+    """A network, and what is known of the classes it was trained on."""
+
+    model: torch.nn.Module
+    name: str
+    class_names: tuple[str, ...] | None
+    class_counts: tuple[int, ...] | None
+
+
+def load_trained(args: argparse.Namespace) -> TrainedNet:
+    """Load the network that `--model`, `--checkpoint`, `--pretrained`, `--num-classes` and `--model-kwargs` name.
+
+    Args:
+        args: Parsed arguments with these names, and `use_ema`.
+
+    Raises:
+        RideError: It cannot be found or read, or its parts do not fit each other.
+    """
+    if args.checkpoint:
+        return _from_file(args)
+    if not args.model:
+        raise RideError('Neither --model nor --checkpoint was given; name a checkpoint, or a model and --pretrained.')
+    check_architecture(args.model)
+    local = args.model.partition(':')[2] if args.model.startswith('local-dir:') else None
+    if local is not None and not Path(local, 'config.json').is_file():
+        raise RideError(f'{local} holds no config.json; name a folder that `ride-timm convert` or timm wrote.')
+    pretrained = args.pretrained or ':' in args.model
+    if not pretrained:
+        _logger.warning(f'{args.model} has random weights; add --pretrained or --checkpoint FILE for trained ones.')
+    model: Any = _create(args.model, pretrained, args.num_classes, args.model_kwargs)
+    names = model.pretrained_cfg.get('label_names') if pretrained else None
+    counts = None
+    if local is not None:
+        counts = json.loads(Path(local, 'config.json').read_text(encoding='utf-8')).get('ride', {}).get('class_counts')
+    return _checked(model, args.model, names, counts)
+
+
+def _from_file(args: argparse.Namespace) -> TrainedNet:
+    path = Path(args.checkpoint)
+    known: dict[str, Any] = {}
+    if path.suffix == '.safetensors':
+        state, known = _read_safetensors(path)
+        name = args.model or known.get('arch')
+        settings = known.get('args', {})
+    else:
+        checkpoint = read_checkpoint(path)
+        key = 'state_dict_ema' if args.use_ema else 'state_dict'
+        if key not in checkpoint:
+            raise RideError(f'{path} holds no {key}; leave --use-ema out.')
+        state = clean_state_dict(checkpoint[key])
+        known, settings = checkpoint.get('ride', {}), checkpoint.get('args', {})
+        settings = settings if isinstance(settings, dict) else {}
+        name = args.model or checkpoint.get('arch')
+    if not name:
+        raise RideError(f'{path} does not say which architecture it is of; add --model NAME.')
+    check_architecture(name)
+    kwargs = {**(settings.get('model_kwargs') or {}), **args.model_kwargs}
+    if settings.get('in_chans'):
+        kwargs.setdefault('in_chans', settings['in_chans'])
+    if any(key.startswith('router.') for key in state):
+        kwargs.setdefault('router', True)
+    classes = args.num_classes or settings.get('num_classes') or len(known.get('class_names') or ()) or None
+    model = _create(name, False, classes, kwargs)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise RideError(f'{path} does not fit {name} ({first}); check --model and --num-classes.') from None
+    return _checked(model, name, known.get('class_names'), known.get('class_counts'))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors, and what the `config.json` beside them says."""
+    if not path.is_file():
+        raise RideError(f'There is no file {path}; give the path of a model.safetensors.')
+    try:
+        state = load_file(path)
+    except SafetensorError:
+        raise RideError(f'{path} is not a safetensors file, or a damaged one; get it again.') from None
+    beside = path.with_name('config.json')
+    if not beside.is_file():
+        return state, {}
+    config = json.loads(beside.read_text(encoding='utf-8'))
+    ride = config.get('ride', {})
+    names = config.get('label_names') or config.get('pretrained_cfg', {}).get('label_names')
+    settings = {'num_classes': config.get('num_classes'), 'model_kwargs': config.get('model_args', {})}
+    settings['model_kwargs'].pop('num_classes', None)
+    known = {'arch': config.get('architecture'), 'class_names': names, 'class_counts': ride.get('class_counts')}
+    return state, {**known, 'args': settings}
+
+
+def _create(name: str, pretrained: bool, num_classes: int | None, kwargs: dict[str, Any]) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise RideError(f'{name} cannot be created: {" ".join(str(error).split())}') from error
+    return model
+
+
+def _checked(model: Any, name: str, names: Any, counts: Any) -> TrainedNet:
+    for what, values in (('class names', names), ('class counts', counts)):
+        if values is not None and len(values) != model.num_classes:
+            raise RideError(f'{name} has {model.num_classes} classes and {len(values)} {what}; the file is damaged.')
+    return TrainedNet(model.eval(), name, tuple(names) if names else None, tuple(counts) if counts else None)

@@ -1,0 +1,103 @@
+"""Training the router of a network whose experts are done, and measuring what it saves."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from timm.data.loader import PrefetchLoader
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+
+from ride_timm.data import start_epoch
+from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
+from ride_timm.engine.loop import Autocast, Trainer, train_epoch
+from ride_timm.metrics import LongTailEvaluator
+from ride_timm.models import MultiExpertNet
+from ride_timm.tasks import RouterTask
+
+__all__ = ['evaluate_routed', 'train_router']
+
+_logger = logging.getLogger(__name__)
+
+
+def train_router(
+    net: MultiExpertNet,
+    loader: PrefetchLoader,
+    *,
+    epochs: int = 5,
+    lr: float = 0.01,
+    weight_decay: float = 5e-4,
+    device: torch.device | None = None,
+    autocast: Autocast = nullcontext,
+    seed: int = 42,
+) -> None:
+    """Train the router alone: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
+
+    Source: RIDE (arXiv:2010.01809), stage 2.
+
+    Args:
+        net: With a router; its other parameters are frozen from here on.
+        loader: Training batches, drawn class-balanced (`ClassBalancedSampler`).
+        epochs: Passes over the loader.
+        lr: Learning rate at the start.
+        weight_decay: On all of the router's parameters.
+        device: Where the network is.
+        autocast: Context of the forward pass.
+        seed: Seed of the batches and their augmentation.
+    """
+    device = device or next(net.parameters()).device
+    task = RouterTask(net, device=device)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    optimizer = create_optimizer_v2(parameters, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)
+    trainer = Trainer(task, loader, optimizer, device, autocast, epochs=epochs)
+    updates = trainer.updates_per_epoch
+    trainer.scheduler = CosineLRScheduler(optimizer, t_initial=epochs * updates, t_in_epochs=False)
+    for epoch in range(epochs):
+        start_epoch(loader, seed=seed, epoch=epoch)
+        means = train_epoch(trainer, epoch)
+        _logger.info(f'router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
+    net.requires_grad_(True)
+    net.require_router().requires_grad_(False)
+    net.eval()
+
+
+@torch.inference_mode()
+def evaluate_routed(
+    net: MultiExpertNet,
+    loader: PrefetchLoader,
+    evaluator: LongTailEvaluator,
+    threshold: float | None = None,
+    input_size: Sequence[int] = (3, 224, 224),
+    autocast: Autocast = nullcontext,
+) -> OrderedDict[str, float]:
+    """Run routed inference over a loader, in one process.
+
+    Args:
+        net: With a router.
+        loader: Evaluation batches.
+        evaluator: Fresh, without experts of its own.
+        threshold: None means the network's own.
+        input_size: (channels, height, width), for the GMACs.
+        autocast: Context of the forward pass.
+
+    Returns:
+        The evaluator's figures, `threshold`, `mean_experts`, `gmacs` (mean of an image) and `share_<k>`, the share of
+        the images that passed k experts.
+    """
+    net.eval()
+    passed = torch.zeros(net.num_experts + 1, dtype=torch.int64)
+    for images, target in loader:
+        with autocast():
+            output = net.forward_routed(images.to(evaluator.device), threshold)
+        evaluator.update(output.logits, target.to(evaluator.device))
+        passed += output.num_experts.cpu().bincount(minlength=net.num_experts + 1)
+    metrics = evaluator.compute()
+    images_seen = max(int(passed.sum()), 1)
+    shares = [int(n) / images_seen for n in passed[1:]]
+    metrics['threshold'] = net.router_threshold if threshold is None else threshold
+    metrics['mean_experts'] = sum(k * share for k, share in enumerate(shares, start=1))
+    metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, input_size), shares)
+    metrics.update({f'share_{k}': share for k, share in enumerate(shares, start=1)})
+    return metrics

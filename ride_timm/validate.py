@@ -1,0 +1,196 @@
+"""`ride-timm validate`: overall, many, medium, few, each expert and calibration of a trained network."""
+
+import argparse
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ParseKwargs, setup_default_logging
+
+from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, open_eval_split, open_train_split
+from ride_timm.engine.cost import gmacs
+from ride_timm.engine.loading import TrainedNet, load_trained
+from ride_timm.engine.loop import evaluate
+from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
+from ride_timm.engine.router_stage import evaluate_routed
+from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.errors import RideError
+from ride_timm.metrics import LongTailEvaluator
+from ride_timm.models import MultiExpertNet
+
+__all__ = ['build_parser', 'main', 'validate']
+
+_logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm validate`."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm validate', description='Measure a trained network on images it has not seen.'
+    )
+    parser.add_argument('--model', metavar='NAME', help="architecture, 'local-dir:DIR' or 'hf-hub:ORG/NAME'")
+    parser.add_argument('--checkpoint', metavar='FILE', help='a last.pth.tar, model_best.pth.tar or model.safetensors')
+    parser.add_argument('--pretrained', action='store_true', help='the published weights')
+    parser.add_argument('--use-ema', action='store_true', help='the moving average in the checkpoint')
+    parser.add_argument('--num-classes', type=int, metavar='N')
+    parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')
+    parser.add_argument('--dataset', default='', metavar='NAME', help='torch/cifar100, ...; else a folder')
+    parser.add_argument('--dataset-download', action='store_true', help='let torchvision download what is missing')
+    parser.add_argument('--imb-factor', type=float, metavar='N', help='imbalance of the training images')
+    parser.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
+    parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
+    parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
+    parser.add_argument('--img-size', type=int, metavar='N')
+    parser.add_argument('--crop-pct', type=float, metavar='P')
+    parser.add_argument('--interpolation', default='', metavar='NAME')
+    parser.add_argument('--mean', type=float, nargs='+', metavar='M')
+    parser.add_argument('--std', type=float, nargs='+', metavar='S')
+    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16')
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--results-file', metavar='FILE', help='write the figures as JSON')
+    parser.add_argument('--per-class-file', metavar='FILE', help='write the per-class table as CSV')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: Something the user can put right.
+    """
+    args = build_parser().parse_args(argv)
+    setup_default_logging()
+    results = validate(args)
+    width = max(map(len, results))
+    for name, value in results.items():
+        if isinstance(value, (int, float)):
+            print(f'{name:<{width}}  {value:.4g}' if isinstance(value, float) else f'{name:<{width}}  {value}')
+    if args.results_file:
+        write_json(Path(args.results_file), results)
+    return 0
+
+
+def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
+    """Measure a network.
+
+    Args:
+        args: Of `build_parser()`.
+
+    Returns:
+        Figures in percent, counts, GMACs, and what they were measured on.
+
+    Raises:
+        RideError: Something the user can put right.
+    """
+    if not args.data_dir:
+        raise RideError('No --data-dir was given; name a folder with val/, one folder of images a class.')
+    if args.device and args.device.startswith('cuda') and not torch.cuda.is_available():
+        raise RideError(f'--device {args.device} was given and PyTorch finds no CUDA device; use --device cpu.')
+    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    trained = load_trained(args)
+    args.in_chans = trained.model.in_chans
+    split, counts = _open(args, trained)
+    if len(split.targets) <= MAX_CHECKED:
+        check_images(split)
+    model: Any = trained.model.to(device)
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    config = data_config(args, model)
+    loader = create_eval_loader(
+        split,
+        input_size=config['input_size'],
+        mean=config['mean'],
+        std=config['std'],
+        interpolation=config['interpolation'],
+        crop_pct=config['crop_pct'],
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=device,
+    )
+    results: OrderedDict[str, Any] = OrderedDict(model=trained.name, checkpoint=args.checkpoint or None)
+    results.update(_measure(args, model, loader, split, counts, config['input_size'], device))
+    results['num_classes'] = split.num_classes
+    results['data'] = split.source
+    results['environment'] = environment()
+    _logger.info(format_metrics(results))
+    return results
+
+
+def _measure(
+    args: argparse.Namespace, model: Any, loader: Any, split: DataSplit, counts: Any, input_size: Any, device: Any
+) -> OrderedDict[str, Any]:
+    routed = args.routed or args.threshold is not None
+    if routed and getattr(model, 'router', None) is None:
+        raise RideError(f'Routing was asked for and {args.model or args.checkpoint} has no router; train one first.')
+    if args.threshold is not None and not 0.0 <= args.threshold <= 1.0:
+        raise RideError(f'--threshold {args.threshold:g} was given; it is a probability from 0 to 1.')
+    evaluator = LongTailEvaluator(
+        counts if counts is not None else split.class_counts,
+        groups=choose_groups(counts).groups if counts is not None else {},
+        class_names=split.class_names,
+        num_experts=model.num_experts if isinstance(model, MultiExpertNet) and not routed else 0,
+        device=device,
+    )
+    autocast = partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext
+    metrics: OrderedDict[str, Any]
+    if routed:
+        metrics = evaluate_routed(model, loader, evaluator, args.threshold, input_size, autocast)
+    else:
+        metrics = evaluate(model, loader, evaluator, autocast, args.channels_last)
+        metrics['gmacs'] = gmacs(model, input_size)
+    if args.per_class_file:
+        write_per_class(Path(args.per_class_file), evaluator.per_class())
+    return metrics
+
+
+def _open(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSplit, Any]:
+    """The images, labelled by the names the network was trained with, and the training counts if known."""
+    common: dict[str, Any] = {'dataset': args.dataset, 'download': args.dataset_download, 'in_chans': args.in_chans}
+    names, counts = trained.class_names, trained.class_counts
+    if names is None or counts is None:
+        names, counts = _from_training_images(args, names, common)
+    split = open_eval_split(args.data_dir, class_names=names, split=args.split, **common)
+    if split.num_classes != trained.model.num_classes:
+        raise RideError(
+            f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; measure '
+            'it on the classes it was trained on, or pass --num-classes.'
+        )
+    return split, counts
+
+
+def _from_training_images(
+    args: argparse.Namespace, names: tuple[str, ...] | None, common: dict[str, Any]
+) -> tuple[tuple[str, ...], Any]:
+    """Class names and counts of the training images beside the ones to measure, where the network names none."""
+    if args.dataset or Path(args.data_dir, 'train').is_dir():
+        train = open_train_split(args.data_dir, imb_factor=args.imb_factor, class_names=names, **common)
+        return train.class_names, train.class_counts
+    if names is not None:
+        _logger.warning('Without training counts there are no many / medium / few; put train/ beside val/ for them.')
+        return names, None
+    raise RideError(
+        f'The weights name no classes and {args.data_dir} has no train folder to read them from; measure a '
+        'checkpoint of ride-timm, which names them, or put train/ beside val/.'
+    )
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('validate', main))
