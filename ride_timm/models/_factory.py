@@ -47,10 +47,8 @@ def create_multi_expert(
             f'{variant} was given {fixed}={kwargs[fixed]!r}, which its name fixes; choose another architecture of '
             "timm.list_models('ride_*')."
         )
-    source_args = kwargs.get('pretrained_model_args') or {}
-    source_classes = source_args.get('num_classes', kwargs.get('num_classes'))
-    if source_args.get('router') and kwargs.get('num_classes', source_classes) != source_classes:
-        kwargs['router'] = False  # the Hub's config.json asks for the router of heads that are not kept
+    if _asks_for_a_stale_router(kwargs):
+        kwargs['router'] = False
     return build_model_with_cfg(
         model_cls,
         variant,
@@ -60,3 +58,12 @@ def create_multi_expert(
         num_experts=expert_count(variant),
         **(arch | kwargs),
     )
+
+
+def _asks_for_a_stale_router(kwargs: dict[str, Any]) -> bool:
+    """Whether a folder's or Hub repository's config.json asks for a router whose heads are not kept."""
+    source_args, config = kwargs.get('pretrained_model_args') or {}, kwargs.get('pretrained_cfg')
+    if not source_args.get('router') or not isinstance(config, dict):
+        return False
+    wanted = kwargs.get('num_classes')
+    return bool(kwargs.get('features_only')) or (wanted is not None and wanted != config.get('num_classes'))

@@ -76,12 +76,20 @@ def _fit_router(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
 
 
 def _check_bodies(state_dict: StateDict, model: MultiExpertNet) -> None:
-    for key, value in model.state_dict().items():
-        if _is_head(key) or key == 'conv1.weight':
-            continue  # timm adapts both
+    own = model.state_dict()
+    for key in state_dict:
+        if key not in own and not _is_head(key):
+            raise RuntimeError(
+                f'The checkpoint has {key}, which the network has not; it is of another architecture than the network.'
+            )
+    for key, value in own.items():
+        if _is_head(key):
+            continue  # timm drops those of other classes
         if key not in state_dict:
+            if key.endswith('.num_batches_tracked'):
+                continue  # files from before PyTorch 0.4.1 have none, and load_state_dict knows
             raise RuntimeError(f'The checkpoint lacks {key}; it is of another architecture than the network.')
-        if state_dict[key].shape != value.shape:
+        if state_dict[key].shape != value.shape and key != 'conv1.weight':  # whose channels timm adapts
             raise RuntimeError(
                 f'{key} has shape {tuple(state_dict[key].shape)} in the checkpoint and {tuple(value.shape)} in the '
                 'network; pass the channels= that the checkpoint was made with (a plain ResNet has the full width).'
