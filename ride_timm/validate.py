@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ParseKwargs, setup_default_logging
+from timm.utils import ParseKwargs
 
 from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, open_eval_split, open_train_split
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.loading import TrainedNet, load_trained
+from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.router_stage import evaluate_routed
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: Something the user can put right.
     """
     args = build_parser().parse_args(argv)
-    setup_default_logging()
+    setup_logging()
     results = validate(args)
     width = max(map(len, results))
     for name, value in results.items():

@@ -1,0 +1,25 @@
+"""Log lines and progress bars that do not disturb each other."""
+
+import logging
+import sys
+
+__all__ = ['interactive', 'setup_logging']
+
+
+def setup_logging(level: int = logging.INFO) -> None:
+    """Send log lines to standard error, once, however often a command is called in a process.
+
+    Args:
+        level: Of the lines to show.
+    """
+    if not logging.getLogger().handlers:
+        logging.basicConfig(format='%(message)s')
+    for package in ('ride_timm', 'timm'):  # not the root: other libraries would talk as well
+        logging.getLogger(package).setLevel(level)
+    # the saver lists its files after every epoch
+    logging.getLogger('timm.utils.checkpoint_saver').setLevel(max(level, logging.WARNING))
+
+
+def interactive() -> bool:
+    """Whether a person watches: progress bars are for terminals only."""
+    return sys.stderr.isatty()

@@ -1,0 +1,275 @@
+"""`ride-timm quickstart`: a RIDE network learns a long tail of real handwritten digits, beside a plain one."""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from ride_timm.convert import save_folder
+from ride_timm.data import (
+    ClassBalancedSampler,
+    DataSplit,
+    choose_groups,
+    create_eval_loader,
+    create_train_loader,
+    create_train_transform,
+    long_tail_indices,
+    open_eval_split,
+    open_train_split,
+)
+from ride_timm.engine.cost import gmacs
+from ride_timm.engine.loading import load_trained
+from ride_timm.engine.loop import evaluate
+from ride_timm.engine.results import environment, write_json
+from ride_timm.engine.router_stage import evaluate_routed, train_router
+from ride_timm.errors import RideError
+from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.train import main as train_main
+
+__all__ = ['build_parser', 'main']
+
+PLAIN, RIDE = 'plain ResNet, cross entropy', 'RIDE, 3 experts'
+IMAGE_SIZE = 16  # the digits are 8x8; twice that keeps two strided stages meaningful
+LAYERS = (2, 2, 2)  # six blocks instead of ResNet-32's fifteen: a minute on two cores
+IMBALANCE = 30
+SHOWN = ('top1', 'many', 'medium', 'few')
+
+
+@dataclass
+class Measured:
+    """A trained network and what it reached on the test images."""
+
+    model: Any
+    metrics: OrderedDict[str, float]
+    table: list[ClassResult]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm quickstart`."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm quickstart',
+        description='Train a small RIDE network with a router on a long tail of handwritten digits, and a plain one.',
+    )
+    parser.add_argument('--output', default='output/quickstart', metavar='DIR', help='default: output/quickstart')
+    parser.add_argument('--epochs', type=int, default=40, metavar='N', help='default: 40')
+    parser.add_argument('--seed', type=int, default=42, metavar='N', help='default: 42')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the quickstart.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: scikit-learn or matplotlib is not installed.
+    """
+    args = build_parser().parse_args(argv)
+    for package, module in (('scikit-learn', 'sklearn'), ('matplotlib', 'matplotlib')):
+        if importlib.util.find_spec(module) is None:
+            raise RideError(f"{package} is not installed; run: pip install 'ride-timm[quickstart]'")
+    start = time.perf_counter()
+    folder = Path(args.output)
+    counts = write_digits(folder / 'digits', args.seed)
+    print(f'Handwritten digits, training images a class: {" ".join(map(str, counts))} (imbalance factor {IMBALANCE})')
+    plain = _train(args, folder, 'plain', 'ride_resnet32_1e', 'ce')
+    ride = _train(args, folder, 'ride', 'ride_resnet32_3e', 'ride')
+    routed = _route(args, folder, ride)
+    _print_table(plain, ride, routed)
+    _show_one_image(folder, ride.model)
+    files = _save(folder, args, plain, ride, routed)
+    print(f'\nDone in {time.perf_counter() - start:.0f} s on {environment()["hardware"]}. Saved:')
+    for what, path in files.items():
+        print(f'  {what:<10}  {path}')
+    print(
+        '\nThe same on your own images (a folder with train/CLASS/*.jpg and val/CLASS/*.jpg):\n'
+        '  ride-timm train --model ride_resnet50_3e --data-dir YOUR_FOLDER'
+    )
+    return 0
+
+
+def write_digits(folder: Path, seed: int) -> list[int]:
+    """Write scikit-learn's digits as image folders: a long-tailed `train` and a balanced `val`.
+
+    Digit 0 keeps the most training images and 9 the fewest; every class has the same number of test images.
+
+    Args:
+        folder: Gets `train/DIGIT/*.png` and `val/DIGIT/*.png`.
+        seed: Of the split and the cut.
+
+    Returns:
+        Training images of each class.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rng = np.random.RandomState(seed)
+    test, rest = [], []
+    for label in range(10):
+        rows = rng.permutation(np.flatnonzero(digits.target == label))
+        test.append(rows[:60])
+        rest.append(rows[60:174])  # as many of every class, so that the cut alone makes the tail
+    pool = np.concatenate(rest)
+    kept = pool[long_tail_indices(digits.target[pool], IMBALANCE, 10, seed=seed)]
+    for split, rows in (('train', kept), ('val', np.concatenate(test))):
+        for stale in (folder / split).glob('*/*.png'):
+            stale.unlink()
+        for row in rows:
+            path = folder / split / str(digits.target[row]) / f'{row:04d}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((digits.images[row] * 255 / 16).astype(np.uint8)).save(path)
+    return [int((digits.target[kept] == label).sum()) for label in range(10)]
+
+
+def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: str) -> Measured:
+    """Train through the ordinary command, and measure the last checkpoint."""
+    print(f'Training {PLAIN if name == "plain" else RIDE} ...', flush=True)
+    checkpoint = folder / name / 'last.pth.tar'
+    checkpoint.unlink(missing_ok=True)  # the quickstart starts anew each time
+    layers = 'layers=' + str(LAYERS).replace(' ', '')
+    train_main([
+        '--data-dir', str(folder / 'digits'), '--model', model, '--model-kwargs', layers, '--loss', loss,
+        '--img-size', str(IMAGE_SIZE), '--hflip', '0', '--epochs', str(args.epochs), '-b', '64', '--lr', '0.1',
+        '--sched', 'cosine', '--warmup-epochs', '2', '--warmup-lr', '0.02', '--weight-decay', '5e-4',
+        '--val-interval', str(args.epochs), '--log-interval', '0', '--seed', str(args.seed), '--device', 'cpu',
+        '--output', str(folder), '--experiment', name, '--quiet',
+    ])  # fmt: skip
+    options = argparse.Namespace(checkpoint=str(checkpoint), model=None)
+    vars(options).update(use_ema=False, num_classes=None, model_kwargs={})
+    net = load_trained(options).model
+    train, val, loader = _val_loader(folder, net)
+    evaluator = LongTailEvaluator(
+        train.class_counts, groups=choose_groups(train.class_counts).groups, class_names=val.class_names
+    )
+    metrics = evaluate(net, loader, evaluator)
+    metrics['gmacs'] = gmacs(net, (3, IMAGE_SIZE, IMAGE_SIZE))
+    return Measured(net, metrics, evaluator.per_class())
+
+
+def _val_loader(folder: Path, net: Any) -> tuple[DataSplit, DataSplit, Any]:
+    train = open_train_split(folder / 'digits')
+    val = open_eval_split(folder / 'digits', class_names=train.class_names)
+    loader = create_eval_loader(
+        val,
+        input_size=(3, IMAGE_SIZE, IMAGE_SIZE),
+        mean=net.pretrained_cfg['mean'],
+        std=net.pretrained_cfg['std'],
+        crop_pct=1.0,
+        interpolation='bilinear',
+        batch_size=200,
+    )
+    return train, val, loader
+
+
+def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDict[str, float]:
+    """Give the network a router, train it, and measure routed inference."""
+    print('Training the router ...', flush=True)
+    torch.manual_seed(args.seed)
+    net: Any = timm.create_model('ride_resnet32_3e', num_classes=10, layers=LAYERS, router=True)
+    net.load_state_dict(ride.model.state_dict(), strict=False)  # all but the router, which is new
+    train, val, loader = _val_loader(folder, net)
+    size = (3, IMAGE_SIZE, IMAGE_SIZE)
+    train_loader = create_train_loader(
+        train,
+        input_size=size,
+        mean=net.pretrained_cfg['mean'],
+        std=net.pretrained_cfg['std'],
+        batch_size=64,
+        sampler=ClassBalancedSampler(train.targets, train.num_classes, seed=args.seed),
+        transform=create_train_transform('cifar', size, hflip=0.0),
+    )
+    train_router(net, train_loader, epochs=5, seed=args.seed)
+    ride.model = net
+    groups = choose_groups(train.class_counts).groups
+    evaluator = LongTailEvaluator(train.class_counts, groups=groups, class_names=val.class_names)
+    return evaluate_routed(net, loader, evaluator, None, size)
+
+
+def _print_table(plain: Measured, ride: Measured, routed: OrderedDict[str, float]) -> None:
+    rows = [(PLAIN, plain.metrics, 1.0), (RIDE, ride.metrics, 3.0), (f'{RIDE}, routed', routed, routed['mean_experts'])]
+    print('\nAccuracy on 600 test images, 60 a class, in percent; groups by training images:')
+    print(f'  {"":<28}{"overall":>9}{"many":>8}{"medium":>8}{"few":>8}{"experts":>9}{"MMACs":>8}')
+    for name, metrics, experts in rows:
+        figures = f'{metrics["top1"]:9.1f}' + ''.join(f'{metrics.get(g, float("nan")):8.1f}' for g in SHOWN[1:])
+        print(f'  {name:<28}{figures}{experts:9.2f}{1000 * metrics["gmacs"]:8.2f}')
+
+
+def _show_one_image(folder: Path, net: Any) -> None:
+    """The test image that the experts disagree on most, what each says of it, and how far the router sent it."""
+    _, val, loader = _val_loader(folder, net)
+    images = torch.cat([batch for batch, _ in loader])
+    with torch.inference_mode():
+        all_votes = net.forward_experts(images).softmax(-1)
+        index = int((all_votes - all_votes.mean(1, keepdim=True)).abs().sum((1, 2)).argmax())
+        routed = net.forward_routed(images[index : index + 1])
+    votes = all_votes[index]
+    names = val.class_names
+    truth = names[int(val.targets[index])]
+    print(f'\nThe image on which the experts disagree most, {val.dataset.filename(index)}, a {truth}:')
+    for expert, vote in enumerate(votes):
+        top = vote.topk(2)
+        text = ', '.join(
+            f'{names[int(i)]} ({100 * float(p):.0f} %)' for p, i in zip(top.values, top.indices, strict=True)
+        )
+        print(f'  expert {expert} says {text}')
+    answer = names[int(routed.logits.argmax())]
+    print(f'  routed through {int(routed.num_experts)} of {len(votes)} experts, the network answers {answer}')
+
+
+def _save(
+    folder: Path, args: argparse.Namespace, plain: Measured, ride: Measured, routed: OrderedDict[str, float]
+) -> dict[str, Path]:
+    """Write the routed network, the figures and the plot."""
+    files = {'checkpoint': folder / 'ride_routed', 'table': folder / 'results.json', 'plot': folder / 'per_class.png'}
+    classes = [row.name for row in ride.table]
+    save_folder(ride.model, files['checkpoint'], classes, [row.train_images for row in ride.table])
+    write_json(
+        files['table'],
+        {
+            'seed': args.seed,
+            'epochs': args.epochs,
+            'class_counts': [row.train_images for row in ride.table],
+            PLAIN: plain.metrics,
+            RIDE: ride.metrics,
+            f'{RIDE}, routed': routed,
+            'environment': environment(),
+        },
+    )
+    _plot(files['plot'], plain, ride)
+    return files
+
+
+def _plot(path: Path, plain: Measured, ride: Measured) -> None:
+    """Accuracy of each class over its training images, both networks."""
+    from matplotlib.figure import Figure  # without pyplot, which would look for a display
+
+    figure = Figure(figsize=(7, 4), layout='constrained')
+    axes = figure.subplots()
+    place = np.arange(len(ride.table))
+    for shift, measured, name, colour in ((-0.2, plain, PLAIN, '0.65'), (0.2, ride, RIDE, 'tab:blue')):
+        axes.bar(place + shift, [row.accuracy for row in measured.table], 0.4, label=name, color=colour)
+    axes.set_xticks(place, [f'{row.name}\n{row.train_images}' for row in ride.table])
+    axes.set(xlabel='digit, and its training images', ylabel='test accuracy (%)', ylim=(0, 105))
+    axes.set_title('A long tail of handwritten digits')
+    axes.legend(loc='lower left')
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('quickstart', main))
