@@ -32,6 +32,7 @@ from ride_timm.engine.loading import load_trained
 from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, write_json
 from ride_timm.engine.router_stage import evaluate_routed, train_router
+from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.metrics import ClassResult, LongTailEvaluator
 from ride_timm.train import main as train_main
@@ -181,6 +182,7 @@ def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDic
     torch.manual_seed(args.seed)
     net: Any = timm.create_model('ride_resnet32_3e', num_classes=10, layers=LAYERS, router=True)
     net.load_state_dict(ride.model.state_dict(), strict=False)  # all but the router, which is new
+    net.pretrained_cfg.update({key: ride.model.pretrained_cfg[key] for key in DATA_CONFIG_KEYS})
     train, val, loader = _val_loader(folder, net)
     size = (3, IMAGE_SIZE, IMAGE_SIZE)
     train_loader = create_train_loader(
@@ -222,10 +224,8 @@ def _show_one_image(folder: Path, net: Any) -> None:
     print(f'\nThe image on which the experts disagree most, {val.dataset.filename(index)}, a {truth}:')
     for expert, vote in enumerate(votes):
         top = vote.topk(2)
-        text = ', '.join(
-            f'{names[int(i)]} ({100 * float(p):.0f} %)' for p, i in zip(top.values, top.indices, strict=True)
-        )
-        print(f'  expert {expert} says {text}')
+        first, second = (f'{names[int(i)]} ({100 * float(vote[i]):.0f} %)' for i in top.indices)
+        print(f'  expert {expert} says {first}, then {second}')
     answer = names[int(routed.logits.argmax())]
     print(f'  routed through {int(routed.num_experts)} of {len(votes)} experts, the network answers {answer}')
 

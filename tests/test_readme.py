@@ -1,0 +1,71 @@
+"""The pages say what is so: their code runs and their commands parse."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ride_timm import cli, run, train, validate
+from ride_timm.convert import build_parser as convert_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PARSERS = {'train': train.build_parser, 'validate': validate.build_parser, 'convert': convert_parser}
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```', (ROOT / 'README.md').read_text(), re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[list[str]]:
+    return [shlex.split(line) for block in _blocks('bash') for line in block.splitlines() if line]
+
+
+def test_python_block_runs_and_its_comments_are_true():
+    (code,) = _blocks('python')
+    space: dict = {}
+    exec(code, space)
+    lines = [line for line in code.splitlines() if '.shape ' in line]
+    assert len(lines) == 3
+    for line in lines:
+        expression, comment = line.split('#')
+        shape = re.search(r'\(\d+(, \d+)*\)', comment)[0]
+        assert str(tuple(eval(expression, space))) == shape
+
+
+def test_every_command_parses():
+    seen = set()
+    for words in _commands():
+        if words[0] == 'torchrun':
+            assert words[3:5] == ['-m', 'ride_timm.train']
+            train.build_parser().parse_args(words[5:])
+            seen.add('torchrun')
+        elif words[0] == 'ride-timm':
+            PARSERS[words[1]]().parse_args(words[2:])
+            seen.add(words[1])
+        elif words[:3] == ['python', '-m', 'ride_timm.run']:
+            run.build_parser()
+            seen.add('run')
+    assert seen == {'torchrun', 'train', 'validate', 'convert', 'run'}
+
+
+@pytest.mark.parametrize('extra', ['quickstart', 'test'])
+def test_the_two_lines_install_into_a_fresh_environment(extra):
+    lines = [line for block in _blocks('bash') for line in block.splitlines() if f".[{extra}]'" in line]
+    assert len(lines) == 1
+    steps = [shlex.split(step) for step in lines[0].split('&&')]
+    assert steps[0] == ['python3', '-m', 'venv', '.venv']
+    assert steps[1][:2] == ['.venv/bin/pip', 'install']
+    assert steps[2][0] == {'quickstart': '.venv/bin/ride-timm', 'test': '.venv/bin/pytest'}[extra]
+
+
+def test_every_command_of_the_console_script_exists_and_explains_itself(capsys):
+    assert cli.main(['--help']) == 0
+    text = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert f'\n  {name} ' in text
+
+
+def test_no_file_is_longer_than_400_lines():
+    for path in (*(ROOT / 'ride_timm').rglob('*.py'), *(ROOT / 'tests').rglob('*.py')):
+        assert len(path.read_text().splitlines()) <= 400, path
