@@ -251,6 +251,8 @@ def test_what_is_no_checkpoint(tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore:Validating sparse')
+# torch 2.11 warns of a sparse tensor before it gives it
+@pytest.mark.filterwarnings('ignore:Sparse invariant checks')
 @pytest.mark.parametrize(
     'content',
     [

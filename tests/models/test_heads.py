@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import timm
+import torch
+
+from ride_timm.models import CosineLinear
+
+
+def cosine_logits(x, weight, scale=30.0):
+    x, weight = x.astype(np.float64), weight.astype(np.float64)
+    return scale * (x / np.linalg.norm(x, axis=1)[:, None]) @ (weight / np.linalg.norm(weight, axis=1)[:, None]).T
+
+
+def test_cosine_logits():
+    head = CosineLinear(5, 3)
+    with torch.no_grad():
+        head.weight.mul_(torch.tensor([[0.1], [1.0], [50.0]]))  # norms have no say
+    x = 3 * torch.randn(4, 5)
+    expected = cosine_logits(x.numpy(), head.weight.detach().numpy())
+    np.testing.assert_allclose(head(x).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert head(1000 * x).abs().max() <= 30
+
+
+def test_scale():
+    head, x = CosineLinear(5, 3, scale=2.0), torch.randn(4, 5)
+    expected = cosine_logits(x.numpy(), head.weight.detach().numpy(), scale=2.0)
+    np.testing.assert_allclose(head(x).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert 'scale=2' in repr(head)
+
+
+def test_class_vectors_are_drawn_from_a_cube_and_scaled_to_norm_one():
+    head = CosineLinear(64, 500)
+    weight = head.weight.detach()
+    assert weight.shape == (500, 64)
+    assert [name for name, _ in head.named_parameters()] == ['weight']
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(500))
+    # uniform(-1, 1) has a fourth moment of 1.8 squared variances, a normal distribution 3
+    assert (weight**4).mean() / (weight**2).mean() ** 2 == pytest.approx(1.8, abs=0.05)
+    assert weight.mean().abs() < 3 * weight.std() / weight.numel() ** 0.5
+
+
+def test_float32_under_autocast():
+    head, x = CosineLinear(64, 10), torch.randn(8, 64)
+    expected = head(x)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = head(x.bfloat16())
+        exact = head(x)
+    assert found.dtype == exact.dtype == torch.float32
+    assert torch.equal(exact, expected)
+    assert torch.equal(found, head(x.bfloat16().float()))
+
+
+def test_narrow_weights_are_computed_with_in_float32():
+    head, x = CosineLinear(64, 10).bfloat16(), torch.randn(8, 64).bfloat16()
+    expected = cosine_logits(x.float().numpy(), head.weight.detach().float().numpy())
+    found = head(x)
+    assert found.dtype == torch.bfloat16
+    # one rounding to 8 bits at the end, of values below 30
+    np.testing.assert_allclose(found.detach().float().numpy(), expected, rtol=2**-8, atol=1e-4)
+
+
+def test_float64_stays():
+    head, x = CosineLinear(5, 3, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    expected = cosine_logits(x.numpy(), head.weight.detach().numpy())
+    np.testing.assert_allclose(head(x).detach().numpy(), expected, rtol=1e-13)
+
+
+def test_zero_features_give_no_nan():
+    head = CosineLinear(5, 3)
+    x = torch.zeros(2, 5, requires_grad=True)
+    head(x).sum().backward()
+    assert head(x).eq(0).all()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('architecture', ['test_ride_resnet_3e', 'test_ride_resnet_cifar_3e'])
+def test_heads_of_a_network(architecture):
+    model = timm.create_model(architecture, num_classes=9)
+    for head in model.get_classifier():
+        assert isinstance(head, CosineLinear)
+        assert head.scale == 30
+        assert head.weight.shape == (9, 48)
+        torch.testing.assert_close(head.weight.detach().norm(dim=1), torch.ones(9))
