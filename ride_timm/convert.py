@@ -229,6 +229,8 @@ def save_folder(
         content = json.loads(config.read_text())
         # timm reads the number of classes from the root, and transformers passes it beside these arguments
         content['model_args'].pop('num_classes', None)
+        if model.router is not None:
+            content['model_args']['router_threshold'] = model.router_threshold  # it may have been set after creation
         config.write_text(json.dumps(content, indent=2) + '\n')
         # safetensors makes its file private; the other has the mode that the user's umask asks for
         weights.chmod(stat.S_IMODE(config.stat().st_mode))

@@ -285,3 +285,10 @@ def test_reader_and_renaming_are_part_of_the_api():
     converted = from_official(load_official(GOLDEN / 'bottleneck_2e.official.safetensors'))
     assert converted['experts.1.fc.weight'].shape == (10, 192)
     assert converted['experts.1.fc.weight'].dtype == torch.float16
+
+
+def test_threshold_set_after_creation_is_saved(tmp_path):
+    model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=4, router=True)
+    model.router_threshold = 0.3
+    save_folder(model, tmp_path / 'net')
+    assert timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).router_threshold == 0.3

@@ -71,6 +71,8 @@ def _fit_router(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
     theirs = {key: value for key, value in state_dict.items() if key.startswith('router.')}
     rest = {key: value for key, value in state_dict.items() if not key.startswith('router.')}
     same = own.keys() == theirs.keys() and all(own[key].shape == theirs[key].shape for key in own)
+    config = getattr(model, 'pretrained_cfg', {})
+    same = same and config.get('num_classes', model.num_classes) == model.num_classes  # else its heads are not kept
     # a router that is asked for and not in the file, or sized for other heads, stays as it was drawn
     return rest | (theirs if same else own)
 

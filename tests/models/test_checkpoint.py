@@ -283,3 +283,15 @@ def test_export_after_the_router_was_dropped(exported, tmp_path):
     found = timm.create_model(f'local-dir:{tmp_path / "dropped"}', pretrained=True).eval()
     assert found.router is None
     assert torch.equal(found(x), model(x))
+
+
+def test_router_of_other_heads_is_drawn_anew(tmp_path):
+    # enough classes on both sides that the router has the same size
+    source = timm.create_model(CIFAR, num_classes=60, router=True)
+    path = save(source, tmp_path)
+    overlay = {'file': str(path), 'num_classes': 60}
+    found = timm.create_model(CIFAR, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=50, router=True)
+    assert found.router.out.weight.shape == source.router.out.weight.shape
+    assert not torch.equal(found.router.out.weight, source.router.out.weight)
+    kept = timm.create_model(CIFAR, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=60, router=True)
+    assert torch.equal(kept.router.out.weight, source.router.out.weight)

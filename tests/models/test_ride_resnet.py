@@ -62,19 +62,19 @@ def test_initialisation_of_grouped_convolutions():
 @pytest.mark.parametrize(
     'architecture, block, arguments',
     [
-        ('ride_resnet18_2e', BasicBlock, {'layers': (2, 2, 2, 2)}),
-        ('ride_resnet50_2e', Bottleneck, {'layers': (3, 4, 6, 3)}),
-        ('ride_resnext50_32x4d_2e', Bottleneck, {'layers': (3, 4, 6, 3), 'cardinality': 32, 'base_width': 4}),
+        ('ride_resnet18_2e', BasicBlock, {}),
+        ('ride_resnet50_2e', Bottleneck, {}),
+        ('ride_resnext50_32x4d_2e', Bottleneck, {'cardinality': 32, 'base_width': 4}),
     ],
 )
 def test_each_expert_computes_what_a_resnet_of_timm_does(architecture, block, arguments):
-    channels = (64, 128, 192, 384)
-    model = timm.create_model(architecture, num_classes=5, head='linear').eval()
+    layers, channels = (1, 2, 1, 1), (64, 128, 192, 384)
+    model = timm.create_model(architecture, num_classes=5, head='linear', layers=layers).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         experts = model.forward_experts(x)
         for k in range(2):
-            plain = ResNet(block, num_classes=5, channels=channels, **arguments).eval()
+            plain = ResNet(block, layers, num_classes=5, channels=channels, **arguments).eval()
             own = {key: value for key, value in model.state_dict().items() if not key.startswith('experts.')}
             prefix = f'experts.{k}.'
             own |= {key.removeprefix(prefix): v for key, v in model.state_dict().items() if key.startswith(prefix)}

@@ -75,13 +75,6 @@ def test_eager_does_not_warn():
     model(x)  # a warning would be an error
 
 
-def test_a_compiled_network_without_routing_does_not_warn():
-    model, x, _ = routed_net(ARCHITECTURE)
-    routing._warn_once.cache_clear()
-    with torch.no_grad():
-        assert_close(torch.compile(model, fullgraph=True, backend='eager')(x), model(x))
-
-
 def test_meta_device():
     model, x, _ = routed_net(ARCHITECTURE)
     assert model.to('meta')(x.to('meta')).shape == (len(x), 9)
