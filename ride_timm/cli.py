@@ -12,6 +12,7 @@ __all__ = ['COMMANDS', 'guarded', 'main']
 COMMANDS = {
     'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
     'train': 'train a model',
+    'recipes': 'list the named training settings, or print one',
     'validate': 'measure a model: overall, many, medium, few',
     'convert': "turn the authors' checkpoint into one that timm loads",
     'run': 'run a timm script with our models registered',

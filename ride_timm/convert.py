@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import save_for_hf
-from timm.utils import ParseKwargs
 
+from .engine.values import KeyValues
 from .errors import RideError
 from .models import MultiExpertNet
 from .models._factory import head_names
@@ -261,7 +261,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=f"{text} of the training images (default: CIFAR-100's for 32x32 networks, ImageNet's for the others)",
         )  # fmt: skip
     parser.add_argument(
-        '--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE',
+        '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='further arguments of the architecture, such as channels=(64,128,256,512)',
     )  # fmt: skip
     return parser

@@ -7,29 +7,37 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from timm import utils
 from timm.models import clean_state_dict
-from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import unwrap_model
-from timm.utils.summary import trim_summary
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ride_timm.data import start_epoch
-from ride_timm.engine import setup
+from ride_timm.engine import setup, stages
 from ride_timm.engine.args import build_parser, parse_args
-from ride_timm.engine.checkpoint import RunSaver, read_checkpoint
-from ride_timm.engine.loop import Trainer, evaluate, train_epoch
+from ride_timm.engine.checkpoint import RunSaver
+from ride_timm.engine.cost import gmacs
+from ride_timm.engine.divergence import check_scale, check_weights
+from ride_timm.engine.interrupt import Interrupted, StopRequest, explain, shield_workers
+from ride_timm.engine.logs import interactive, setup_logging
+from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
 from ride_timm.engine.results import format_metrics, write_per_class, write_results
+from ride_timm.engine.resume import find_checkpoint, restore
+from ride_timm.engine.router_stage import evaluate_routed, settle_threshold
+from ride_timm.engine.saving import create_saver
+from ride_timm.engine.summary import write_row
+from ride_timm.engine.sweep import format_sweep, write_sweep
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
-from ride_timm.tasks import RideTask
 
 __all__ = ['build_parser', 'main', 'train']
 
@@ -48,6 +56,8 @@ class Run:
     saver: RunSaver | None
     start: int
     epochs: int
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    found: dict[str, Any] = field(default_factory=dict)  # what results.json holds beside the last epoch's figures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,16 +67,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None means those of the process.
 
     Returns:
-        The exit status, 0.
+        The exit status: 0, or 143 and 130 after SIGTERM and SIGINT.
 
     Raises:
         RideError: Something the user can put right.
     """
     args = parse_args(argv)
-    utils.setup_default_logging()
+    check_values(args)
+    setup_logging(logging.WARNING if args.quiet else logging.INFO)
     device = setup.start_device(args)
     try:
         train(args, device)
+    except Interrupted as stopped:
+        _logger.warning(str(stopped))
+        return stopped.status
+    except KeyboardInterrupt:
+        return 130
     finally:
         if args.distributed:
             torch.distributed.destroy_process_group()
@@ -76,44 +92,77 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(args: argparse.Namespace, device: torch.device) -> OrderedDict[str, float]:
     """Train all epochs.
 
+    From the first second on `last.pth.tar` holds a state to go on from: that before the first epoch, then that after
+    the last whole one. An epoch that is cut off is repeated, by `--resume auto`, with the same batches.
+
     Args:
         args: Of `parse_args`, completed by `start_device`.
         device: The device of this process.
 
     Returns:
         Figures of the last evaluation.
+
+    Raises:
+        RideError: Something the user can put right.
+        Interrupted: SIGTERM or SIGINT came; the step was finished.
     """
     run = _prepare(args, device)
+    _check_eval_metric(run)
+    for loader in (run.trainer.loader, run.val_loader):
+        shield_workers(loader)
+    if run.saver is not None and not run.saver.last.exists():
+        run.saver.save_start(run.start - 1)
+    with StopRequest() as stop, logging_redirect_tqdm():
+        run.trainer.stop = stop
+        try:
+            return _run_epochs(run)
+        except Exception as error:
+            failure = explain(error, stop)
+            if run.saver is not None and not isinstance(failure, Interrupted):
+                run.saver.discard_start()
+            if failure is error:
+                raise
+            raise failure from error
+
+
+def _run_epochs(run: Run) -> OrderedDict[str, float]:
+    """All epochs that are left."""
     metrics: OrderedDict[str, float] = OrderedDict()
     began = time.perf_counter()
-    for epoch in range(run.start, run.epochs):
+    bar = tqdm(
+        range(run.start, run.epochs),
+        desc=run.args.experiment,
+        unit='epoch',
+        initial=run.start,
+        total=run.epochs,
+        disable=not (run.trainer.primary and interactive()),
+    )
+    for epoch in bar:
         metrics = _run_epoch(run, epoch) or metrics
         if run.trainer.primary:
             done = epoch + 1 - run.start
             left = (time.perf_counter() - began) / done * (run.epochs - epoch - 1)
             _logger.info(f'{done + run.start}/{run.epochs} epochs, {_clock(left)} to go')
-    if run.start >= run.epochs:
-        _logger.info(f'All {run.epochs} epochs of {run.folder} are done.')
-    return metrics
+    return metrics if run.start < run.epochs else _finish(run)
 
 
 def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     primary = utils.is_primary(args)
-    data = setup.build_data(args)
+    init = stages.begin(args)
+    data = stages.open_data(args, init)
     utils.random_seed(args.seed, args.rank)
-    model = setup.build_model(args, device)
-    criterion = setup.build_criterion(args, model, data.train.class_counts)
+    model = stages.build_network(args, init, data, device)
     setup.resolve_lr(args)
+    train_loader, val_loader, config = setup.build_loaders(args, model, data, device)
+    task = stages.build_task(args, model, data, config, device)
     folder = setup.run_folder(args)
-    train_loader, val_loader, _ = setup.build_loaders(args, model, data, device)
-
-    task = RideTask(model, criterion, device=device)
-    optimizer = create_optimizer_v2(model, **optimizer_kwargs(args), **args.opt_kwargs)
+    optimizer = stages.build_optimizer(args, model)
     scaler = utils.NativeScaler(device=device.type) if args.amp and args.amp_dtype == 'float16' else None
     autocast = partial(torch.autocast, device.type, getattr(torch, args.amp_dtype)) if args.amp else nullcontext
-    checkpoint = _resume(args, folder, data)
+    checkpoint = find_checkpoint(args, folder, data)
     if checkpoint is not None:
-        _restore(checkpoint, task, optimizer, scaler)
+        stages.check_resumed(args, data, checkpoint)
+        restore(checkpoint, task, optimizer, scaler)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
         if checkpoint is not None and 'state_dict_ema' in checkpoint:
@@ -137,74 +186,11 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     if trainer.scheduler is not None and start:
         trainer.scheduler.step_update(start * trainer.updates_per_epoch)
         trainer.scheduler.step(start)
-    saver = _create_saver(args, folder, data, trainer, checkpoint, start) if primary else None
-    return Run(args, folder, data, trainer, val_loader, saver, start, epochs)
-
-
-def _create_saver(
-    args: argparse.Namespace, folder: Path, data: setup.RunData, trainer: Trainer,
-    checkpoint: dict[str, Any] | None, start: int,
-) -> RunSaver:  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {k: v for k, v in vars(args).items() if k not in ('explicit', 'from_recipe')}
-    (folder / 'args.yaml').write_text(yaml.safe_dump(settings), encoding='utf-8')
-    saver = RunSaver(
-        extra={
-            'class_names': list(data.train.class_names),
-            'class_counts': data.train.class_counts.tolist(),
-            'loss': args.loss,
-            'loss_kwargs': dict(args.loss_kwargs),
-        },
-        settings=settings,
-        model=trainer.task.get_trainable_module(),
-        optimizer=trainer.optimizer,
-        amp_scaler=trainer.scaler,
-        checkpoint_dir=str(folder),
-        recovery_dir=str(folder),
-        decreasing='loss' in args.eval_metric,
-        max_history=args.checkpoint_hist,
-        task=trainer.task,
-    )
-    trim_summary(folder / 'summary.csv', start)
-    if checkpoint is not None and 'saver' in checkpoint and args.resume == 'auto':
-        saver.load_state_dict(checkpoint['saver'])
-    return saver
-
-
-def _resume(args: argparse.Namespace, folder: Path, data: setup.RunData) -> dict[str, Any] | None:
-    """The checkpoint to go on from, checked to be of this model and these classes."""
-    path = folder / 'last.pth.tar' if args.resume == 'auto' else Path(args.resume)
-    if not args.resume or (args.resume == 'auto' and not path.exists()):
-        return None
-    checkpoint = read_checkpoint(path)
-    if checkpoint.get('arch') != args.model:
-        raise RideError(
-            f'{path} is of {checkpoint.get("arch")} and --model is {args.model}; resume with the same model.'
-        )
-    names = checkpoint.get('ride', {}).get('class_names')
-    if names is not None and names != list(data.train.class_names):
-        raise RideError(
-            f'{path} was trained on other classes ({len(names)}, first {names[0]}) than {data.train.source} has '
-            f'({data.train.num_classes}, first {data.train.class_names[0]}); resume on the same data.'
-        )
-    if not {'epoch', 'optimizer'} <= checkpoint.keys():
-        raise RideError(f'{path} holds weights without a training state; resume from a last.pth.tar.')
-    if utils.is_primary(args):
-        _logger.info(f'Going on from {path}, epoch {checkpoint["epoch"]} done')
-    return checkpoint
-
-
-def _restore(checkpoint: dict[str, Any], task: RideTask, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
-    try:
-        task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict']))
-        optimizer.load_state_dict(checkpoint['optimizer'])
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise RideError(
-            f'The checkpoint does not fit the network or the optimizer ({first}); keep the options.'
-        ) from None
-    if scaler is not None and scaler.state_dict_key in checkpoint:
-        scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+    saver = create_saver(args, folder, data, trainer, checkpoint) if primary else None
+    if saver is not None:
+        saver.extra.update(stages.record(args, data, init, task))
+    found = {'evaluated_on': data.val.source}
+    return Run(args, folder, data, trainer, val_loader, saver, start, epochs, config['input_size'], found)
 
 
 def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
@@ -212,37 +198,112 @@ def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
     start_epoch(trainer.loader, seed=args.seed, epoch=epoch, rank=args.rank)
     if trainer.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
         trainer.mixup.mixup_enabled = False
-    lr = trainer.optimizer.param_groups[0]['lr']
+    lr = trainer.lr
     train_metrics = train_epoch(trainer, epoch)
-    if args.distributed and args.dist_bn:
-        utils.distribute_bn(trainer.task.get_trainable_module(), args.world_size, args.dist_bn == 'reduce')
+    _share_statistics(run)
+    check_weights(trainer.task, epoch)
+    check_scale(trainer.scaler, epoch)
     last = epoch + 1 == run.epochs
     metrics = _evaluate(run, last) if last or (epoch + 1) % args.val_interval == 0 else None
-    metric = metrics.get(args.eval_metric) if metrics else None
-    if metrics and metric is None:
-        raise RideError(f'There is no --eval-metric {args.eval_metric}; choose one of {", ".join(metrics)}.')
-    if run.saver is not None:
-        _report(run, epoch, lr, train_metrics, metrics)
-        best, best_epoch = run.saver.save_checkpoint(epoch, metric)
-        if last and metrics:
-            write_results(run.folder / 'results.json', args, metrics, best, best_epoch)
-            _logger.info(f'Last epoch: {format_metrics(metrics)}. Written to {run.folder}')
+    metric = metrics[args.eval_metric] if metrics else None
+    error = _save(run, epoch, lr, train_metrics, metrics) if run.saver is not None else None
+    failed, signum = agree(trainer, int(error is not None), trainer.stop.signum)
+    if failed:
+        raise error or RideError('The process that saves could not; its message says why.')
     if trainer.scheduler is not None:
         trainer.scheduler.step(epoch + 1, metric)
+    if signum and not last:
+        raise Interrupted(signum, f'after epoch {epoch}; the same command with --resume auto goes on')
     return metrics
 
 
+def _share_statistics(run: Run) -> None:
+    """Give all processes the same statistics of BatchNorm, those of the moving average too.
+
+    Without --dist-bn they take the first process's, which DistributedDataParallel hands out before the next step
+    anyway: what is evaluated is what is saved.
+    """
+    args, task = run.args, run.trainer.task
+    if args.distributed:
+        for module in (task.get_trainable_module(), task.get_trainable_module(ema=True)):
+            if module is not None:
+                utils.distribute_bn(module, args.world_size, args.dist_bn == 'reduce')
+
+
+def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> RideError | None:
+    """Write what an epoch leaves behind; an error is returned, for all processes to hear of it.
+
+    The row of `summary.csv` comes first: a row without a checkpoint is replaced when the epoch is repeated, a
+    checkpoint without a row would never get one.
+    """
+    assert run.saver is not None
+    text = f'epoch {epoch}: loss {train_metrics["loss"]:.4f}, {train_metrics["images_per_second"]:.0f} images/s'
+    _logger.info(text + (f'; {format_metrics(metrics)}' if metrics else ''))
+    try:
+        write_row(run.folder / 'summary.csv', epoch, train_metrics, metrics, lr)
+        run.saver.save_checkpoint(epoch, metrics[run.args.eval_metric] if metrics else None)
+        if epoch + 1 == run.epochs:
+            _write_results(run, metrics)
+    except RideError as error:
+        return error
+    except OSError as error:
+        return RideError(
+            f'{run.folder} cannot be written ({error.strerror}) and the last checkpoint is whole; make room, then go '
+            'on with --resume auto.'
+        )
+    return None
+
+
+def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
+    assert run.saver is not None
+    best, best_epoch = run.saver.best_metric, run.saver.best_epoch
+    write_results(run.folder / 'results.json', run.args, metrics, best, best_epoch, run.found)
+    _logger.info(f'Last epoch: {format_metrics(metrics)}. Written to {run.folder}')
+
+
+def _finish(run: Run) -> OrderedDict[str, float]:
+    """What is left to do when all epochs are done: nothing, or the results that a kill kept from being written."""
+    missing = run.saver is not None and run.start == run.epochs and not (run.folder / 'results.json').exists()
+    if agree(run.trainer, int(missing)) == [0]:
+        _logger.info(f'All {run.epochs} epochs of {run.folder} are done.')
+        return OrderedDict()
+    metrics = _evaluate(run, last=True)
+    if run.saver is not None:
+        _write_results(run, metrics)
+    return metrics
+
+
+def _check_eval_metric(run: Run) -> None:
+    """Refuse a --eval-metric that no evaluation will give, before an epoch is spent on it.
+
+    Raises:
+        RideError: It is none of the run's figures.
+    """
+    model: Any = unwrap_model(run.trainer.task.get_eval_model())
+    routed = run.args.stage == 'router'
+    tested = run.data.val.class_counts > 0
+    names = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0)).metric_names
+    absent = {name for name, members in run.data.groups.groups.items() if not tested[list(members)].any()}
+    known = [name for name in names if name not in absent and not name.startswith('num_')]
+    if routed:
+        known += ['mean_experts', 'gmacs', *(f'share_{k + 1}' for k in range(model.num_experts))]
+    if run.args.eval_metric not in known:
+        raise RideError(f'There is no --eval-metric {run.args.eval_metric}; choose one of {", ".join(known)}.')
+
+
 def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
-    args, trainer, data = run.args, run.trainer, run.data
-    model = unwrap_model(trainer.task.get_eval_model(ema=args.model_ema))
-    evaluator = LongTailEvaluator(
-        data.train.class_counts,
-        groups=data.groups.groups,
-        class_names=data.train.class_names,
-        num_experts=getattr(model, 'num_experts', 0),
-        device=trainer.device,
-    )
-    metrics = evaluate(model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed)
+    args, trainer = run.args, run.trainer
+    model: Any = unwrap_model(trainer.task.get_eval_model(ema=args.model_ema))
+    routed = args.stage == 'router'
+    if routed and last:
+        run.found.update(_settle_router(run, model))
+    evaluator = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0))
+    if routed:
+        metrics = evaluate_routed(
+            model, run.val_loader, evaluator, None, run.input_size, trainer.autocast, args.distributed
+        )
+    else:
+        metrics = evaluate(model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed)
     if last:
         table = evaluator.per_class(distributed=args.distributed)
         if trainer.primary:
@@ -250,13 +311,43 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     return metrics
 
 
-def _report(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> None:
-    text = f'epoch {epoch}: loss {train_metrics["loss"]:.4f}, {train_metrics["images_per_second"]:.0f} images/s'
-    _logger.info(text + (f'; {format_metrics(metrics)}' if metrics else ''))
-    utils.update_summary(
-        epoch, train_metrics, metrics, run.folder / 'summary.csv', lr=lr,
-        write_header=None if metrics or epoch else True,
-    )  # fmt: skip
+def _evaluator(run: Run, num_experts: int) -> LongTailEvaluator:
+    return LongTailEvaluator(
+        run.data.train.class_counts,
+        groups=run.data.groups.groups,
+        class_names=run.data.train.class_names,
+        num_experts=num_experts,
+        device=run.trainer.device,
+    )
+
+
+def _settle_router(run: Run, model: Any) -> dict[str, Any]:
+    """Choose the threshold on held-out images, write it where the weights are saved, and report."""
+    args, data, trainer = run.args, run.data, run.trainer
+    found: dict[str, Any] = {'router_threshold': model.router_threshold}
+    if data.holdout is not None:
+        rows, rule = settle_threshold(
+            model, run.val_loader, data.groups.groups, fixed=args.router_threshold, input_size=run.input_size,
+            device=trainer.device, autocast=trainer.autocast, distributed=args.distributed,
+        )  # fmt: skip
+        found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': rows}
+        if trainer.primary:
+            write_sweep(run.folder / 'sweep.csv', rows)
+            _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(rows, model.router_threshold)}')
+            _logger.info(f'Router threshold {model.router_threshold:g}: {rule}')
+    else:
+        evaluator = _evaluator(run, model.num_experts)
+        found['all_experts'] = evaluate(
+            model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed
+        )
+        found['all_experts']['gmacs'] = gmacs(model, run.input_size)
+        if trainer.primary:
+            _logger.info(f'All experts: {format_metrics(found["all_experts"])}')
+    args.model_kwargs['router_threshold'] = model.router_threshold
+    if run.saver is not None:
+        run.saver.settings['model_kwargs'] = args.model_kwargs
+        run.saver.extra['router_threshold'] = model.router_threshold
+    return found
 
 
 def _clock(seconds: float) -> str:

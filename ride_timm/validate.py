@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ParseKwargs
 
 from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, open_eval_split, open_train_split
 from ride_timm.engine.cost import gmacs
@@ -21,6 +20,7 @@ from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.router_stage import evaluate_routed
 from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.values import KeyValues, check_values, check_writable
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--pretrained', action='store_true', help='the published weights')
     parser.add_argument('--use-ema', action='store_true', help='the moving average in the checkpoint')
     parser.add_argument('--num-classes', type=int, metavar='N')
-    parser.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')
     parser.add_argument('--dataset', default='', metavar='NAME', help='torch/cifar100, ...; else a folder')
     parser.add_argument('--dataset-download', action='store_true', help='let torchvision download what is missing')
@@ -101,8 +101,9 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     """
     if not args.data_dir:
         raise RideError('No --data-dir was given; name a folder with val/, one folder of images a class.')
-    if args.device and args.device.startswith('cuda') and not torch.cuda.is_available():
-        raise RideError(f'--device {args.device} was given and PyTorch finds no CUDA device; use --device cpu.')
+    check_values(args)
+    for name in ('results_file', 'per_class_file'):
+        check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     trained = load_trained(args)
     args.in_chans = trained.model.in_chans
@@ -139,8 +140,6 @@ def _measure(
     routed = args.routed or args.threshold is not None
     if routed and getattr(model, 'router', None) is None:
         raise RideError(f'Routing was asked for and {args.model or args.checkpoint} has no router; train one first.')
-    if args.threshold is not None and not 0.0 <= args.threshold <= 1.0:
-        raise RideError(f'--threshold {args.threshold:g} was given; it is a probability from 0 to 1.')
     evaluator = LongTailEvaluator(
         counts if counts is not None else split.class_counts,
         groups=choose_groups(counts).groups if counts is not None else {},

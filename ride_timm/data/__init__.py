@@ -11,6 +11,10 @@ from ride_timm.data.groups import GroupChoice as GroupChoice
 from ride_timm.data.groups import choose_groups as choose_groups
 from ride_timm.data.groups import frequency_groups as frequency_groups
 from ride_timm.data.groups import quantile_groups as quantile_groups
+from ride_timm.data.holdout import HeldOut as HeldOut
+from ride_timm.data.holdout import hold_out as hold_out
+from ride_timm.data.holdout import holdout_rows as holdout_rows
+from ride_timm.data.holdout import split_digest as split_digest
 from ride_timm.data.images import ImageSet as ImageSet
 from ride_timm.data.images import convert_image as convert_image
 from ride_timm.data.images import open_image as open_image
@@ -29,5 +33,7 @@ from ride_timm.data.samplers import ProgressiveSampler as ProgressiveSampler
 from ride_timm.data.samplers import SquareRootSampler as SquareRootSampler
 from ride_timm.data.samplers import create_sampler as create_sampler
 from ride_timm.data.transforms import AUGMENTATIONS as AUGMENTATIONS
+from ride_timm.data.transforms import Cutout as Cutout
+from ride_timm.data.transforms import cifar_aa_train_transform as cifar_aa_train_transform
 from ride_timm.data.transforms import cifar_train_transform as cifar_train_transform
 from ride_timm.data.transforms import create_train_transform as create_train_transform

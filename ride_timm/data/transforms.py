@@ -1,17 +1,40 @@
-"""Training augmentation by name: timm's own, or the one of the CIFAR long-tail papers."""
+"""Training augmentation by name: timm's own, or the ones of the CIFAR long-tail papers."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from timm.data import create_transform
 from timm.data.transforms import MaybePILToTensor, str_to_interp_mode
 from torchvision import transforms
 
 from ride_timm.errors import RideError
 
-__all__ = ['AUGMENTATIONS', 'cifar_train_transform', 'create_train_transform']
+__all__ = ['AUGMENTATIONS', 'Cutout', 'cifar_aa_train_transform', 'cifar_train_transform', 'create_train_transform']
 
-AUGMENTATIONS = ('timm', 'cifar')
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa')
+
+
+class Cutout:
+    """Blacken a square whose centre is any pixel, so that at the border less of it is inside the image.
+
+    torchvision's RandomErasing keeps the whole square inside, which blackens more.
+
+    Source: arXiv:1708.04552, section 3; before normalisation, as the long-tail papers apply it.
+
+    Args:
+        size: Side of the square in pixels.
+    """
+
+    def __init__(self, size: int = 16) -> None:
+        self.size = size
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """A copy of `image` (channels, H, W) with the square set to 0."""
+        top, left = (int(torch.randint(side, ())) - self.size // 2 for side in image.shape[-2:])
+        image = image.clone()
+        image[..., max(top, 0) : top + self.size, max(left, 0) : left + self.size] = 0
+        return image
 
 
 def cifar_train_transform(
@@ -44,28 +67,65 @@ def cifar_train_transform(
     return compose
 
 
+def cifar_aa_train_transform(
+    size: int = 32,
+    padding: int = 4,
+    hflip: float = 0.5,
+    cutout: int = 16,
+    interpolation: str = 'bilinear',
+) -> Callable[[Any], Any]:
+    """Strong augmentation of later CIFAR-LT experiments: padded crop, flip, CIFAR AutoAugment, Cutout; no rotation.
+
+    Source: AutoAugment, arXiv:1805.09501, its CIFAR-10 policy in torchvision's implementation; Cutout,
+    arXiv:1708.04552; together as in Balanced Meta-Softmax (arXiv:2007.10740) and SHIKE (arXiv:2304.01279).
+
+    Args:
+        size: As in `cifar_train_transform`.
+        padding: As in `cifar_train_transform`.
+        hflip: Probability of a horizontal flip.
+        cutout: Side of the blackened square in pixels.
+        interpolation: timm's name of the interpolation for the resize.
+
+    Returns:
+        A transform from a Pillow image to a uint8 tensor (channels, size, size); timm's `PrefetchLoader` normalises.
+    """
+    steps = [
+        transforms.Resize(size, interpolation=str_to_interp_mode(interpolation)),
+        transforms.RandomCrop(size, padding=padding),
+        transforms.RandomHorizontalFlip(hflip),
+        transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
+        transforms.PILToTensor(),
+        Cutout(cutout),
+    ]
+    compose: Callable[[Any], Any] = transforms.Compose(steps)
+    return compose
+
+
 def create_train_transform(
     augmentation: str, input_size: int | tuple[int, int] | tuple[int, int, int] = 224, **kwargs: Any
 ) -> Callable[[Any], Any]:
     """Training transform by name, for a loader whose normalisation happens in timm's `PrefetchLoader`.
 
     Args:
-        augmentation: `timm` or `cifar`.
+        augmentation: `timm`, `cifar` or `cifar_aa`.
         input_size: Image side, (height, width) or (channels, height, width).
-        **kwargs: Arguments of `timm.data.create_transform` or of `cifar_train_transform`.
+        **kwargs: Arguments of `timm.data.create_transform`, `cifar_train_transform` or `cifar_aa_train_transform`.
 
     Returns:
         A transform from a Pillow image to a uint8 tensor.
 
     Raises:
-        RideError: If the name is unknown, or the `cifar` crop would not be square.
+        RideError: If the name is unknown, or the crop of a CIFAR augmentation would not be square.
     """
     if augmentation == 'timm':
         made: Callable[[Any], Any] = create_transform(input_size, is_training=True, use_prefetcher=True, **kwargs)
         return made
-    if augmentation != 'cifar':
+    made_by = {'cifar': cifar_train_transform, 'cifar_aa': cifar_aa_train_transform}
+    if augmentation not in made_by:
         raise RideError(f'the augmentation "{augmentation}" is unknown: use one of {", ".join(AUGMENTATIONS)}')
     sides = {input_size} if isinstance(input_size, int) else set(input_size[-2:])
     if len(sides) != 1:
-        raise RideError(f'the cifar augmentation makes square images, not {input_size}: use the timm augmentation')
-    return cifar_train_transform(sides.pop(), **kwargs)
+        raise RideError(
+            f'the {augmentation} augmentation makes square images, not {input_size}: use the timm augmentation'
+        )
+    return made_by[augmentation](sides.pop(), **kwargs)

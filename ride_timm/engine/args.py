@@ -1,17 +1,12 @@
-"""The training command's arguments: timm's flags and ours, and which source of a value wins.
-
-Explicit flag > recipe > what is picked from the data and the hardware (`setup.py`) > timm's default.
-"""
+"""The training command's arguments: timm's flags and ours (which source of a value wins: `precedence.py`)."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from timm.utils import ParseKwargs
-
 from ride_timm.data import AUGMENTATIONS
-from ride_timm.errors import RideError
+from ride_timm.engine.precedence import STAGES, check_stage, merge, recipe_values
+from ride_timm.engine.values import KeyValues
 from ride_timm.losses import list_losses
 from ride_timm.recipes import load_recipe
 
@@ -25,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Train a RIDE network, or any timm classifier beside it, on long-tailed images.',
     )
     parser.add_argument('--recipe', metavar='NAME', help='named settings (see `ride-timm recipes`), or a YAML file')
+    _add_stage(parser.add_argument_group('stage'))
     _add_data(parser.add_argument_group('data'))
     _add_model(parser.add_argument_group('model'))
     _add_loss(parser.add_argument_group('loss and sampling'))
@@ -36,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line and merge the recipe.
+    """Parse the command line and merge the recipe and the stage's defaults.
 
     Args:
         argv: The arguments; None means those of the process.
@@ -45,22 +41,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         All values; `explicit` holds the names that the command line set and `from_recipe` those of the recipe.
 
     Raises:
-        RideError: The recipe is unknown, or has a key that is no argument.
+        RideError: The recipe is unknown, has a key that is no argument or a value that the argument does not take; or
+            an option belongs to another stage.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
-    explicit = _explicit(argv)
-    recipe = load_recipe(args.recipe) if args.recipe else {}
-    known = vars(args).keys() - {'recipe'}
-    for key in recipe.keys() - known:
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f', did you mean {close[0]}?' if close else ''
-        raise RideError(f'The recipe {args.recipe} has the key {key}, which is no argument of the training{hint}.')
-    for key, value in recipe.items():
-        if key not in explicit:
-            setattr(args, key, value)
-    args.explicit = sorted(explicit)
-    args.from_recipe = sorted(recipe.keys() - explicit)
+    recipe = recipe_values(load_recipe(args.recipe), parser, args.recipe) if args.recipe else {}
+    merge(args, _explicit(argv), recipe)
+    check_stage(args)
     return args
 
 
@@ -70,6 +58,37 @@ def _explicit(argv: Sequence[str] | None) -> set[str]:
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return set(vars(parser.parse_args(argv)))
+
+
+def _add_stage(group: Any) -> None:
+    group.add_argument(
+        '--stage', default='experts', choices=STAGES,
+        help='what trains: the whole network (default), or on --init the router alone, or the heads alone',
+    )  # fmt: skip
+    group.add_argument(
+        '--init', metavar='FILE',
+        help='weights to begin with: a last.pth.tar of a run, or a model.safetensors with its config.json',
+    )  # fmt: skip
+    group.add_argument('--init-ema', action='store_true', help='take the moving average of --init')
+    group.add_argument(
+        '--holdout', type=float, metavar='F',
+        help='hold out this fraction of the training images and evaluate on them instead of val/ (by --seed; the '
+        'router stage holds out what the experts of --init did not see)',
+    )  # fmt: skip
+    group.add_argument(
+        '--router-threshold', type=float, metavar='T',
+        help='probability above which an image goes on to the next expert (default: chosen on --holdout images)',
+    )  # fmt: skip
+    group.add_argument(
+        '--router-pos-weight', type=float, default=100.0, metavar='W',
+        help='weight of images that need more experts: higher passes more of them on (default: 100)',
+    )  # fmt: skip
+    group.add_argument('--keep-heads', action='store_true', help='stage heads: train the heads of --init, not new ones')
+    group.add_argument(
+        '--teacher', metavar='FILE', help="distil this checkpoint or exported folder into the experts' mean"
+    )
+    group.add_argument('--distill-weight', type=float, default=1.0, metavar='W', help='of the distillation loss')
+    group.add_argument('--distill-temperature', type=float, default=1.5, metavar='T', help='of its softmax')
 
 
 def _add_data(group: Any) -> None:
@@ -95,7 +114,7 @@ def _add_model(group: Any) -> None:
     group.add_argument('--img-size', type=int, metavar='N', help='side of the images (default: that of the model)')
     group.add_argument('--drop', type=float, default=0.0, metavar='P', help='dropout before the heads')
     group.add_argument('--drop-path', type=float, metavar='P', help='stochastic depth')
-    group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    group.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     group.add_argument('--grad-checkpointing', action='store_true', help='recompute activations to save memory')
     group.add_argument('--model-ema', action='store_true', help='keep a moving average of the weights')
     group.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='D')
@@ -104,11 +123,18 @@ def _add_model(group: Any) -> None:
 
 def _add_loss(group: Any) -> None:
     group.add_argument('--loss', choices=list_losses(), help='default: ride for several experts, ce for one')
-    group.add_argument('--loss-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    group.add_argument('--loss-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     group.add_argument(
         '--reweight-epoch', type=int, metavar='N',
         help='0-based epoch of deferred re-weighting (default: at 80 %% of the epochs); -1 for never',
     )  # fmt: skip
+    group.add_argument(
+        '--mutual', type=float, default=0.0, metavar='W', help='weight of mutual distillation among the experts'
+    )
+    group.add_argument(
+        '--mutual-hard', type=float, default=0.0, metavar='W', help='the same over the 30 hardest classes of each image'
+    )
+    group.add_argument('--mutual-temperature', type=float, default=1.0, metavar='T', help='of both')
     group.add_argument('--smoothing', type=float, default=0.0, metavar='E', help='label smoothing')
     group.add_argument(
         '--sampler', default='instance', choices=('instance', 'balanced', 'sqrt', 'progressive'),
@@ -120,7 +146,7 @@ def _add_optimizer(group: Any) -> None:
     group.add_argument('--opt', default='sgd', metavar='NAME')
     group.add_argument('--opt-eps', type=float, metavar='E')
     group.add_argument('--opt-betas', type=float, nargs='+', metavar='B')
-    group.add_argument('--opt-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='K=V')
+    group.add_argument('--opt-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     group.add_argument('--momentum', type=float, default=0.9, metavar='M')
     group.add_argument('--weight-decay', type=float, default=2e-5, metavar='W')
     group.add_argument('--layer-decay', type=float, metavar='D')
@@ -137,6 +163,13 @@ def _add_schedule(group: Any) -> None:
     group.add_argument('--lr-base', type=float, default=0.1, metavar='LR', help='lr = lr-base * batch / lr-base-size')
     group.add_argument('--lr-base-size', type=int, default=256, metavar='N')
     group.add_argument('--lr-base-scale', default='', choices=('', 'linear', 'sqrt'))
+    group.add_argument(
+        '--global-batch-size', type=int, metavar='N',
+        help='images a step (batch x processes x accumulation) that the learning rate is meant for; another is named',
+    )  # fmt: skip
+    group.add_argument(
+        '--scale-lr', action='store_true', help='scale --lr and --warmup-lr by the batch over --global-batch-size'
+    )
     group.add_argument('--warmup-lr', type=float, default=1e-5, metavar='LR')
     group.add_argument('--warmup-epochs', type=int, default=5, metavar='N')
     group.add_argument('--warmup-prefix', action='store_true')
@@ -186,4 +219,5 @@ def _add_run(group: Any) -> None:
     group.add_argument('--checkpoint-hist', type=int, default=1, metavar='N', help='best checkpoints to keep')
     group.add_argument('--eval-metric', default='top1', metavar='NAME')
     group.add_argument('--val-interval', type=int, default=1, metavar='N', help='evaluate every N epochs and the last')
+    group.add_argument('--quiet', action='store_true', help='warnings only; on a terminal the progress bar stays')
     group.add_argument('--log-interval', type=int, default=50, metavar='N', help='log line every N batches')

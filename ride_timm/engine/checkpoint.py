@@ -1,26 +1,38 @@
 """Checkpoints in timm's names and layout: written so that a kill loses nothing, read without running anything."""
 
+import argparse
 import math
 import os
-import pickle
 import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.utils import CheckpointSaver
+from torch.serialization import safe_globals
 
+from ride_timm.engine.files import sync_folder
 from ride_timm.errors import RideError
 
 __all__ = ['RunSaver', 'read_checkpoint']
 
+_LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
+
+_REFUSED = ('Unsupported global', 'unsupported GLOBAL', 'Trying to')  # what torch says of code in a file
+
 
 class RunSaver(CheckpointSaver):
-    """timm's saver with three repairs.
+    """timm's saver, repaired where a kill, a full disk or a metric that is not a number does harm.
 
-    1. `last` is replaced in one step; timm unlinks it first and loses it when killed between the two.
-    2. A metric that is not a number never becomes the best; timm keeps it for ever.
-    3. `args` is a plain dict, so that the file loads with `weights_only=True` and nothing allowed beside.
+    1. Every file appears in one step and lasts through a loss of power; timm unlinks `last` before it renames, and
+       loses it when killed between the two.
+    2. A save that was killed after `last` is completed on resuming, so that `model_best` and the history are those of
+       a run that was never killed.
+    3. A metric that is not finite never becomes the best; timm keeps NaN for ever.
+    4. `args` is a plain dict, so that the file loads with `weights_only=True` and nothing allowed beside.
 
     Args:
         extra: What goes into the file under the key `ride`: class names and counts, loss.
@@ -32,38 +44,110 @@ class RunSaver(CheckpointSaver):
         super().__init__(**kwargs)
         self.extra = extra
         self.settings = settings
-        for litter in ('tmp', 'link'):
-            Path(self.checkpoint_dir, litter + self.extension).unlink(missing_ok=True)
-
-    def _replace(self, src: str, dst: str) -> None:
-        with Path(src).open('rb') as file:
-            os.fsync(file.fileno())
-        Path(src).replace(dst)
-
-    def _duplicate(self, src: str, dst: str) -> None:
-        link = Path(self.checkpoint_dir, 'link' + self.extension)
-        link.unlink(missing_ok=True)
-        try:
-            link.hardlink_to(src)
-        except (OSError, NotImplementedError):
-            shutil.copy2(src, link)
-        link.replace(dst)
+        self.folder = Path(self.checkpoint_dir)
+        self.only_start = False  # whether `last` holds the state before the first epoch of this process
+        self.last = self.folder / f'last{self.extension}'
+        self.best = self.folder / f'model_best{self.extension}'
+        for litter in _LITTER:
+            (self.folder / litter).unlink(missing_ok=True)
 
     def save_checkpoint(self, epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
         """Save `last`, and the best ones.
 
         Args:
             epoch: Index of the epoch that ended.
-            metric: What ranks checkpoints; None or not a number ranks behind all.
+            metric: What ranks checkpoints; None or not finite ranks behind all.
 
         Returns:
             Best metric so far and its epoch, None before there is one.
-        """
-        ranked = None if metric is None or math.isnan(metric) else metric
-        best: tuple[float | None, int | None] = super().save_checkpoint(epoch, ranked)
-        return best
 
-    def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
+        Raises:
+            RideError: The files cannot be written; those of the epoch before are whole.
+        """
+        ranked = metric if metric is not None and math.isfinite(metric) else None
+        with self._explained():
+            self._save_last(epoch, ranked, self.state_dict(epoch, ranked))
+            self.only_start = False
+            self._keep(epoch, ranked)
+        return (None, None) if self.best_metric is None else (self.best_metric, self.best_epoch)
+
+    def save_start(self, epoch: int) -> None:
+        """Save the state before the first epoch as `last`.
+
+        The folder then belongs to this run from its first second on, and a disk that cannot be written is found
+        before an epoch is spent.
+
+        Args:
+            epoch: Index of the epoch before, -1 for a run from the start.
+
+        Raises:
+            RideError: The file cannot be written.
+        """
+        with self._explained():
+            self._save_last(epoch, None, self.state_dict())
+            self.only_start = True
+
+    def discard_start(self) -> None:
+        """Free the folder again, if `last` is still what `save_start` wrote: nothing is lost."""
+        if self.only_start:
+            self.last.unlink(missing_ok=True)
+
+    def restart(self, source: Path, state: dict[str, Any]) -> None:
+        """Go on in the folder of a checkpoint, finishing the save that wrote it.
+
+        Args:
+            source: The checkpoint, a file of this folder; becomes `last`.
+            state: Its entry `saver`.
+
+        Raises:
+            RideError: The files cannot be written.
+        """
+        with self._explained():
+            self._duplicate(source, self.last)
+            epoch, metric = state.get('pending') or (None, None)
+            self.load_state_dict({**state, 'pending': (None, None)})
+            self._cleanup_checkpoints()  # --checkpoint-hist may be less than it was
+            if epoch is not None and self._checkpoint_path(epoch) not in [file for file, _ in self.checkpoint_files]:
+                self._keep(epoch, metric)
+            best = Path(self._checkpoint_path(self.best_epoch)) if self.best_epoch is not None else None
+            if best is not None and best.exists():
+                self._duplicate(best, self.best)
+
+    def _keep(self, epoch: int, metric: float | None) -> None:
+        """Put `last` into the history if it ranks there, and make it the best if it is."""
+        full = len(self.checkpoint_files) >= self.max_history
+        worst = self.checkpoint_files[-1][1] if self.checkpoint_files else None
+        if full and worst is not None and (metric is None or not self.cmp(metric, worst)):
+            return
+        if full:
+            self._cleanup_checkpoints(1)
+        path = self._checkpoint_path(epoch)
+        self._duplicate(self.last, path)
+        self._track_checkpoint(path, epoch, metric)
+
+    def _save_last(self, epoch: int, metric: float | None, history: dict[str, Any]) -> None:
+        temporary = self.folder / f'tmp{self.extension}'
+        self._write(temporary, epoch, metric, history)
+        temporary.replace(self.last)
+        sync_folder(self.folder)
+
+    def _duplicate(self, src: str | Path, dst: str | Path) -> None:
+        """Make `dst` the same file as `src`, in one step."""
+        source, target = Path(src), Path(dst)
+        if target.exists() and target.samefile(source):
+            return  # also because a rename onto another name of the same file does nothing and leaves both
+        link = self.folder / f'link{self.extension}'
+        link.unlink(missing_ok=True)
+        try:
+            link.hardlink_to(source)
+        except (OSError, NotImplementedError):  # a file system without links
+            shutil.copyfile(source, link)
+            with link.open('rb+') as file:
+                os.fsync(file.fileno())
+        link.replace(target)
+        sync_folder(self.folder)
+
+    def _write(self, path: Path, epoch: int, metric: float | None, history: dict[str, Any]) -> None:
         assert self.task is not None
         state: dict[str, Any] = {
             'epoch': epoch,
@@ -72,14 +156,34 @@ class RunSaver(CheckpointSaver):
             'version': 2,  # timm: the epoch is that of the weights, not the next one
             'args': self.settings,
             'metric': metric,
-            'saver': self.state_dict(epoch, metric),
+            'saver': history,
             'ride': self.extra,
             **self.task.get_checkpoint_state(unwrap_fn=self.unwrap_fn),
             **self.task.get_checkpoint_state(ema=True, unwrap_fn=self.unwrap_fn),
         }
         if self.amp_scaler is not None:
             state[self.amp_scaler.state_dict_key] = self.amp_scaler.state_dict()
-        torch.save(state, save_path)
+        with path.open('wb') as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn a failure to write into one sentence, and leave no half of a file behind."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            # torch hides the system's error behind one of its own about positions in the file
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            for name in ('tmp', 'link'):
+                (self.folder / (name + self.extension)).unlink(missing_ok=True)
+            raise RideError(
+                f'The checkpoint cannot be written to {self.folder} ({cause.strerror}) and the one before is whole; '
+                'make room, then go on with --resume auto.'
+            ) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -89,27 +193,37 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: A file that our training, or timm's, wrote.
 
     Returns:
-        The file's content; `state_dict` is there.
+        The file's content; `state_dict` is there, and `args`, if it is, is a dict.
 
     Raises:
-        RideError: There is no such file, it is no checkpoint, or it names foreign classes.
+        RideError: There is no such file, it is no checkpoint, it is damaged, or it names foreign classes.
     """
     if not Path(path).is_file():
         raise RideError(f'There is no checkpoint {path}; give the path of a last.pth.tar or model_best.pth.tar.')
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        if 'Unsupported global' in str(error) or 'GLOBAL' in str(error):
+        _check_sums(path)
+        with safe_globals([argparse.Namespace]):  # timm's training keeps its arguments as one; it holds no code
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # a damaged file fails in any way there is
+        if any(words in str(error) for words in _REFUSED):
             raise RideError(
                 f'{path} names Python classes beside tensors, which only `ride-timm convert` reads (without running '
                 'them); convert an official file first, and do not load one that you do not trust.'
             ) from None
         raise RideError(_no_checkpoint(path)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
-        raise RideError(_no_checkpoint(path)) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
         raise RideError(_no_checkpoint(path))
+    if isinstance(checkpoint.get('args'), argparse.Namespace):
+        checkpoint['args'] = vars(checkpoint['args'])
     return checkpoint
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the checksums of a zip file, which torch does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise ValueError('wrong checksum')
 
 
 def _no_checkpoint(path: str | Path) -> str:

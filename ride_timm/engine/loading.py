@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.setup import check_architecture
+from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
 from ride_timm.errors import RideError
 
 __all__ = ['TrainedNet', 'load_trained']
@@ -85,12 +85,13 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
     if any(key.startswith('router.') for key in state):
         kwargs.setdefault('router', True)
     classes = args.num_classes or settings.get('num_classes') or len(known.get('class_names') or ()) or None
-    model = _create(name, False, classes, kwargs)
+    model: Any = _create(name, False, classes, kwargs)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise RideError(f'{path} does not fit {name} ({first}); check --model and --num-classes.') from None
+    model.pretrained_cfg.update(settings.get('data_config') or {})
     return _checked(model, name, known.get('class_names'), known.get('class_counts'))
 
 
@@ -108,7 +109,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     config = json.loads(beside.read_text(encoding='utf-8'))
     ride = config.get('ride', {})
     names = config.get('label_names') or config.get('pretrained_cfg', {}).get('label_names')
-    settings = {'num_classes': config.get('num_classes'), 'model_kwargs': config.get('model_args', {})}
+    prepared = {key: value for key, value in config.get('pretrained_cfg', {}).items() if key in DATA_CONFIG_KEYS}
+    settings = {
+        'num_classes': config.get('num_classes'),
+        'model_kwargs': config.get('model_args', {}),
+        'data_config': prepared,
+    }
     settings['model_kwargs'].pop('num_classes', None)
     known = {'arch': config.get('architecture'), 'class_names': names, 'class_counts': ride.get('class_counts')}
     return state, {**known, 'args': settings}

@@ -14,7 +14,8 @@ def setup_logging(level: int = logging.INFO) -> None:
     """
     if not logging.getLogger().handlers:
         logging.basicConfig(format='%(message)s')
-    for package in ('ride_timm', 'timm'):  # not the root: other libraries would talk as well
+    # not the root: other libraries would talk as well; __main__ is a command of ours run by `python -m`
+    for package in ('ride_timm', 'timm', '__main__'):
         logging.getLogger(package).setLevel(level)
     # the saver lists its files after every epoch
     logging.getLogger('timm.utils.checkpoint_saver').setLevel(max(level, logging.WARNING))

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,12 +18,15 @@ from timm.task import evaluation_sample_limit
 from torch import nn
 from tqdm import tqdm
 
+from ride_timm.engine.divergence import describe_divergence
+from ride_timm.engine.interrupt import Interrupted, StopRequest
+from ride_timm.engine.logs import interactive
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
-from ride_timm.tasks import RideTask, RouterTask
+from ride_timm.tasks import ExpertTask
 
-__all__ = ['Trainer', 'evaluate', 'train_epoch']
+__all__ = ['Trainer', 'agree', 'evaluate', 'train_epoch']
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 class Trainer:
     """Everything an epoch needs."""
 
-    task: RideTask | RouterTask
+    task: ExpertTask
     loader: PrefetchLoader
     optimizer: torch.optim.Optimizer
     device: torch.device
@@ -52,13 +54,28 @@ class Trainer:
     log_interval: int = 50
     world_size: int = 1
     primary: bool = True
+    stop: StopRequest = field(default_factory=StopRequest)
     epochs: int = 1
     meters: dict[str, utils.AverageMeter] = field(default_factory=dict)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first group of parameters."""
+        return float(self.optimizer.param_groups[0]['lr'])
 
     @property
     def updates_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         return -(-len(self.loader) // self.accum_steps)
+
+    def ends_step(self, index: int) -> bool:
+        """Whether the optimizer steps after batch `index` of an epoch."""
+        return (index + 1) % self.accum_steps == 0 or index == len(self.loader) - 1
+
+    def step_size(self, index: int) -> int:
+        """Batches of the optimizer step that batch `index` belongs to; the last step of an epoch may have fewer."""
+        rest = len(self.loader) % self.accum_steps
+        return self.accum_steps if index < len(self.loader) - rest else rest
 
     def batch(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch as the task takes it: on the device, mixed or smoothed where asked for."""
@@ -75,6 +92,22 @@ class Trainer:
         return images, mixup_target(target, self.num_classes, smoothing=self.smoothing)  # Mixup pairs images
 
 
+@dataclass
+class _Batch:
+    """A batch that was trained on, for the case that it has to be spoken of."""
+
+    epoch: int
+    index: int
+    images: torch.Tensor
+    target: torch.Tensor
+    values: dict[str, float]
+    gradient_norm: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.values['loss']) and math.isfinite(self.gradient_norm)
+
+
 def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
     """Train one epoch.
 
@@ -87,84 +120,127 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
 
     Raises:
         RideError: The loss or a gradient is not finite.
+        Interrupted: `trainer.stop` has noted a signal, in some process; the step is finished.
     """
     trainer.task.set_epoch(epoch)
-    trainer.task.get_trainable_module().train()  # type: ignore[union-attr]
+    module: Any = trainer.task.get_trainable_module()
+    module.train()
     trainer.optimizer.zero_grad()
     trainer.meters = {}
-    batches = len(trainer.loader)
+    parameters = trainer.task.get_clip_parameters()
     start = time.perf_counter()
-    images = 0
+    count = 0
+    bad: _Batch | None = None
     shown = tqdm(
         trainer.loader, desc=f'epoch {epoch + 1}/{trainer.epochs}', leave=False,
-        disable=not (trainer.primary and sys.stderr.isatty()),
+        disable=not (trainer.primary and interactive()),
     )  # fmt: skip
-    for index, (image, target) in enumerate(shown):
-        update = (index + 1) % trainer.accum_steps == 0 or index == batches - 1
-        group = (
-            trainer.accum_steps if index < batches - batches % trainer.accum_steps else batches % trainer.accum_steps
-        )
-        image, target = trainer.batch(image, target)
-        result = _step(trainer, image, target, update, group, f'epoch {epoch}, batch {index}')
-        for name, value in result.items():
-            trainer.meters.setdefault(name, utils.AverageMeter()).update(value, len(image))
-        images += len(image)
+    for index, (images, target) in enumerate(shown):
+        images, target = trainer.batch(images, target)
+        update = trainer.ends_step(index)
+        parts = _backward(trainer, images, target, update, trainer.step_size(index))
+        norm = _gradient_norm(parameters) if update and trainer.scaler is None else None
+        batch = _Batch(epoch, index, images, target, *_read(parts, norm))
+        bad = bad if bad or batch.finite else batch
+        for name, value in batch.values.items():
+            trainer.meters.setdefault(name, utils.AverageMeter()).update(value, len(images))
+        count += len(images)
         if update:
-            step = epoch * trainer.updates_per_epoch + index // trainer.accum_steps + 1
-            trainer.task.update_ema(step=step)
-            if trainer.scheduler is not None:
-                trainer.scheduler.step_update(step)
-        _report(trainer, epoch, index, batches, shown)
-    return _epoch_means(trainer, images, time.perf_counter() - start)
+            _finish_step(trainer, batch, bad)
+        _report(trainer, batch, shown)
+    return _epoch_means(trainer, count, time.perf_counter() - start)
 
 
-def _step(
-    trainer: Trainer, images: torch.Tensor, target: torch.Tensor, update: bool, group: int, where: str
-) -> dict[str, float]:
-    """Forward, backward and, at the end of a group of batches, the optimizer's step."""
-    task, optimizer = trainer.task, trainer.optimizer
+def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
+    """Step the optimizer and what follows it, or stop where a process diverged or was asked to."""
+    batches = len(trainer.loader)
+    step = batch.epoch * trainer.updates_per_epoch + batch.index // trainer.accum_steps + 1
+    diverged, signum = agree(trainer, int(bad is not None), trainer.stop.signum)
+    if diverged:
+        found = bad or batch
+        module: Any = trainer.task.get_trainable_module()
+        # in every process, since SyncBatchNorm waits for all in the forward pass that this makes
+        text = describe_divergence(
+            module, trainer.autocast, found.images, found.target, found.values, found.gradient_norm,
+            f'epoch {batch.epoch}, batch {found.index} (step {step}, lr {trainer.lr:.3g})',
+        )  # fmt: skip
+        raise RideError(text if bad else f'Another process diverged in step {step}; its message says where.')
+    _update(trainer)
+    trainer.task.update_ema(step=step)
+    if trainer.scheduler is not None:
+        trainer.scheduler.step_update(step)
+    if signum and batch.index < batches - 1:  # after the last batch the epoch is worth finishing
+        raise Interrupted(signum, f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches')
+
+
+def agree(trainer: Trainer, *flags: int) -> list[int]:
+    """The largest value of each flag over all processes, so that they stop in the same step or not at all.
+
+    One all-reduce of a few bytes in each optimizer step; alone, a process keeps its own flags.
+
+    Args:
+        trainer: Knows the processes.
+        *flags: Whole numbers; every process calls with as many.
+    """
+    if trainer.world_size == 1:
+        return list(flags)
+    largest = torch.tensor(flags, device=trainer.device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return [int(flag) for flag in largest.tolist()]
+
+
+def _backward(
+    trainer: Trainer, images: torch.Tensor, target: torch.Tensor, update: bool, group: int
+) -> dict[str, torch.Tensor]:
+    """Forward and backward; returns the loss and its parts. With a scaler and `update` the optimizer steps too."""
+    task = trainer.task
     with nullcontext() if update else task.no_sync():
         with trainer.autocast():
             result = task(images, target)
-        loss = result['loss']
-        values = {name: value.detach().item() for name, value in result.items() if name != 'output'}
-        if not math.isfinite(values['loss']):
-            raise RideError(_divergence(trainer, target, where, values))
-        parameters = task.get_clip_parameters('agc' in trainer.clip_mode) if trainer.clip_grad else None
-        if trainer.scaler is not None:
-            trainer.scaler(
-                loss / group, optimizer, clip_grad=trainer.clip_grad, clip_mode=trainer.clip_mode,
-                parameters=parameters, need_update=update,
-            )  # fmt: skip
+        loss = result['loss'] / group
+        if trainer.scaler is None:
+            loss.backward()
         else:
-            (loss / group).backward()
-            if update:
-                if trainer.clip_grad:
-                    utils.dispatch_clip_grad(parameters, trainer.clip_grad, mode=trainer.clip_mode)
-                optimizer.step()
-        if update:
-            optimizer.zero_grad()
-    return values
+            trainer.scaler(
+                loss, trainer.optimizer, clip_grad=trainer.clip_grad, clip_mode=trainer.clip_mode,
+                parameters=_clipped(trainer), need_update=update,
+            )  # fmt: skip
+    return {name: value.detach() for name, value in result.items() if name != 'output'}
 
 
-def _divergence(trainer: Trainer, target: torch.Tensor, where: str, values: dict[str, float]) -> str:
-    lr = trainer.optimizer.param_groups[0]['lr']
-    counts = target.bincount().tolist() if target.ndim == 1 else 'mixed'
-    return (
-        f'The loss became {values["loss"]} at {where} (lr {lr:.3g}, parts {values}, class counts of the batch '
-        f'{counts}); the last good checkpoint is kept: lower --lr, or add --clip-grad 1.'
-    )
+def _update(trainer: Trainer) -> None:
+    """Clip the gradients and step, unless a scaler has done so; it leaves out steps whose gradients overflow."""
+    if trainer.scaler is None:
+        if trainer.clip_grad:
+            utils.dispatch_clip_grad(_clipped(trainer), trainer.clip_grad, mode=trainer.clip_mode)
+        trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
 
 
-def _report(trainer: Trainer, epoch: int, index: int, batches: int, shown: Any) -> None:
+def _clipped(trainer: Trainer) -> list[nn.Parameter] | None:
+    return trainer.task.get_clip_parameters('agc' in trainer.clip_mode) if trainer.clip_grad else None
+
+
+def _gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _read(parts: dict[str, torch.Tensor], norm: torch.Tensor | None) -> tuple[dict[str, float], float]:
+    """The loss, its parts and the norm as numbers, with a single wait for the device."""
+    tensors = [*parts.values()] if norm is None else [*parts.values(), norm]
+    numbers = torch.stack([t.float() for t in tensors]).tolist()
+    return dict(zip(parts, numbers, strict=False)), 0.0 if norm is None else numbers[-1]
+
+
+def _report(trainer: Trainer, batch: _Batch, shown: Any) -> None:
     if not trainer.primary:
         return
     loss = trainer.meters['loss'].avg
+    number = batch.index + 1
     if not shown.disable:
         shown.set_postfix(loss=f'{loss:.3f}', refresh=False)
-    elif trainer.log_interval and (index + 1) % trainer.log_interval == 0:
-        lr = trainer.optimizer.param_groups[0]['lr']
-        _logger.info(f'Train: {epoch} [{index + 1}/{batches}]  Loss: {loss:.4f}  LR: {lr:.3e}')
+    elif trainer.log_interval and number % trainer.log_interval == 0:
+        _logger.info(f'Train: {batch.epoch} [{number}/{len(trainer.loader)}]  Loss: {loss:.4f}  LR: {trainer.lr:.3e}')
 
 
 def _epoch_means(trainer: Trainer, images: int, seconds: float) -> OrderedDict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ride_timm.engine.files import write_whole
 from ride_timm.metrics import ClassResult
 from ride_timm.version import __version__
 
@@ -40,10 +41,7 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON in one step; what is not a number becomes null, which JSON has and NaN it has not."""
-    text = json.dumps(_plain(content), indent=2, allow_nan=False) + '\n'
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(path)
+    write_whole(path, json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
 
 
 def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
@@ -55,7 +53,12 @@ def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
 
 
 def write_results(
-    path: Path, args: argparse.Namespace, last: Mapping[str, float], best: float | None, best_epoch: int | None
+    path: Path,
+    args: argparse.Namespace,
+    last: Mapping[str, float],
+    best: float | None,
+    best_epoch: int | None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a training run's results: the last epoch first, the best one named as what it is.
 
@@ -65,6 +68,7 @@ def write_results(
         last: Figures of the last epoch.
         best: Best value of the ranking metric over all evaluated epochs.
         best_epoch: The epoch of it, from 0.
+        more: What else was found, such as the router's `sweep`.
     """
     write_json(
         path,
@@ -72,6 +76,7 @@ def write_results(
             'model': args.model,
             'last_epoch': args.epochs - 1,
             'last': dict(last),
+            **(more or {}),
             'best_on_evaluation_images': {args.eval_metric: best, 'epoch': best_epoch},
             'recipe': args.recipe,
             'seed': args.seed,

@@ -2,22 +2,27 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from timm.data.loader import PrefetchLoader
+from timm.models._input import update_model_args
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.task import evaluation_sample_limit
 
 from ride_timm.data import start_epoch
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
+from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold, sweep_thresholds
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
 from ride_timm.tasks import RouterTask
 
-__all__ = ['evaluate_routed', 'train_router']
+__all__ = ['evaluate_routed', 'settle_threshold', 'train_router']
 
 _logger = logging.getLogger(__name__)
 
@@ -71,29 +76,36 @@ def evaluate_routed(
     threshold: float | None = None,
     input_size: Sequence[int] = (3, 224, 224),
     autocast: Autocast = nullcontext,
+    distributed: bool = False,
 ) -> OrderedDict[str, float]:
-    """Run routed inference over a loader, in one process.
+    """Run routed inference over a loader.
 
     Args:
         net: With a router.
         loader: Evaluation batches.
-        evaluator: Fresh, without experts of its own.
+        evaluator: Fresh, without experts of its own; its `max_samples` is set from the loader.
         threshold: None means the network's own.
         input_size: (channels, height, width), for the GMACs.
         autocast: Context of the forward pass.
+        distributed: Add up over processes.
 
     Returns:
         The evaluator's figures, `threshold`, `mean_experts`, `gmacs` (mean of an image) and `share_<k>`, the share of
         the images that passed k experts.
     """
     net.eval()
-    passed = torch.zeros(net.num_experts + 1, dtype=torch.int64)
+    left = evaluator.max_samples = evaluation_sample_limit(loader)
+    passed = torch.zeros(net.num_experts + 1, dtype=torch.int64, device=evaluator.device)
     for images, target in loader:
         with autocast():
             output = net.forward_routed(images.to(evaluator.device), threshold)
         evaluator.update(output.logits, target.to(evaluator.device))
-        passed += output.num_experts.cpu().bincount(minlength=net.num_experts + 1)
-    metrics = evaluator.compute()
+        counted = output.num_experts if left is None else output.num_experts[:left]
+        left = None if left is None else left - len(counted)
+        passed += counted.bincount(minlength=net.num_experts + 1)
+    if distributed:
+        torch.distributed.all_reduce(passed)
+    metrics = evaluator.compute(distributed=distributed)
     images_seen = max(int(passed.sum()), 1)
     shares = [int(n) / images_seen for n in passed[1:]]
     metrics['threshold'] = net.router_threshold if threshold is None else threshold
@@ -101,3 +113,33 @@ def evaluate_routed(
     metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, input_size), shares)
     metrics.update({f'share_{k}': share for k, share in enumerate(shares, start=1)})
     return metrics
+
+
+def settle_threshold(
+    net: MultiExpertNet,
+    loader: PrefetchLoader,
+    groups: Mapping[str, ArrayLike],
+    *,
+    fixed: float | None = None,
+    **kwargs: Any,
+) -> tuple[list[SweepRow], str]:
+    """Give the network the threshold that it routes with, chosen on held-out images.
+
+    Args:
+        net: With a trained router; its `router_threshold` is set.
+        loader: Images that neither the experts nor the router were trained on, and that are not the test images.
+        groups: Class indices by group name.
+        fixed: Take this threshold instead of the chosen one.
+        **kwargs: Others of `sweep_thresholds`.
+
+    Returns:
+        The rows of the sweep, and how the threshold came about in words.
+    """
+    rows = sweep_thresholds(net, loader, groups, **kwargs)
+    chosen = choose_threshold(rows)
+    net.router_threshold = chosen if fixed is None else fixed
+    update_model_args(net, router_threshold=net.router_threshold)  # what an export of this network writes down
+    rule = f'fewest GMACs at most {TOLERANCE} points below all experts on held-out images, over images and over classes'
+    if fixed is not None:
+        rule = f'--router-threshold ({chosen:g} has the {rule})'
+    return rows, rule

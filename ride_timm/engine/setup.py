@@ -5,8 +5,6 @@ import difflib
 import logging
 import math
 import os
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +15,35 @@ from timm.data.loader import PrefetchLoader
 from timm.layers import convert_sync_batchnorm
 from timm.utils import init_distributed_device, is_primary
 
-from ride_timm.data import (
-    DataSplit,
-    GroupChoice,
-    check_images,
-    choose_groups,
-    create_eval_loader,
-    create_sampler,
-    create_train_loader,
-    create_train_transform,
-    imbalance_factor,
-    open_eval_split,
-    open_train_split,
-)
+from ride_timm.data import create_eval_loader, create_sampler, create_train_loader, create_train_transform
+from ride_timm.engine.run_data import MAX_CHECKED as MAX_CHECKED
+from ride_timm.engine.run_data import HoldoutPlan as HoldoutPlan
+from ride_timm.engine.run_data import RunData as RunData
+from ride_timm.engine.run_data import build_data as build_data
+from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
 from ride_timm.losses import ExpertLoss, create_loss
 
-__all__ = ['RunData', 'build_criterion', 'build_data', 'build_loaders', 'build_model', 'pick', 'start_device']
+__all__ = [
+    'HoldoutPlan',
+    'RunData',
+    'build_criterion',
+    'build_data',
+    'build_loaders',
+    'build_mixup',
+    'build_model',
+    'data_config',
+    'pick',
+    'resolve_lr',
+    'run_folder',
+    'start_device',
+]
 
 _logger = logging.getLogger(__name__)
 
 SMALL_IMAGE = 40  # pixels; up to here the 32x32 recipes' augmentation is picked, and no loading processes
-MAX_CHECKED = 50_000  # images decoded once before training; more would keep the user waiting
+DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 ADAPTIVE = ('ada', 'lamb')  # optimizers whose learning rate timm scales by the square root of the batch
-
-
-@dataclass
-class RunData:
-    """Both splits and how their classes are grouped."""
-
-    train: DataSplit
-    val: DataSplit
-    groups: GroupChoice
 
 
 def pick(args: argparse.Namespace, name: str, value: Any, why: str) -> None:
@@ -65,55 +60,21 @@ def start_device(args: argparse.Namespace) -> torch.device:
     Raises:
         RideError: The device is not there.
     """
-    cuda = torch.cuda.is_available()
-    args.device = args.device or ('cuda' if cuda else 'cpu')
-    if args.device.startswith('cuda') and not cuda:
-        raise RideError(f'--device {args.device} was given and PyTorch finds no CUDA device; use --device cpu.')
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    check_device(args.device)
     device: torch.device = init_distributed_device(args)
     if args.amp:
         pick(args, 'amp_dtype', 'bfloat16' if device.type == 'cpu' else 'float16', f'mixed precision on {device.type}')
     return device
 
 
-def build_data(args: argparse.Namespace) -> RunData:
-    """Open both splits.
-
-    Raises:
-        RideError: The data is missing, wrong or unreadable, or disagrees with --num-classes.
-    """
-    if not args.data_dir:
-        raise RideError('No --data-dir was given; name a folder with train/ and val/, one folder of images a class.')
-    common: dict[str, Any] = {
-        'dataset': args.dataset,
-        'download': args.dataset_download,
-        'in_chans': args.in_chans or 3,
-    }
-    train = open_train_split(args.data_dir, imb_factor=args.imb_factor, **common)
-    val = open_eval_split(args.data_dir, class_names=train.class_names, split=args.val_split, **common)
-    if args.num_classes not in (None, train.num_classes):
-        raise RideError(
-            f'--num-classes {args.num_classes} was given and {train.source} has {train.num_classes} classes; leave the '
-            'option out, or check --data-dir.'
-        )
-    args.num_classes = train.num_classes
-    if not args.no_check_images and is_primary(args) and len(train.targets) + len(val.targets) <= MAX_CHECKED:
-        check_images(train)
-        check_images(val)
-    groups = choose_groups(train.class_counts)
-    if is_primary(args):
-        empty = int((val.class_counts == 0).sum())
-        _logger.info(
-            f'{train.num_classes} classes, {len(train.targets)} training images ({train.class_counts.max()} to '
-            f'{train.class_counts.min()} a class, imbalance factor {imbalance_factor(train.class_counts):.1f}), '
-            f'{len(val.targets)} evaluation images'
-            + (f', {empty} classes without any of them' if empty else '')
-            + f'; groups: {groups.text}'
-        )
-    return RunData(train, val, groups)
-
-
-def build_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Module:
+def build_model(args: argparse.Namespace, device: torch.device, router: bool | None = None) -> torch.nn.Module:
     """Create the network.
+
+    Args:
+        args: The run's arguments.
+        device: Where it goes.
+        router: As the architectures' argument; None leaves it to --model-kwargs.
 
     Raises:
         RideError: The architecture is unknown, or does not take the arguments.
@@ -124,6 +85,8 @@ def build_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Modu
     kwargs = dict(args.model_kwargs)
     if args.in_chans is not None:
         kwargs['in_chans'] = args.in_chans
+    if router is not None:
+        kwargs['router'] = router
     try:
         model: torch.nn.Module = timm.create_model(
             args.model,
@@ -133,7 +96,7 @@ def build_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Modu
             drop_path_rate=args.drop_path,
             **kwargs,
         )
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: not on the Hub, or no way there
         raise RideError(f'{args.model} cannot be created: {" ".join(str(error).split())}') from error
     args.in_chans = model.in_chans
     if args.grad_checkpointing:
@@ -165,7 +128,16 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
         pick(args, 'reweight_epoch', int(0.8 * args.epochs), '80 % of the epochs')
     if args.reweight_epoch is not None and args.loss in ('ce', 'focal', 'ldam', 'ride'):
         options['reweight_epoch'] = args.reweight_epoch
-    return create_loss(args.loss, class_counts, **options)
+    criterion = create_loss(args.loss, class_counts, **options)
+    if args.mixup > 0.0 or args.cutmix > 0.0 or args.smoothing > 0.0:
+        _check_soft_targets(criterion, experts, args.num_classes)
+    return criterion
+
+
+def _check_soft_targets(criterion: ExpertLoss, experts: int, num_classes: int) -> None:
+    """Let a loss that takes one true class only say so before the training, not in its first step."""
+    soft = torch.full((1, num_classes), 1.0 / num_classes)
+    criterion(torch.zeros(1, experts, num_classes), soft)
 
 
 def build_loaders(
@@ -173,6 +145,8 @@ def build_loaders(
 ) -> tuple[PrefetchLoader, PrefetchLoader, dict[str, Any]]:
     """Loaders of the training and the evaluation images, and timm's data configuration."""
     config = data_config(args, model)
+    # kept with the weights, so that every later use prepares images as the training did
+    args.data_config = {key: config[key] for key in DATA_CONFIG_KEYS}
     size = config['input_size']
     small = max(size[-2:]) <= SMALL_IMAGE
     pick(args, 'workers', 0 if small else min(4, os.cpu_count() or 1), f'{size[-1]}-pixel images')
@@ -239,12 +213,37 @@ def build_mixup(args: argparse.Namespace) -> Mixup | None:
 
 
 def resolve_lr(args: argparse.Namespace) -> None:
-    """Derive --lr from --lr-base and the global batch, as timm does, where it is not given."""
-    if args.lr is not None:
-        return
-    ratio = args.batch_size * args.world_size * args.grad_accum_steps / args.lr_base_size
-    scale = args.lr_base_scale or ('sqrt' if any(o in args.opt.lower() for o in ADAPTIVE) else 'linear')
-    pick(args, 'lr', args.lr_base * (math.sqrt(ratio) if scale == 'sqrt' else ratio), f'{scale} scaling by the batch')
+    """Settle the learning rate for the global batch: images a step over all processes and accumulated batches.
+
+    Without --lr it follows from --lr-base, as in timm. A --lr that is meant for another --global-batch-size is scaled
+    with --scale-lr, and else kept and named.
+
+    Raises:
+        RideError: --scale-lr has nothing to scale by.
+    """
+    batch = args.batch_size * args.world_size * args.grad_accum_steps
+    by = args.lr_base_scale or ('sqrt' if any(o in args.opt.lower() for o in ADAPTIVE) else 'linear')
+    if args.scale_lr and (args.global_batch_size is None or args.lr is None or 'lr' in args.explicit):
+        raise RideError(
+            '--scale-lr scales the --lr of a recipe by its --global-batch-size; use it with a recipe that has both, '
+            'and without --lr.'
+        )
+    if args.lr is None:
+        ratio = batch / args.lr_base_size
+        pick(args, 'lr', args.lr_base * (math.sqrt(ratio) if by == 'sqrt' else ratio), f'{by} scaling by the batch')
+    elif args.global_batch_size not in (None, batch):
+        ratio = batch / args.global_batch_size
+        scale = math.sqrt(ratio) if by == 'sqrt' else ratio
+        made = f'-b {args.batch_size}, {args.world_size} process(es), {args.grad_accum_steps} accumulated'
+        text = f'The learning rate {args.lr:g} is meant for {args.global_batch_size} images a step and this run has '
+        text += f'{batch} ({made}): '
+        if args.scale_lr:
+            args.lr, args.warmup_lr = args.lr * scale, args.warmup_lr * scale
+            text += f'scaled to {args.lr:g} ({by}), and the warm-up begins at {args.warmup_lr:g}'
+        else:
+            text += f'kept; --scale-lr makes it {args.lr * scale:g}'
+        if is_primary(args):
+            _logger.warning(text)
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -263,23 +262,29 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 
 def default_experiment(args: argparse.Namespace) -> str:
-    """Name of a run that was given none: model, data and loss."""
+    """Name of a run that was given none: model, data, and loss or stage."""
     data = args.dataset.rpartition('/')[2] if args.dataset else Path(args.data_dir).resolve().name
     factor = f'_if{args.imb_factor:g}' if args.imb_factor else ''
-    return f'{args.model}-{data}{factor}-{args.loss}'.replace('/', '_')
+    what = args.stage if args.stage == 'router' else f'{args.stage}_{args.loss}'.removeprefix('experts_')
+    distilled = '_distill' if args.teacher else ''
+    return f'{args.model}-{data}{factor}-{what}{distilled}'.replace('/', '_')
 
 
 def _train_transform(args: argparse.Namespace, size: tuple[int, int, int], interpolation: str) -> Any:
-    if args.augmentation == 'cifar':
-        return create_train_transform('cifar', size, hflip=args.hflip, interpolation=interpolation)
+    if args.augmentation != 'timm':
+        return create_train_transform(args.augmentation, size, hflip=args.hflip, interpolation=interpolation)
     jitter = args.color_jitter if isinstance(args.color_jitter, (int, float)) else tuple(args.color_jitter)
-    return partial(create_train_transform, 'timm')(
-        size,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=jitter[0] if isinstance(jitter, tuple) and len(jitter) == 1 else jitter,
-        auto_augment=args.aa,
-        interpolation=interpolation,
-    )
+    try:
+        return create_train_transform(
+            'timm',
+            size,
+            scale=args.scale,
+            ratio=args.ratio,
+            hflip=args.hflip,
+            vflip=args.vflip,
+            color_jitter=jitter[0] if isinstance(jitter, tuple) and len(jitter) == 1 else jitter,
+            auto_augment=args.aa,
+            interpolation=interpolation,
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # how timm's parser of --aa fails
+        raise RideError(f"--aa {args.aa} is not one of timm's policies ({error}); rand-m9-mstd0.5 is.") from error

@@ -1,6 +1,8 @@
-"""Named training settings, one YAML file each."""
+"""Named training settings, one YAML file each, and `ride-timm recipes`, which shows them."""
 
+import argparse
 import difflib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import yaml
 
 from ride_timm.errors import RideError
 
-__all__ = ['list_recipes', 'load_recipe', 'recipe_text']
+__all__ = ['list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
 
 
 def list_recipes() -> list[str]:
@@ -36,6 +38,46 @@ def recipe_text(name: str) -> str:
     raise RideError(f'There is no recipe {name}{hint}; choose one of `ride-timm recipes` or the path of a YAML file.')
 
 
+def recipe_title(name: str) -> str:
+    """What a recipe is, in a line: the first comment of its file.
+
+    Args:
+        name: A name of `list_recipes()`, or the path of a YAML file.
+
+    Raises:
+        RideError: There is no such recipe.
+    """
+    lines = recipe_text(name).splitlines()
+    return lines[0].lstrip('# ').rstrip('.') if lines and lines[0].startswith('#') else ''
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ride-timm recipes`: list the recipes, or print one.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: There is no such recipe.
+    """
+    parser = argparse.ArgumentParser(
+        prog='ride-timm recipes', description='List the named training settings, or print one with its commands.'
+    )
+    parser.add_argument('name', nargs='?', metavar='NAME', help='the recipe to print')
+    name = parser.parse_args(argv).name
+    if name is not None:
+        print(recipe_text(name), end='')
+        return 0
+    width = max(map(len, list_recipes()))
+    for recipe in list_recipes():
+        print(f'{recipe:<{width}}  {recipe_title(recipe)}')
+    print('\nride-timm recipes NAME prints one, with its commands and what to expect of it.')
+    return 0
+
+
 def load_recipe(name: str) -> dict[str, Any]:
     """The arguments that a recipe sets, by their Python names (`batch_size`, not `--batch-size`).
 
@@ -47,7 +89,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     """
     try:
         recipe = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RideError(
             f'The recipe {name} is not valid YAML ({" ".join(str(error).split())}); mend the file.'
         ) from None

@@ -1,5 +1,6 @@
 """What our tasks add to timm's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ride_timm.losses import ExpertLoss
 
-__all__ = ['ExpertTask']
+__all__ = ['ExpertTask', 'PartModule', 'PartTask', 'stack_experts']
 
 
 class ExpertTask(TrainingTask):
@@ -84,3 +85,56 @@ def stack_experts(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tens
     if isinstance(output, torch.Tensor):
         return output.unsqueeze(1)
     return torch.stack(output, dim=1)
+
+
+class PartModule(nn.Module):
+    """A network of which only some parts train.
+
+    All other parameters are frozen and all other layers stay in eval mode, also when the training loop calls `train()`:
+    a BatchNorm in train mode would change its statistics, frozen or not.
+
+    Args:
+        model: The network; its parameters are frozen here, but for those of the parts.
+        parts: Submodules of the network that train.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        model.requires_grad_(False)
+        for part in parts:
+            part.requires_grad_(True)
+        self.model = model
+        self.parts = tuple(parts)  # a tuple of modules is not registered, so no parameter is listed twice
+
+    def train(self, mode: bool = True) -> 'PartModule':
+        """Put the parts alone into train mode.
+
+        Args:
+            mode: Train or eval mode.
+        """
+        self.training = mode
+        self.model.eval()
+        for part in self.parts:
+            part.train(mode)
+        return self
+
+
+class PartTask(ExpertTask):
+    """A task whose trained module is a `PartModule`; what it evaluates and saves is the whole network inside."""
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The whole network, so that checkpoints hold it and not the wrapper.
+
+        Args:
+            module: A given module instead of this task's own.
+            ema: The moving average instead.
+        """
+        found: Any = super().get_eval_model(module=module, ema=ema)
+        while found is not None:
+            if isinstance(found, PartModule):
+                return found.model
+            inner = getattr(found, '_orig_mod', None) or getattr(found, 'module', None)
+            if not isinstance(inner, nn.Module):
+                break
+            found = inner
+        return found

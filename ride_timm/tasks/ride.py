@@ -1,13 +1,24 @@
-"""Stage 1: the experts."""
+"""The experts stage: the whole network learns."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from timm.utils import unwrap_model
+from torch import nn
 
 from ride_timm.losses import ExpertLoss
 
 from ._base import ExpertTask, stack_experts
 
-__all__ = ['RideTask']
+__all__ = ['RideTask', 'WeightedLoss']
+
+
+class WeightedLoss(NamedTuple):
+    """A loss that is added to another one, `weight` times."""
+
+    weight: float
+    loss: ExpertLoss
 
 
 class RideTask(ExpertTask):
@@ -18,9 +29,12 @@ class RideTask(ExpertTask):
     Args:
         model: A multi-expert network, or any timm classifier.
         criterion: Loss of (logits (B, K, C), target).
-        device: Where the loss's buffers go.
+        auxiliary: Losses to add, by the name that they are logged under, such as `MutualLoss`.
+        device: Where the losses' buffers go.
         verbose: For timm; nothing is logged here.
     """
+
+    criterion: ExpertLoss
 
     def __init__(
         self,
@@ -28,13 +42,17 @@ class RideTask(ExpertTask):
         criterion: ExpertLoss,
         device: torch.device | None = None,
         verbose: bool = True,
+        auxiliary: Mapping[str, WeightedLoss] | None = None,
     ) -> None:
         super().__init__(device=device, verbose=verbose)
         net = unwrap_model(model)
         if hasattr(net, 'set_expert_training'):
             net.set_expert_training(True)
         self.trainable_module = model
-        self.criterion: ExpertLoss = criterion.to(self.device)
+        self.criterion = criterion.to(self.device)
+        extra = dict(auxiliary or {})
+        self.auxiliary_weights = {name: term.weight for name, term in extra.items()}
+        self.auxiliary = nn.ModuleDict({name: term.loss.to(self.device) for name, term in extra.items()})
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """One training step's forward pass.
@@ -44,7 +62,24 @@ class RideTask(ExpertTask):
             target: Class indices, shape (B,), or class probabilities, shape (B, C).
 
         Returns:
-            `loss`, the loss's detached parts, and `output`, the mean logits (B, C).
+            `loss`, the detached parts that it is made of, each without its weight, and `output`, the mean logits
+            (B, C).
         """
         logits = stack_experts(self.trainable_module(input))
-        return {**self.criterion.parts(logits, target), 'output': logits.detach().mean(dim=1)}
+        result = self.criterion.parts(logits, target)
+        for name, (weight, value) in self.terms(input, target, logits).items():
+            result['loss'] = result['loss'] + weight * value
+            result[name] = value.detach()
+        return {**result, 'output': logits.detach().mean(dim=1)}
+
+    def terms(
+        self, input: torch.Tensor, target: torch.Tensor, logits: torch.Tensor
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        """What is added to the classification loss, by name: a weight and a scalar.
+
+        Args:
+            input: Images, shape (B, channels, H, W).
+            target: Class indices, shape (B,), or class probabilities, shape (B, C).
+            logits: Expert logits, shape (B, K, C).
+        """
+        return {name: (self.auxiliary_weights[name], loss(logits, target)) for name, loss in self.auxiliary.items()}

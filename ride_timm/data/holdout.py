@@ -1,0 +1,107 @@
+"""Training images held out for choices that must not be made on the test images, such as the router's threshold."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ride_timm.data.counts import IntArray, class_counts
+from ride_timm.data.datasets import DataSplit
+from ride_timm.data.images import ImageSet
+from ride_timm.errors import RideError
+
+__all__ = ['HeldOut', 'hold_out', 'holdout_rows', 'split_digest']
+
+
+class HeldOut(NamedTuple):
+    """A training set in two: `train` to train on, `held` to measure on, and the `digest` of the held-out images."""
+
+    train: DataSplit
+    held: DataSplit
+    digest: str
+
+
+def holdout_rows(
+    targets: ArrayLike, fraction: float, class_names: Sequence[str], seed: int = 42
+) -> tuple[IntArray, IntArray]:
+    """Draw the same share of every class, and leave every class at least one image to train on.
+
+    Of a class with n images the nearest whole number to `fraction` n is held out (a half counts up), but n - 1 at most.
+    Each class has a random stream of its own, by its name, so neither the other classes nor their order change what is
+    drawn of it.
+
+    Args:
+        targets: (N,) class index of each image.
+        fraction: Share to hold out, above 0 and below 1.
+        class_names: C class names, in label order.
+        seed: Seed, at least 0.
+
+    Returns:
+        Image numbers to train on and image numbers held out, both ascending; together they are 0..N-1.
+
+    Raises:
+        ValueError: If `fraction` is not between 0 and 1, or a target lies outside 0..C-1.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f'the held-out fraction must lie between 0 and 1, not be {fraction}')
+    labels = np.asarray(targets)
+    counts = class_counts(labels, len(class_names))
+    held: list[IntArray] = []
+    for label, (name, count) in enumerate(zip(class_names, counts.tolist(), strict=True)):
+        number = min(int(fraction * count + 0.5), max(count - 1, 0))
+        rows = np.flatnonzero(labels == label)
+        stream = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:8]])
+        held.append(stream.permutation(rows)[:number].astype(np.int64))
+    rows_held = np.sort(np.concatenate(held)) if held else np.zeros(0, dtype=np.int64)
+    rows_train = np.setdiff1d(np.arange(labels.size, dtype=np.int64), rows_held, assume_unique=True)
+    return rows_train, rows_held
+
+
+def hold_out(split: DataSplit, fraction: float, seed: int = 42) -> HeldOut:
+    """Split the training images; the same images, fraction and seed give the same split.
+
+    Args:
+        split: All training images.
+        fraction: Share of every class to hold out.
+        seed: Seed, at least 0.
+
+    Returns:
+        Both parts, with transforms of their own, and the digest of the held-out one.
+
+    Raises:
+        RideError: If the fraction is not between 0 and 1, or holds no image out.
+    """
+    try:
+        train, held = holdout_rows(split.targets, fraction, split.class_names, seed)
+    except ValueError as error:
+        raise RideError(f'--holdout cannot be done: {error}; 0.1 is a good start') from error
+    if not held.size:
+        raise RideError(
+            f'--holdout {fraction:g} of {split.source} holds no image out (the largest class has '
+            f'{split.class_counts.max()}): give a larger fraction'
+        )
+    text = f'{held.size} of {len(split.targets)} training images of {split.source}, held out'
+    held_split = _part(split, held, text)
+    return HeldOut(_part(split, train, split.source), held_split, split_digest(held_split))
+
+
+def split_digest(split: DataSplit) -> str:
+    """Identify the images of a split by their names, in any order.
+
+    Args:
+        split: Any split.
+
+    Returns:
+        SHA-256 of the sorted file names (or row numbers, where the source has no files), in hexadecimal.
+    """
+    names = sorted(split.dataset.filenames())
+    return hashlib.sha256('\n'.join(names).encode()).hexdigest()
+
+
+def _part(split: DataSplit, rows: IntArray, source: str) -> DataSplit:
+    images = split.dataset
+    targets = split.targets[rows]
+    # a data set of its own: the two parts are transformed differently
+    return DataSplit(ImageSet(images.base, targets, images.rows[rows], images.mode), split.class_names, targets, source)

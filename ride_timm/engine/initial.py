@@ -1,0 +1,150 @@
+"""The weights that a training begins with: `--init`."""
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timm.models._input import get_model_args
+from timm.utils import is_primary
+from torch import nn
+
+from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.loading import load_trained
+from ride_timm.engine.setup import DATA_CONFIG_KEYS
+from ride_timm.errors import RideError
+from ride_timm.models import MultiExpertNet
+from ride_timm.models.checkpoint import checkpoint_filter_fn
+
+__all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'weights_file']
+
+_logger = logging.getLogger(__name__)
+
+_AUGMENTATION = ('augmentation', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob')
+
+
+@dataclass
+class Initial:
+    """A trained network to begin with.
+
+    Attributes:
+        path: The file.
+        model: The network, as it was trained.
+        name: Its architecture.
+        class_names: Names of its C classes, None if the file does not say.
+        class_counts: Training images of each, None if the file does not say.
+        ride: What the file says of the training: loss, tau, held-out images.
+        settings: Arguments of the training, empty if the file has none.
+    """
+
+    path: Path
+    model: Any
+    name: str
+    class_names: tuple[str, ...] | None
+    class_counts: tuple[int, ...] | None
+    ride: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def prepares_images_as(self) -> dict[str, Any]:
+        """Size, normalisation and crop of its images, as in a `pretrained_cfg`."""
+        return {key: self.model.pretrained_cfg[key] for key in DATA_CONFIG_KEYS if key in self.model.pretrained_cfg}
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that a path names: itself, or the one in an exported folder."""
+    return Path(path, 'model.safetensors') if Path(path).is_dir() else Path(path)
+
+
+def read_initial(
+    path: str | Path, model: str | None = None, use_ema: bool = False, model_kwargs: dict[str, Any] | None = None
+) -> Initial:
+    """Read a checkpoint of ours, without running anything in it.
+
+    Args:
+        path: A `.pth.tar` of a run, a `.safetensors`, or an exported folder.
+        model: The architecture, where the file does not name it.
+        use_ema: Take the moving average of the weights.
+        model_kwargs: Arguments of the architecture, over those in the file.
+
+    Raises:
+        RideError: The file is missing, damaged, foreign, or does not fit the architecture.
+    """
+    file = weights_file(path)
+    ride, settings = _records(file, use_ema)
+    options = argparse.Namespace(
+        checkpoint=str(file), model=model, use_ema=use_ema, num_classes=None, model_kwargs=dict(model_kwargs or {})
+    )
+    found = load_trained(options)
+    return Initial(file, found.model, found.name, found.class_names, found.class_counts, ride, settings)
+
+
+def inherit(args: argparse.Namespace, init: Initial) -> None:
+    """Take from the weights what the arguments leave open: architecture, and in later stages the augmentation.
+
+    Args:
+        args: The run's arguments; changed in place.
+        init: The weights to begin with.
+    """
+    model_args = get_model_args(init.model)
+    args.model = init.name
+    args.in_chans = args.in_chans or model_args.get('in_chans')
+    left_out = {'num_classes', 'in_chans', 'img_size', 'router', 'router_threshold'}
+    args.model_kwargs = {k: v for k, v in model_args.items() if k not in left_out} | args.model_kwargs
+    if args.stage == 'experts':
+        return
+    known = {*args.explicit, *args.from_recipe}
+    same_data = init.settings.get('dataset', '') == args.dataset
+    for key in (*_AUGMENTATION, 'imb_factor') if same_data else _AUGMENTATION:
+        if key in init.settings and key not in known:
+            setattr(args, key, init.settings[key])
+    if is_primary(args):
+        _logger.info(f'{args.model}, its input and its augmentation as in {init.path}')
+
+
+def load_initial(model: Any, init: Initial, keep_heads: bool) -> None:
+    """Copy the weights into a network; a router that only the network has stays as it was drawn.
+
+    Args:
+        model: The network to train; its `pretrained_cfg` learns how the images were prepared.
+        init: The weights to begin with.
+        keep_heads: Copy the classification heads too.
+
+    Raises:
+        RideError: The weights do not fit the network.
+    """
+    state = init.model.state_dict()
+    own = model.state_dict()
+    try:
+        if isinstance(model, MultiExpertNet):
+            state = checkpoint_filter_fn(state, model)
+        if not keep_heads:
+            state = {key: value for key, value in state.items() if not _is_head(key, model)}
+            state |= {key: value for key, value in own.items() if _is_head(key, model)}
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip().rstrip('.')
+        raise RideError(
+            f'The weights of --init {init.path} do not fit the network ({reason}); keep its options.'
+        ) from None
+    model.pretrained_cfg.update(init.prepares_images_as())
+
+
+def _is_head(key: str, model: nn.Module) -> bool:
+    names: Any = model.pretrained_cfg.get('classifier') or ()  # type: ignore[union-attr,operator]
+    return any(key.startswith(f'{name}.') for name in ((names,) if isinstance(names, str) else names))
+
+
+def _records(file: Path, use_ema: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file says of its training: the `ride` entry and the arguments."""
+    if file.suffix != '.safetensors':
+        checkpoint = read_checkpoint(file)
+        if use_ema and 'state_dict_ema' not in checkpoint:
+            raise RideError(f'{file} holds no moving average; leave --init-ema out.')
+        return checkpoint.get('ride') or {}, checkpoint.get('args') or {}
+    if use_ema:
+        raise RideError(f'{file} holds one set of weights; leave --init-ema out.')
+    beside = file.with_name('config.json')
+    config = json.loads(beside.read_text(encoding='utf-8')) if beside.is_file() else {}
+    return config.get('ride') or {}, {}

@@ -1,0 +1,160 @@
+"""Accuracy and cost of routed inference over a range of thresholds, and the choice of one."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from timm.data.loader import PrefetchLoader
+from timm.task import evaluation_sample_limit
+
+from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
+from ride_timm.engine.loop import Autocast
+from ride_timm.errors import RideError
+from ride_timm.metrics import group_accuracy
+from ride_timm.models import MultiExpertNet
+from ride_timm.models.routing import logit, prefix_means
+
+__all__ = ['THRESHOLDS', 'TOLERANCE', 'SweepRow', 'choose_threshold', 'format_sweep', 'sweep_thresholds', 'write_sweep']
+
+THRESHOLDS = tuple(step / 20 for step in range(21))
+"""0, 0.05, ..., 1: from all experts for every image to the first alone."""
+
+TOLERANCE = 0.3
+"""Points of accuracy that routing may cost by default."""
+
+SweepRow: TypeAlias = dict[str, float]
+"""At a threshold: `top1`, `balanced` (mean of the classes' accuracies), the groups', `mean_experts`, `gmacs` and
+`share_1` .. `share_K`, the shares of the images that pass so many experts."""
+
+
+@torch.inference_mode()
+def sweep_thresholds(
+    net: MultiExpertNet,
+    loader: PrefetchLoader,
+    groups: Mapping[str, ArrayLike],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    input_size: Sequence[int] = (3, 224, 224),
+    device: torch.device | None = None,
+    autocast: Autocast = nullcontext,
+    distributed: bool = False,
+) -> list[SweepRow]:
+    """Measure routed inference at every threshold, in one pass over the images that computes all experts.
+
+    Args:
+        net: With a router.
+        loader: Evaluation batches; not the test images, if a threshold is to be chosen.
+        groups: Class indices by group name.
+        thresholds: In [0, 1].
+        input_size: (channels, height, width), for the GMACs.
+        device: Where the network is.
+        autocast: Context of the forward pass.
+        distributed: Add up over processes.
+
+    Returns:
+        One row a threshold; accuracies in percent, `gmacs` and `mean_experts` as means over the images.
+
+    Raises:
+        RideError: The loader has no images.
+    """
+    net.eval()
+    device = device or next(net.parameters()).device
+    limits = [logit(threshold) for threshold in thresholds]
+    correct = torch.zeros(len(limits), net.num_classes, dtype=torch.int64, device=device)
+    passed = torch.zeros(len(limits), net.num_experts + 1, dtype=torch.int64, device=device)
+    images = torch.zeros(net.num_classes, dtype=torch.int64, device=device)
+    left = evaluation_sample_limit(loader)
+    for batch, labels in loader:
+        with autocast():
+            router_logits, expert_logits = net.forward_router(batch.to(device))
+        right = prefix_means(expert_logits).argmax(-1) == labels.to(device).unsqueeze(1)
+        kept = len(right) if left is None else min(left, len(right))  # a distributed sampler pads at the end
+        left = None if left is None else left - kept
+        right, target = right[:kept], labels.to(device)[:kept]
+        images += target.bincount(minlength=net.num_classes)
+        for row, limit in enumerate(limits):
+            # an image goes on as long as every router on its way says so
+            number = 1 + (router_logits[:kept] > limit).long().cumprod(1).sum(1)
+            hit = right.gather(1, number.unsqueeze(1) - 1).squeeze(1)
+            correct[row] += target[hit].bincount(minlength=net.num_classes)
+            passed[row] += number.bincount(minlength=net.num_experts + 1)
+    if distributed:
+        for total in (correct, passed, images):
+            torch.distributed.all_reduce(total)
+    if not int(images.sum()):
+        raise RideError('There are no images to measure the router on; give a larger --holdout.')
+    costs = gmacs_by_experts(net, input_size)
+    return [
+        _row(threshold, correct[i].cpu().numpy(), images.cpu().numpy(), passed[i, 1:].tolist(), groups, costs)
+        for i, threshold in enumerate(thresholds)
+    ]
+
+
+def choose_threshold(rows: Sequence[SweepRow], tolerance: float = TOLERANCE) -> float:
+    """Choose the cheapest threshold that costs next to no accuracy.
+
+    Of the thresholds whose accuracy is at most `tolerance` points below that of all experts, the one with the fewest
+    GMACs; of several, the most accurate, and then the smallest. Accuracy is both that over the images and the mean over
+    the classes: held-out training images are long-tailed, and a first expert that favours frequent classes, as BalPoE's
+    and SADE's does, beats all experts on them while it loses the rare classes.
+
+    Args:
+        rows: Of `sweep_thresholds`, with threshold 0 among them, which uses all experts.
+        tolerance: Percentage points.
+
+    Returns:
+        The threshold.
+
+    Raises:
+        ValueError: Threshold 0 is not among the rows.
+    """
+    full = next((row for row in rows if row['threshold'] == 0.0), None)
+    if full is None:
+        raise ValueError('a sweep needs the threshold 0, all experts, to compare with')
+    allowed = {name: full[name] - tolerance - 1e-9 for name in ('top1', 'balanced')}  # 1e-9: percent are rounded sums
+    good = [row for row in rows if all(row[name] >= least for name, least in allowed.items())]
+    return min(good, key=lambda row: (row['gmacs'], -row['balanced'], row['threshold']))['threshold']
+
+
+def format_sweep(rows: Sequence[SweepRow], chosen: float | None = None) -> str:
+    """A table for people, with a mark at the chosen threshold."""
+    names = [name for name in rows[0] if not name.startswith('share_')]
+    head = {'mean_experts': 'experts', 'gmacs': 'GMACs'}
+    places = {'threshold': 2, 'gmacs': 4}
+    lines = [''.join(f'{head.get(name, name):>10}' for name in names)]
+    for row in rows:
+        cells = ''.join(f'{row[name]:>10.{places.get(name, 2)}f}' for name in names)
+        lines.append(cells + ('  <' if row['threshold'] == chosen else ''))
+    return '\n'.join(lines)
+
+
+def write_sweep(path: Path, rows: Sequence[SweepRow]) -> None:
+    """Write the rows as CSV."""
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in rows)
+
+
+def _row(
+    threshold: float,
+    correct: np.ndarray,
+    images: np.ndarray,
+    passed: list[int],
+    groups: Mapping[str, ArrayLike],
+    costs: Sequence[float],
+) -> SweepRow:
+    accuracy = np.full(len(images), np.nan)
+    np.divide(100.0 * correct, images, out=accuracy, where=images > 0)
+    total = int(images.sum())
+    shares = [number / total for number in passed]
+    row = {'threshold': threshold, 'top1': 100.0 * int(correct.sum()) / total, 'balanced': float(np.nanmean(accuracy))}
+    row.update(group_accuracy(accuracy, groups))
+    row['mean_experts'] = sum(k * share for k, share in enumerate(shares, start=1))
+    row['gmacs'] = mean_gmacs(costs, shares)
+    return row | {f'share_{k}': share for k, share in enumerate(shares, start=1)}

@@ -1,0 +1,72 @@
+"""The heads stage: classifiers retrained on frozen features."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ride_timm.losses import ExpertLoss
+from ride_timm.models import MultiExpertNet
+
+from ._base import PartModule, PartTask, stack_experts
+
+__all__ = ['HeadModule', 'HeadTask']
+
+
+class HeadModule(PartModule):
+    """A network of which only the classification heads train.
+
+    Args:
+        model: A multi-expert network, or any timm classifier; its other parameters are frozen and its other layers
+            stay in eval mode, so there is no dropout before the heads either.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        found: Any = model.get_classifier()  # type: ignore[operator]
+        super().__init__(model, found if isinstance(found, tuple) else (found,))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """K expert logits (B, C), as a network returns them in training, or those of a plain network (B, C)."""
+        if isinstance(self.model, MultiExpertNet):
+            return self.model.forward_experts(x).unbind(1)
+        logits: torch.Tensor = self.model(x)
+        return logits
+
+
+class HeadTask(PartTask):
+    """Retrain the heads of a network whose features are done, on a balanced loss or a class-balanced sampler.
+
+    Source: classifier re-training (cRT), arXiv:1910.09217, section 4.1, with one classifier an expert.
+
+    Args:
+        model: A multi-expert network, or any timm classifier.
+        criterion: Loss of (logits (B, K, C), target).
+        device: Where the loss's buffers go.
+        verbose: For timm; nothing is logged here.
+    """
+
+    criterion: ExpertLoss
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: ExpertLoss,
+        device: torch.device | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(device=device, verbose=verbose)
+        self.trainable_module = HeadModule(model)
+        self.criterion = criterion.to(self.device)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One training step's forward pass.
+
+        Args:
+            input: Images, shape (B, channels, H, W).
+            target: Class indices, shape (B,), or class probabilities, shape (B, C).
+
+        Returns:
+            `loss`, the loss's detached parts, and `output`, the mean logits (B, C).
+        """
+        logits = stack_experts(self.trainable_module(input))
+        return {**self.criterion.parts(logits, target), 'output': logits.detach().mean(dim=1)}

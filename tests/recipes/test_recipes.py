@@ -1,0 +1,190 @@
+"""Every recipe is what its head says, and runs."""
+
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from tiny_runs import CIFAR, IMAGENET, train, write_images
+
+from ride_timm.cli import main as ride_timm
+from ride_timm.engine.args import build_parser, parse_args
+from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.precedence import recipe_values
+from ride_timm.errors import RideError
+from ride_timm.recipes import list_recipes, load_recipe, recipe_text, recipe_title
+
+ALL = list_recipes()
+LATER = [name for name in ALL if load_recipe(name).get('stage', 'experts') != 'experts']
+FIRST = [name for name in ALL if name not in LATER]
+CIFAR_200 = [name for name in FIRST if load_recipe(name)['epochs'] == 200]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('data'), size=32)
+
+
+@pytest.fixture(scope='module')
+def init(data, tmp_path_factory):
+    """A network for the later stages and a teacher, of either family."""
+    runs = tmp_path_factory.mktemp('init')
+    return {
+        model: str(train(data, runs, model, '--model', model, '--holdout', '0.2', size=32) / 'last.pth.tar')
+        for model in (CIFAR, IMAGENET)
+    }
+
+
+def test_the_recipes_are_these():
+    assert ALL == [
+        'cifar100lt_balpoe', 'cifar100lt_balpoe_aa', 'cifar100lt_ce', 'cifar100lt_ride', 'cifar100lt_ride_distill',
+        'cifar100lt_ride_teacher', 'cifar100lt_router', 'cifar100lt_sade', 'cifar100lt_shike_phase1',
+        'cifar100lt_shike_phase2', 'imagenetlt_ride_r10', 'imagenetlt_ride_r50', 'imagenetlt_ride_rx50',
+        'imagenetlt_router', 'inat18_ride_r50', 'inat18_router',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_key_is_an_argument_of_the_right_type(name):
+    recipe = load_recipe(name)
+    values = recipe_values(recipe, build_parser(), name)
+    assert values == recipe, 'a number that YAML reads as text'
+    args = parse_args(['--recipe', name])
+    assert args.from_recipe == sorted(recipe)
+    for key, value in recipe.items():
+        assert getattr(args, key) == value
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_the_head_says_what_it_is(name):
+    head = [line for line in recipe_text(name).splitlines() if line.startswith('#')]
+    text = ' '.join(line.lstrip('# ') for line in head)
+    assert len(recipe_title(name)) > 20
+    assert re.search(r'arXiv:\d{4}\.\d{5}', text)
+    assert re.search(rf'--recipe {name}\b', text)
+    assert re.search(r'Schedule: .*\d+ epochs', text)
+    assert 'Expected' in text
+    assert re.search(r'not\s+yet\s+measured', text)
+    assert all(len(line) <= 120 for line in head)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_commands_in_the_head_parse(name):
+    text = recipe_text(name).replace('\\\n#', ' ')
+    commands = re.findall(
+        r'^# +(?:torchrun .*?-m ride_timm\.train|ride-timm train) (.*?)(?: +#.*)?$', text, re.MULTILINE
+    )
+    assert commands
+    for command in commands:
+        args = parse_args(command.split())
+        assert args.data_dir
+        assert args.recipe in ALL
+        assert args.global_batch_size % args.batch_size == 0
+
+
+@pytest.mark.parametrize('name', FIRST)
+def test_the_architecture_exists_and_takes_the_loss(name):
+    recipe = load_recipe(name)
+    assert timm.is_model(recipe['model'])
+    if recipe['loss'] == 'balpoe':
+        assert np.mean(recipe['loss_kwargs']['tau']) == 1.0
+
+
+@pytest.mark.parametrize('name', FIRST)
+def test_one_epoch_runs(name, data, init, tmp_path):
+    family = CIFAR if name.startswith('cifar') else IMAGENET
+    options = ['--recipe', name, '--model', family]
+    if name == 'cifar100lt_ce':
+        options = ['--recipe', name, '--model-kwargs', 'layers=1,1,1']
+    if name == 'cifar100lt_ride_distill':
+        options += ['--teacher', init[CIFAR]]
+    saved = read_checkpoint(train(data, tmp_path, 'run', *options, size=32) / 'last.pth.tar')
+    recipe = load_recipe(name)
+    assert saved['ride']['loss'] == recipe['loss']
+    group = saved['optimizer']['param_groups'][0]
+    assert (group['initial_lr'], group['weight_decay']) == (recipe['lr'], recipe['weight_decay'])
+    assert len(saved['optimizer']['param_groups']) == 1, 'biases and BatchNorm decay too'
+    assert group['nesterov'] == (recipe['opt'] == 'sgd')
+
+
+@pytest.mark.parametrize('name', LATER)
+def test_one_epoch_of_a_later_stage_runs(name, data, init, tmp_path):
+    family = CIFAR if name.startswith('cifar') else IMAGENET
+    saved = read_checkpoint(
+        train(data, tmp_path, 'run', '--recipe', name, '--init', init[family], size=32) / 'last.pth.tar'
+    )
+    assert saved['arch'] == family
+    assert saved['ride']['stage'] == load_recipe(name)['stage']
+
+
+def learning_rates(name):
+    """The learning rate of every epoch, by timm's scheduler."""
+    args = parse_args(['--recipe', name])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.lr)
+    scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=10)
+    rates = []
+    for epoch in range(epochs):
+        rates.append(optimizer.param_groups[0]['lr'])
+        scheduler.step(epoch + 1)
+    return np.array(rates)
+
+
+@pytest.mark.parametrize('name', CIFAR_200)
+def test_cifar_schedules_are_the_papers(name):
+    warmup = 20 if name == 'cifar100lt_ride_distill' else 5
+    gamma = load_recipe(name)['decay_rate']
+    assert gamma == (0.1 if 'balpoe' in name or 'sade' in name else 0.01)
+    expected = [0.1 * gamma ** ((e >= 160) + (e >= 180)) * min((e + 1) / warmup, 1.0) for e in range(200)]
+    np.testing.assert_allclose(learning_rates(name), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize('name', [n for n in FIRST if n.startswith(('imagenet', 'inat'))])
+def test_large_schedules_are_the_papers(name):
+    base = 0.2 if name.startswith('inat') else 0.1
+    expected = [base * 0.1 ** ((e >= 60) + (e >= 80)) * min((e + 1) / 5, 1.0) for e in range(100)]
+    np.testing.assert_allclose(learning_rates(name), expected, rtol=1e-9)
+    recipe = load_recipe(name)
+    assert recipe['reweight_epoch'] == 80
+    assert recipe['loss_kwargs']['diversity'] == -0.2
+    assert recipe['loss_kwargs']['rho'] == (0.015 if name.startswith('inat') else 0.02)
+    assert recipe['global_batch_size'] == (512 if name.startswith('inat') else 256)
+
+
+@pytest.mark.parametrize('name', [n for n in LATER if n.endswith('router')])
+def test_router_schedules_are_the_papers(name):
+    expected = [0.005 * (1 + np.cos(np.pi * e / 5)) for e in range(5)]
+    np.testing.assert_allclose(learning_rates(name), expected, rtol=1e-9)
+    recipe = load_recipe(name)
+    assert (recipe['sampler'], recipe['batch_size'], recipe['weight_decay']) == ('balanced', 512, 5e-4)
+
+
+def test_the_baseline_differs_in_network_and_loss_alone():
+    plain, ride = load_recipe('cifar100lt_ce'), load_recipe('cifar100lt_ride')
+    differing = {key for key in plain.keys() | ride.keys() if plain.get(key) != ride.get(key)}
+    assert differing == {'model', 'loss', 'loss_kwargs', 'reweight_epoch'}
+
+
+def test_the_command_lists_and_prints(capsys):
+    assert ride_timm(['recipes']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ALL:
+        assert any(line.startswith(f'{name} ') and recipe_title(name) in line for line in lines)
+    assert ride_timm(['recipes', 'cifar100lt_sade']) == 0
+    assert capsys.readouterr().out == recipe_text('cifar100lt_sade')
+    assert ride_timm(['recipes', 'cifar100lt_sad']) == 2
+    assert 'did you mean cifar100lt_sade?' in capsys.readouterr().err
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    path = tmp_path / 'mine.yaml'
+    path.write_text('# Mine.\nepochs: 3\n')
+    assert parse_args(['--recipe', str(path)]).epochs == 3
+    assert recipe_title(str(path)) == 'Mine'
+    for text, words in (('epochs: [', 'is not valid YAML'), ('- 3', 'holds no `argument: value` lines')):
+        path.write_text(text)
+        with pytest.raises(RideError, match=words):
+            load_recipe(str(path))
+    with pytest.raises(RideError, match='There is no recipe'):
+        load_recipe(str(tmp_path / 'none.yaml'))
