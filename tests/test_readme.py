@@ -8,6 +8,7 @@ import pytest
 
 from ride_timm import cli, run, train, validate
 from ride_timm.convert import build_parser as convert_parser
+from ride_timm.recipes import list_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 PARSERS = {'train': train.build_parser, 'validate': validate.build_parser, 'convert': convert_parser}
@@ -41,7 +42,9 @@ def test_every_command_parses():
             train.build_parser().parse_args(words[5:])
             seen.add('torchrun')
         elif words[0] == 'ride-timm':
-            PARSERS[words[1]]().parse_args(words[2:])
+            parsed = PARSERS[words[1]]().parse_args(words[2:])
+            if getattr(parsed, 'recipe', None):
+                assert parsed.recipe in list_recipes()
             seen.add(words[1])
         elif words[:3] == ['python', '-m', 'ride_timm.run']:
             run.build_parser()

@@ -89,8 +89,8 @@ def explain(error: Exception, stop: StopRequest) -> Exception:
     """
     if isinstance(error, OSError) and error.errno in _FULL:
         return RideError(
-            f'{error.filename or "The run"} cannot be written ({error.strerror}) and the last checkpoint is whole; make '
-            'room, then go on with --resume auto.'
+            f'{error.filename or "The run"} cannot be written ({error.strerror}) and the last checkpoint is whole; '
+            'make room, then go on with --resume auto.'
         )
     if not isinstance(error, RuntimeError) or 'DataLoader worker (pid' not in str(error):
         return error

@@ -234,12 +234,15 @@ def resolve_lr(args: argparse.Namespace) -> None:
     elif args.global_batch_size not in (None, batch):
         ratio = batch / args.global_batch_size
         scale = math.sqrt(ratio) if by == 'sqrt' else ratio
-        made = f'-b {args.batch_size}, {args.world_size} process(es), {args.grad_accum_steps} accumulated'
+        made = [f'-b {args.batch_size}']
+        made += [f'{args.world_size} processes'] if args.world_size > 1 else []
+        made += [f'{args.grad_accum_steps} batches accumulated'] if args.grad_accum_steps > 1 else []
         text = f'The learning rate {args.lr:g} is meant for {args.global_batch_size} images a step and this run has '
-        text += f'{batch} ({made}): '
+        text += f'{batch} ({", ".join(made)}): '
         if args.scale_lr:
             args.lr, args.warmup_lr = args.lr * scale, args.warmup_lr * scale
-            text += f'scaled to {args.lr:g} ({by}), and the warm-up begins at {args.warmup_lr:g}'
+            text += f'scaled to {args.lr:g} ({by})'
+            text += f', and the warm-up begins at {args.warmup_lr:g}' if args.warmup_epochs else ''
         else:
             text += f'kept; --scale-lr makes it {args.lr * scale:g}'
         if is_primary(args):

@@ -137,7 +137,8 @@ def test_the_recipes_batch_is_not_spoken_of(recipe, caplog):
 def test_another_batch_keeps_the_rate_and_says_so(recipe, caplog):
     args = settled('--recipe', recipe(BATCH), '-b', '64', '--grad-accum-steps', '2', world_size=4)
     assert (args.lr, args.warmup_lr) == (0.1, 0.02)
-    assert 'meant for 128 images a step and this run has 512' in caplog.text
+    made = '(-b 64, 4 processes, 2 batches accumulated)'
+    assert f'meant for 128 images a step and this run has 512 {made}' in caplog.text
     assert 'kept; --scale-lr makes it 0.4' in caplog.text
 
 

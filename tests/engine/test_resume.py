@@ -112,7 +112,7 @@ def test_more_epochs_go_on_where_it_ended(data, tmp_path):
 
 
 def test_another_learning_rate_holds_and_is_named(data, tmp_path, caplog):
-    constant = ['--sched', 'none', '--momentum', '0.5', '--weight-decay', '0']
+    constant = ['--sched', 'none', '--momentum', '0.5', '--weight-decay', '0.1']
     assert run_command(options(data, tmp_path, 'run', *constant, '--epochs', '1')) == 0
     constant = ['--sched', 'none', '--momentum', '0.25', '--weight-decay', '0.5']
     assert run_command(options(data, tmp_path, 'run', *constant, '--lr', '0.007', '--epochs', '2')) == 0
