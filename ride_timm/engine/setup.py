@@ -113,8 +113,8 @@ def check_architecture(name: str) -> None:
     if ':' in name or timm.is_model(bare):
         return
     close = difflib.get_close_matches(bare, timm.list_models(), n=1, cutoff=0.5)
-    hint = f', did you mean {close[0]}?' if close else ''
-    raise RideError(f"There is no architecture {name}{hint}; timm.list_models('ride_*') lists ours.")
+    hint = f', did you mean {close[0]}?' if close else '.'
+    raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
 
 
 def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> ExpertLoss:

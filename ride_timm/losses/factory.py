@@ -80,12 +80,12 @@ def create_loss(name: str, class_counts: ClassCounts | None = None, **options: A
     """
     builder = _LOSSES.get(name)
     if builder is None:
-        raise RideError(f'There is no loss named {name!r}{_suggestion(name, _LOSSES)}; {_known(_LOSSES)}.')
+        raise RideError(f'There is no loss named {name!r}{_suggestion(name, _LOSSES)} {_known(_LOSSES)}.')
     parameters = inspect.signature(builder).parameters
     known = [option for option in parameters if option != 'class_counts']
     for option in options:
         if option not in known:
-            raise RideError(f'The loss {name!r} has no option {option!r}{_suggestion(option, known)}; {_known(known)}.')
+            raise RideError(f'The loss {name!r} has no option {option!r}{_suggestion(option, known)} {_known(known)}.')
     if class_counts is None and parameters['class_counts'].default is inspect.Parameter.empty:
         raise RideError(f'The loss {name!r} needs class_counts, the number of training images per class; pass them.')
     return builder(class_counts, **options)
@@ -93,7 +93,7 @@ def create_loss(name: str, class_counts: ClassCounts | None = None, **options: A
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(word, list(known), n=1)
-    return f', did you mean {matches[0]!r}?' if matches else ''
+    return f', did you mean {matches[0]!r}?' if matches else ';'
 
 
 def _known(names: Iterable[str]) -> str:

@@ -34,8 +34,8 @@ def recipe_text(name: str) -> str:
     if Path(name).is_file():
         return Path(name).read_text(encoding='utf-8')
     close = difflib.get_close_matches(name, list_recipes(), n=1)
-    hint = f', did you mean {close[0]}?' if close else ''
-    raise RideError(f'There is no recipe {name}{hint}; choose one of `ride-timm recipes` or the path of a YAML file.')
+    hint = f', did you mean {close[0]}?' if close else '.'
+    raise RideError(f'There is no recipe {name}{hint} Choose one of `ride-timm recipes` or the path of a YAML file.')
 
 
 def recipe_title(name: str) -> str:
