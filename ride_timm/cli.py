@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from ride_timm.errors import RideError, one_line
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        begun = [command for command in COMMANDS if command.startswith(name)]
+        close = begun or difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f', did you mean {close[0]}?' if close else ';'
         print(f'ride-timm: error: there is no command {name}{hint} see ride-timm --help.', file=sys.stderr)
         return 2
@@ -58,6 +60,9 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         return command()
     except RideError as error:
         print(f'ride-timm {name}: error: {one_line(error)}', file=sys.stderr)
+        # PyTorch's error out of a loading process keeps itself alive, and with it the iterator: freed by a later
+        # collection of garbage its processes are waited for in vain, ten seconds
+        traceback.clear_frames(error.__traceback__)
         return 2
     except BrokenPipeError:
         return 1

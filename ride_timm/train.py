@@ -26,7 +26,7 @@ from ride_timm.engine.args import build_parser, parse_args
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.divergence import check_scale, check_weights
-from ride_timm.engine.interrupt import Interrupted, StopRequest, explain, shield_workers
+from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
 from ride_timm.engine.results import format_metrics, write_per_class, write_results
@@ -116,13 +116,14 @@ def train(args: argparse.Namespace, device: torch.device) -> OrderedDict[str, fl
         run.trainer.stop = stop
         try:
             return _run_epochs(run)
+        except Interrupted:
+            raise
         except Exception as error:
-            failure = explain(error, stop)
-            if run.saver is not None and not isinstance(failure, Interrupted):
+            reraise_interrupted(error, stop)
+            if run.saver is not None:
                 run.saver.discard_start()
-            if failure is error:
-                raise
-            raise failure from error
+            reraise_explained(error)
+            raise
 
 
 def _run_epochs(run: Run) -> OrderedDict[str, float]:

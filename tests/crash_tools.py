@@ -18,7 +18,7 @@ import torch
 from ride_timm.cli import main as cli
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['ride_timm.train', 'ride_timm.validate'])
+_context.set_forkserver_preload(['pytest', 'ride_timm.train', 'ride_timm.validate'])
 
 
 def start(target, *args, log, env=None):
@@ -35,6 +35,7 @@ def _child(log, env, target, args):
     os.dup2(file, 2)
     os.environ.update(env)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method('fork', force=True)  # of loading processes: the ordinary one on Linux
     sys.exit(target(*args))
 
 
@@ -130,12 +131,12 @@ def assert_same_run(run, other):
         if name.endswith('.pth.tar'):
             states = [load(folder / name) for folder in (run, other)]
             for state in states:
-                del state['args']['experiment']
+                del state['args']['experiment'], state['args']['output']
             assert_same(*states, where=name)
     assert rows(run) == rows(other)
     figures = [json.loads((folder / 'results.json').read_text()) for folder in (run, other)]
     for result in figures:
-        del result['args']['experiment']
+        del result['args']['experiment'], result['args']['output']
     assert figures[0] == figures[1]
     assert (run / 'per_class.csv').read_text() == (other / 'per_class.csv').read_text()
 

@@ -14,7 +14,7 @@ from timm.data.loader import PrefetchLoader
 
 from ride_timm.errors import RideError
 
-__all__ = ['Interrupted', 'StopRequest', 'explain', 'shield_workers']
+__all__ = ['Interrupted', 'StopRequest', 'reraise_explained', 'reraise_interrupted', 'shield_workers']
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -80,25 +80,44 @@ def shield_workers(loader: PrefetchLoader) -> None:
     inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
 
 
-def explain(error: Exception, stop: StopRequest) -> Exception:
-    """Say what it means that a loading process is gone or the disk is full; any other error comes back as it is.
+def reraise_interrupted(error: Exception, stop: StopRequest) -> None:
+    """Take the loss of a loading process for what it is, if a signal took it.
 
     Args:
         error: What ended the training.
-        stop: If a signal came, it took the loading process too.
+        stop: Knows of the signal.
+
+    Raises:
+        Interrupted: It was that.
+    """
+    if _is_worker_loss(error):
+        time.sleep(0.5)  # the signal may reach this process after the other one
+        if stop.signum:
+            text = 'with its loading processes; the same command with --resume auto goes on'
+            raise Interrupted(stop.signum, text) from error
+
+
+def reraise_explained(error: Exception) -> None:
+    """Say in one sentence that a loading process is gone, or that the disk is full; return for any other error.
+
+    Args:
+        error: What ended the training.
+
+    Raises:
+        RideError: It was one of these.
     """
     if isinstance(error, OSError) and error.errno in _FULL:
-        return RideError(
+        raise RideError(
             f'{error.filename or "The run"} cannot be written ({error.strerror}) and the last checkpoint is whole; '
             'make room, then go on with --resume auto.'
-        )
-    if not isinstance(error, RuntimeError) or 'DataLoader worker (pid' not in str(error):
-        return error
-    time.sleep(0.5)  # the signal may reach this process after the other one
-    if stop.signum:
-        return Interrupted(stop.signum, 'with its loading processes; the same command with --resume auto goes on')
-    first = ' '.join(str(error).split())
-    return RideError(f'A loading process ended ({first}); if memory was short, use fewer --workers.')
+        ) from error
+    if _is_worker_loss(error):
+        text = ' '.join(str(error).split())
+        raise RideError(f'A loading process ended ({text}); if memory was short, use fewer --workers.') from error
+
+
+def _is_worker_loss(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and 'DataLoader worker (pid' in str(error)
 
 
 def _start_worker(then: Callable[[int], None] | None, worker: int) -> None:

@@ -104,8 +104,9 @@ class _Batch:
     gradient_norm: float
 
     @property
-    def finite(self) -> bool:
-        return math.isfinite(self.values['loss']) and math.isfinite(self.gradient_norm)
+    def trouble(self) -> int:
+        """0 for a batch like any other, 1 for gradients that are not finite, 2 for a loss that is not."""
+        return 2 if not math.isfinite(self.values['loss']) else int(not math.isfinite(self.gradient_norm))
 
 
 def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
@@ -141,7 +142,7 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
         parts = _backward(trainer, images, target, update, trainer.step_size(index))
         norm = _gradient_norm(parameters) if update and trainer.scaler is None else None
         batch = _Batch(epoch, index, images, target, *_read(parts, norm))
-        bad = bad if bad or batch.finite else batch
+        bad = bad or (batch if batch.trouble else None)
         for name, value in batch.values.items():
             trainer.meters.setdefault(name, utils.AverageMeter()).update(value, len(images))
         count += len(images)
@@ -155,8 +156,8 @@ def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
     """Step the optimizer and what follows it, or stop where a process diverged or was asked to."""
     batches = len(trainer.loader)
     step = batch.epoch * trainer.updates_per_epoch + batch.index // trainer.accum_steps + 1
-    diverged, signum = agree(trainer, int(bad is not None), trainer.stop.signum)
-    if diverged:
+    trouble, signum = agree(trainer, bad.trouble if bad else 0, trainer.stop.signum)
+    if trouble:
         found = bad or batch
         module: Any = trainer.task.get_trainable_module()
         # in every process, since SyncBatchNorm waits for all in the forward pass that this makes
@@ -164,13 +165,19 @@ def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
             module, trainer.autocast, found.images, found.target, found.values, found.gradient_norm,
             f'epoch {batch.epoch}, batch {found.index} (step {step}, lr {trainer.lr:.3g})',
         )  # fmt: skip
-        raise RideError(text if bad else f'Another process diverged in step {step}; its message says where.')
+        # a loss that is not finite in one process reaches the gradients of all
+        mine = bad is not None and bad.trouble == trouble
+        raise RideError(text if mine else f'Another process diverged in step {step}; its message says where.')
     _update(trainer)
     trainer.task.update_ema(step=step)
     if trainer.scheduler is not None:
         trainer.scheduler.step_update(step)
     if signum and batch.index < batches - 1:  # after the last batch the epoch is worth finishing
-        raise Interrupted(signum, f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches')
+        raise Interrupted(
+            signum,
+            f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches; the same command with --resume auto '
+            'repeats the epoch',
+        )
 
 
 def agree(trainer: Trainer, *flags: int) -> list[int]:

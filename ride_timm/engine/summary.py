@@ -42,8 +42,11 @@ def write_row(
 def _rows_before(path: Path, epoch: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    with path.open(newline='', encoding='utf-8') as file:
-        rows = [{name: value for name, value in row.items() if name} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            rows = [{name: value for name, value in row.items() if name} for row in csv.DictReader(file)]
+    except (csv.Error, UnicodeDecodeError):  # no file of ours
+        return []
     return [row for row in rows if (row.get('epoch') or '').isdigit() and int(row['epoch']) < epoch]
 
 

@@ -5,6 +5,8 @@ import torch
 from crash_tools import Killed, assert_same_run, kill_at, load, options, rows, run_command
 from tiny_runs import write_images
 
+from ride_timm.engine.checkpoint import RunSaver
+
 CASES = {
     # the classes are re-weighted from epoch 2 on, which the second part alone reaches
     'reweighting': ['--loss', 'ride', '--reweight-epoch', '2', '--opt-kwargs', 'nesterov=True'],
@@ -90,6 +92,27 @@ def test_killed_before_the_results_are_written(data, tmp_path, monkeypatch):
         patch.setattr('ride_timm.train.write_results', killed)
         run_command(options(data, tmp_path, 'broken'))
     assert not (tmp_path / 'broken/results.json').exists()
+    assert run_command(options(data, tmp_path, 'broken')) == 0
+    assert_same_run(tmp_path / 'straight', tmp_path / 'broken')
+
+
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_killed_between_the_row_and_the_checkpoint(data, tmp_path, monkeypatch, when):
+    save = RunSaver.save_checkpoint
+
+    def killed(self, epoch, metric=None):
+        if epoch == 1 and when == 'before':
+            raise Killed
+        best = save(self, epoch, metric)
+        if epoch == 1:
+            raise Killed
+        return best
+
+    assert run_command(options(data, tmp_path, 'straight')) == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunSaver, 'save_checkpoint', killed)
+        run_command(options(data, tmp_path, 'broken'))
+    assert load(tmp_path / 'broken/last.pth.tar')['epoch'] == (0 if when == 'before' else 1)
     assert run_command(options(data, tmp_path, 'broken')) == 0
     assert_same_run(tmp_path / 'straight', tmp_path / 'broken')
 
