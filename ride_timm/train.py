@@ -33,8 +33,9 @@ from ride_timm.engine.results import format_metrics, write_per_class, write_resu
 from ride_timm.engine.resume import find_checkpoint, restore
 from ride_timm.engine.router_stage import evaluate_routed, settle_threshold
 from ride_timm.engine.saving import create_saver
-from ride_timm.engine.summary import write_row
+from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
+from ride_timm.engine.trackers import Tracker
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
@@ -57,6 +58,7 @@ class Run:
     start: int
     epochs: int
     input_size: tuple[int, int, int] = (3, 224, 224)
+    tracker: Tracker = field(default_factory=Tracker)
     found: dict[str, Any] = field(default_factory=dict)  # what results.json holds beside the last epoch's figures
 
 
@@ -124,6 +126,8 @@ def train(args: argparse.Namespace, device: torch.device) -> OrderedDict[str, fl
                 run.saver.discard_start()
             reraise_explained(error)
             raise
+        finally:
+            run.tracker.close()
 
 
 def _run_epochs(run: Run) -> OrderedDict[str, float]:
@@ -190,8 +194,9 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     saver = create_saver(args, folder, data, trainer, checkpoint) if primary else None
     if saver is not None:
         saver.extra.update(stages.record(args, data, init, task))
+    tracker = Tracker(args.log, folder, saver.settings) if saver is not None else Tracker()
     found = {'evaluated_on': data.val.source}
-    return Run(args, folder, data, trainer, val_loader, saver, start, epochs, config['input_size'], found)
+    return Run(args, folder, data, trainer, val_loader, saver, start, epochs, config['input_size'], tracker, found)
 
 
 def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
@@ -242,6 +247,7 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
     _logger.info(text + (f'; {format_metrics(metrics)}' if metrics else ''))
     try:
         write_row(run.folder / 'summary.csv', epoch, train_metrics, metrics, lr)
+        run.tracker.log(epoch, {**prefixed('train', train_metrics), **prefixed('eval', metrics or {}), 'lr': lr})
         run.saver.save_checkpoint(epoch, metrics[run.args.eval_metric] if metrics else None)
         if epoch + 1 == run.epochs:
             _write_results(run, metrics)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ride_timm.data import AUGMENTATIONS
 from ride_timm.engine.precedence import STAGES, check_stage, merge, recipe_values
+from ride_timm.engine.trackers import TRACKERS
 from ride_timm.engine.values import KeyValues
 from ride_timm.losses import list_losses
 from ride_timm.recipes import load_recipe
@@ -219,5 +220,6 @@ def _add_run(group: Any) -> None:
     group.add_argument('--checkpoint-hist', type=int, default=1, metavar='N', help='best checkpoints to keep')
     group.add_argument('--eval-metric', default='top1', metavar='NAME')
     group.add_argument('--val-interval', type=int, default=1, metavar='N', help='evaluate every N epochs and the last')
+    group.add_argument('--log', choices=list(TRACKERS), help='send the figures to this tracker too')
     group.add_argument('--quiet', action='store_true', help='warnings only; on a terminal the progress bar stays')
     group.add_argument('--log-interval', type=int, default=50, metavar='N', help='log line every N batches')

@@ -8,7 +8,12 @@ from typing import Any
 
 from ride_timm.engine.files import write_whole
 
-__all__ = ['write_row']
+__all__ = ['prefixed', 'write_row']
+
+
+def prefixed(kind: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures named as in `summary.csv`: `train_<name>`, `eval_<name>`."""
+    return {f'{kind}_{name}': value for name, value in figures.items()}
 
 
 def write_row(
@@ -28,8 +33,7 @@ def write_row(
         lr: Learning rate at the start of the epoch.
     """
     row: dict[str, Any] = {'epoch': epoch}
-    row.update({f'train_{name}': value for name, value in train.items()})
-    row.update({f'eval_{name}': value for name, value in (evaluation or {}).items()})
+    row.update(prefixed('train', train) | prefixed('eval', evaluation or {}))
     row['lr'] = lr
     rows = [*_rows_before(path, epoch), row]
     text = io.StringIO(newline='')

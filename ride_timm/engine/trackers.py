@@ -26,7 +26,13 @@ class Tracker:
         RideError: The package is not installed.
     """
 
-    def __init__(self, name: str | None, folder: Path, settings: Mapping[str, Any], project: str = 'ride-timm') -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        folder: Path = Path(),
+        settings: Mapping[str, Any] | None = None,
+        project: str = 'ride-timm',
+    ) -> None:
         self._writer: Any = None
         self._module: Any = None
         if name is None:
@@ -39,7 +45,7 @@ class Tracker:
             else:
                 self._module = importlib.import_module(package)
                 # trackio has wandb's interface
-                self._module.init(project=project, name=folder.name, config=dict(settings))
+                self._module.init(project=project, name=folder.name, config=dict(settings or {}))
         except ImportError:
             raise RideError(f"--log {name} needs the package {package}; run: pip install '{package}'") from None
 

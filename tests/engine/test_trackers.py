@@ -1,12 +1,15 @@
 """Trackers: what they are sent, and what happens without the package."""
 
+import csv
 import sys
 import types
 
 import pytest
+from tiny_runs import CIFAR, write_images
 
 from ride_timm.engine.trackers import TRACKERS, Tracker
 from ride_timm.errors import RideError
+from ride_timm.train import main
 
 
 class Recorder(types.ModuleType):
@@ -78,3 +81,30 @@ def test_no_tracker_does_nothing(tmp_path):
     tracker.log(0, {'train_loss': 1.0})
     tracker.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_sends_every_epoch(monkeypatch, tmp_path):
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, 'trackio', recorder)
+    data = write_images(tmp_path / 'images')
+    command = [
+        '--data-dir',
+        str(data),
+        '--model',
+        CIFAR,
+        '--epochs',
+        '2',
+        '-b',
+        '16',
+        '--lr',
+        '0.01',
+        '--device',
+        'cpu',
+    ]
+    assert main([*command, '--output', str(tmp_path), '--experiment', 'run', '--log', 'trackio']) == 0
+    sent = [figures for kind, figures in recorder.calls if kind == 'log']
+    assert [figures['epoch'] for figures in sent] == [0, 1]
+    with (tmp_path / 'run' / 'summary.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row['eval_top1']) for row in rows] == [figures['eval_top1'] for figures in sent]
+    assert [kind for kind, _ in recorder.calls][-1] == 'finish'
