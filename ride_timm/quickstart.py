@@ -142,13 +142,15 @@ def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: 
     checkpoint = folder / name / 'last.pth.tar'
     checkpoint.unlink(missing_ok=True)  # the quickstart starts anew each time
     layers = 'layers=' + str(LAYERS).replace(' ', '')
-    train_main([
+    stopped = train_main([
         '--data-dir', str(folder / 'digits'), '--model', model, '--model-kwargs', layers, '--loss', loss,
         '--img-size', str(IMAGE_SIZE), '--hflip', '0', '--epochs', str(args.epochs), '-b', '64', '--lr', '0.1',
         '--sched', 'cosine', '--warmup-epochs', '2', '--warmup-lr', '0.02', '--weight-decay', '5e-4',
         '--val-interval', str(args.epochs), '--log-interval', '0', '--seed', str(args.seed), '--device', 'cpu',
         '--output', str(folder), '--experiment', name, '--quiet',
     ])  # fmt: skip
+    if stopped:  # by Ctrl-C
+        raise SystemExit(stopped)
     options = argparse.Namespace(checkpoint=str(checkpoint), model=None)
     vars(options).update(use_ema=False, num_classes=None, model_kwargs={})
     net = load_trained(options).model

@@ -107,11 +107,16 @@ class RunSaver(CheckpointSaver):
             epoch, metric = state.get('pending') or (None, None)
             self.load_state_dict({**state, 'pending': (None, None)})
             self._cleanup_checkpoints()  # --checkpoint-hist may be less than it was
-            if epoch is not None and self._checkpoint_path(epoch) not in [file for file, _ in self.checkpoint_files]:
+            if epoch is not None and not self._has(epoch):
                 self._keep(epoch, metric)
+                if not self._has(epoch):  # it was kept when --checkpoint-hist was more
+                    Path(self._checkpoint_path(epoch)).unlink(missing_ok=True)
             best = Path(self._checkpoint_path(self.best_epoch)) if self.best_epoch is not None else None
             if best is not None and best.exists():
                 self._duplicate(best, self.best)
+
+    def _has(self, epoch: int) -> bool:
+        return self._checkpoint_path(epoch) in [file for file, _ in self.checkpoint_files]
 
     def _keep(self, epoch: int, metric: float | None) -> None:
         """Put `last` into the history if it ranks there, and make it the best if it is."""

@@ -63,5 +63,14 @@ def create_saver(
     if checkpoint is not None and 'saver' in checkpoint:
         source = saver.last if args.resume == 'auto' else Path(args.resume)
         if is_inside(source, folder):
-            saver.restart(source, checkpoint['saver'])
+            before = (checkpoint.get('args') or {}).get('eval_metric', args.eval_metric)
+            state = checkpoint['saver'] if before == args.eval_metric else _unranked(checkpoint['saver'])
+            saver.restart(source, state)
     return saver
+
+
+def _unranked(state: dict[str, Any]) -> dict[str, Any]:
+    """The history of saves without its ranks, which are of another figure than the run now ranks by."""
+    files = [(name, None) for name, _ in state.get('checkpoint_files', [])]
+    epoch, _ = state.get('pending') or (None, None)
+    return {'checkpoint_files': files, 'best_epoch': None, 'best_metric': None, 'pending': (epoch, None)}

@@ -163,6 +163,17 @@ def test_going_back_to_an_earlier_checkpoint(data, tmp_path):
     assert load(tmp_path / 'back/last.pth.tar')['epoch'] == 2
 
 
+def test_ranking_by_another_figure_starts_anew(data, tmp_path):
+    """A loss of 1 is not better than an accuracy of 50, and 50 % no better than a loss of 1."""
+    constant = ['--sched', 'constant', '--reweight-epoch', '-1', '--checkpoint-hist', '2']
+    for first, second, choose in (('top1', 'loss', min), ('loss', 'top1', max)):
+        assert run_command(options(data, tmp_path, first, *constant, '--epochs', '2', '--eval-metric', first)) == 0
+        assert run_command(options(data, tmp_path, first, *constant, '--epochs', '4', '--eval-metric', second)) == 0
+        scores = [float(row[f'eval_{second}']) for row in rows(tmp_path / first)][2:]
+        best = load(tmp_path / first / 'model_best.pth.tar')
+        assert best['epoch'] == 2 + scores.index(choose(scores))
+
+
 def test_going_on_in_another_folder(data, tmp_path):
     assert run_command(options(data, tmp_path, 'straight')) == 0
     assert run_command(options(data, tmp_path, 'first', '--checkpoint-hist', '3')) == 0

@@ -334,10 +334,20 @@ def test_all_epochs_without_a_number_leave_no_best(tmp_path):
 
 
 def test_history_may_shrink(tmp_path):
-    save_until(tmp_path / 'run', 4, history=3)
-    save_until(tmp_path / 'run', 5, history=1)
-    expected = {'last.pth.tar': 4, 'checkpoint-3.pth.tar': 3, 'model_best.pth.tar': 3}
+    save_until(tmp_path / 'run', 5, history=3)
+    save_until(tmp_path / 'run', 6, history=1)
+    expected = {'last.pth.tar': 5, 'checkpoint-3.pth.tar': 3, 'model_best.pth.tar': 3}
     assert epochs_in(tmp_path / 'run') == expected
+
+
+def test_going_back_makes_the_best_of_then_the_best(tmp_path):
+    save_until(tmp_path / 'run', 4, history=3)
+    saver, _ = open_saver(tmp_path / 'run', history=3)
+    earlier = tmp_path / 'run/checkpoint-2.pth.tar'  # not the best of its time
+    saver.restart(earlier, read_checkpoint(earlier)['saver'])
+    assert (saver.best_metric, saver.best_epoch) == (7.0, 1)
+    found = epochs_in(tmp_path / 'run')
+    assert (found['last.pth.tar'], found['model_best.pth.tar']) == (2, 1)
 
 
 def test_files_share_their_bytes(tmp_path):
