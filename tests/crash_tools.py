@@ -39,7 +39,7 @@ def _child(log, env, target, args):
     sys.exit(target(*args))
 
 
-def finish(process, timeout=60):
+def finish(process, timeout=150):
     """Wait, and return the exit status; that of a signal is negative."""
     process.join(timeout)
     if process.exitcode is None:

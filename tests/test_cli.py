@@ -13,6 +13,9 @@ from tiny_runs import write_images
 from ride_timm.cli import COMMANDS, main
 from ride_timm.version import __version__
 
+# a machine with a single core: two loading processes are still two
+pytestmark = pytest.mark.filterwarnings('ignore:This DataLoader will create')
+
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):

@@ -16,6 +16,9 @@ from ride_timm.engine import loop
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted
 from ride_timm.errors import RideError
 
+# a machine with a single core: two loading processes are still two
+pytestmark = pytest.mark.filterwarnings('ignore:This DataLoader will create')
+
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 

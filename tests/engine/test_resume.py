@@ -7,6 +7,9 @@ from tiny_runs import write_images
 
 from ride_timm.engine.checkpoint import RunSaver
 
+# a machine with a single core: two loading processes are still two
+pytestmark = pytest.mark.filterwarnings('ignore:This DataLoader will create')
+
 CASES = {
     # the classes are re-weighted from epoch 2 on, which the second part alone reaches
     'reweighting': ['--loss', 'ride', '--reweight-epoch', '2', '--opt-kwargs', 'nesterov=True'],
