@@ -3,10 +3,11 @@
 import re
 from typing import Any, TypeVar
 
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
+from .pretrained import weight_of
 
 __all__ = ['create_multi_expert', 'expert_count', 'head_names']
 
@@ -39,8 +40,13 @@ def create_multi_expert(
         num_maps: How many feature maps the family offers.
         **kwargs: Arguments of the class and of timm's factory.
 
+    Returns:
+        The network. With a published weight it has what the weight was made with: its `channels`, say, and its router
+        where the heads are kept, unless `router` is given.
+
     Raises:
         TypeError: An unknown argument, or one that the name fixes.
+        PretrainedError: The weights do not exist, or are not the published ones.
     """
     for fixed in {'num_experts', 'block'} & kwargs.keys():
         raise TypeError(
@@ -49,7 +55,8 @@ def create_multi_expert(
         )
     if _asks_for_a_stale_router(kwargs):
         kwargs['router'] = False
-    return build_model_with_cfg(
+    published = _use_published(variant, kwargs) if pretrained else False
+    net: Any = build_model_with_cfg(
         model_cls,
         variant,
         pretrained,
@@ -58,6 +65,26 @@ def create_multi_expert(
         num_experts=expert_count(variant),
         **(arch | kwargs),
     )
+    if published:
+        net.pretrained_cfg.pop('state_dict', None)  # the tensors are in the network now
+    made: NetT = net
+    return made
+
+
+def _use_published(variant: str, kwargs: dict[str, Any]) -> bool:
+    """Have timm load the checked tensors of a published weight, if the arguments ask for one."""
+    overlay = kwargs.get('pretrained_cfg_overlay') or {}
+    cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+    weight = weight_of(cfg, variant)
+    if weight is None:
+        return False
+    made_with = weight.model_args
+    if kwargs.get('features_only') or kwargs.get('num_classes', cfg.num_classes) != weight.num_classes:
+        made_with['router'] = False  # it belongs to the heads
+    for key, value in made_with.items():
+        kwargs.setdefault(key, value)
+    kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': weight.load(kwargs.get('cache_dir'))}
+    return True
 
 
 def _asks_for_a_stale_router(kwargs: dict[str, Any]) -> bool:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerType, get_act_layer, get_norm_layer
-from timm.models import PretrainedCfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import nn
 
 from ._factory import create_multi_expert, expert_count, head_names
 from .multi_expert import MultiExpertNet
+from .pretrained import register_published
 
 __all__ = ['RideResNet']  # timm's register_model adds the entry points
 
@@ -158,7 +159,7 @@ class RideResNet(MultiExpertNet):
         return self.layer2(self.layer1(x))
 
 
-def _cfg(variant: str, **kwargs: Any) -> dict[str, Any] | PretrainedCfg:
+def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
     return {
         'url': '',
         'num_classes': 1000,
@@ -192,8 +193,10 @@ _VARIANTS = [f'{backbone}_{k}e' for backbone in _BACKBONES if backbone.startswit
 _VARIANTS += ['ride_resnet50_6e', 'ride_resnext50_32x4d_6e']
 
 default_cfgs = generate_default_cfgs(
-    {variant: _cfg(variant) for variant in _VARIANTS}
-    | {'test_ride_resnet_3e': _cfg('test_ride_resnet_3e', input_size=(3, 160, 160), pool_size=(5, 5))}
+    register_published(
+        {variant: _cfg(variant) for variant in _VARIANTS}
+        | {'test_ride_resnet_3e': _cfg('test_ride_resnet_3e', input_size=(3, 160, 160), pool_size=(5, 5))}
+    )
 )
 
 

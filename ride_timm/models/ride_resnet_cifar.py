@@ -11,12 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerType, get_act_layer, get_norm_layer
-from timm.models import PretrainedCfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock
 from torch import nn
 
 from ._factory import create_multi_expert, expert_count, head_names
 from .multi_expert import MultiExpertNet
+from .pretrained import register_published
 
 __all__ = ['RideResNetCifar']  # timm's register_model adds the entry points
 
@@ -181,7 +182,7 @@ def _stage(
     return nn.Sequential(*blocks)
 
 
-def _cfg(variant: str, **kwargs: Any) -> dict[str, Any] | PretrainedCfg:
+def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
     return {
         'url': '',
         'num_classes': 100,
@@ -205,10 +206,12 @@ _BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 default_cfgs = generate_default_cfgs(
-    {
-        variant: _cfg(variant)
-        for variant in (*(f'ride_resnet32_{k}e' for k in (1, 2, 3, 4, 6)), 'test_ride_resnet_cifar_3e')
-    }
+    register_published(
+        {
+            variant: _cfg(variant)
+            for variant in (*(f'ride_resnet32_{k}e' for k in (1, 2, 3, 4, 6)), 'test_ride_resnet_cifar_3e')
+        }
+    )
 )
 
 
