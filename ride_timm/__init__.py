@@ -5,6 +5,13 @@ Importing the package registers the architectures: `timm.create_model('ride_resn
 
 import re as _re
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from pathlib import Path as _Path
+
+    from torch import nn as _nn
 
 from .errors import RideError as RideError
 from .version import __version__ as __version__
@@ -21,4 +28,38 @@ except Exception as _error:  # a torchvision built for another torch fails with 
             raise
         raise ImportError(_sentence) from _error
 
-__all__ = ['RideError', '__version__', 'models']
+
+def from_pretrained(
+    source: '_Path | str',
+    *,
+    num_classes: int | None = None,
+    cache_dir: '_Path | str | None' = None,
+    token: str | bool | None = None,
+    sha256: dict[str, str] | None = None,
+    **model_kwargs: _Any,
+) -> '_nn.Module':
+    """Load a trained network from wherever it lies, in eval mode.
+
+    Args:
+        source: The name of a published weight (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
+            folder (exported, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
+        num_classes: Another number of classes C, with new heads (C features each); None keeps them.
+        cache_dir: Folder of the Hub's cache, the client's by default.
+        token: For private repositories; the one of `hf auth login` by default.
+        sha256: Hash by file name (`model.safetensors`, `config.json`), which the Hub's files must have.
+        **model_kwargs: Further arguments of the architecture, such as `router=False` or `in_chans=1`.
+
+    Returns:
+        The network: images (B, 3, H, W) to mean logits (B, C). `pretrained_cfg['label_names']` names the classes.
+
+    Raises:
+        RideError: It cannot be had: unknown architecture, repository or revision, private repository, no connection,
+            a hash that is not the promised one. The sentence says what to do.
+    """
+    from .engine.loading import load_model
+
+    hub: dict[str, _Any] = {'cache_dir': cache_dir, 'token': token, 'sha256': sha256}
+    return load_model(source, num_classes=num_classes, model_kwargs=model_kwargs, **hub).model
+
+
+__all__ = ['RideError', '__version__', 'from_pretrained', 'models']

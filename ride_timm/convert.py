@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,6 +199,7 @@ def save_folder(
     output: Path,
     class_names: Sequence[str] | None = None,
     class_counts: Sequence[int] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `model.safetensors` and then `config.json`, without which timm takes no folder for a whole one.
 
@@ -207,6 +208,7 @@ def save_folder(
         output: The folder; it is created where there is none.
         class_names: Names of the classes in label order, if known.
         class_counts: Training images of each class, if known.
+        training: What else users need to know of it: `loss`, `loss_kwargs`, `tau`.
 
     Raises:
         RideError: It cannot be written.
@@ -218,6 +220,7 @@ def save_folder(
     }
     if class_counts is not None:
         about['class_counts'] = list(class_counts)
+    about.update(training or {})
     known: dict[str, Any] = (
         {'ride': about} if class_names is None else {'ride': about, 'label_names': list(class_names)}
     )

@@ -195,7 +195,7 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     if saver is not None:
         saver.extra.update(stages.record(args, data, init, task))
     tracker = Tracker(args.log, folder, saver.settings) if saver is not None else Tracker()
-    found = {'evaluated_on': data.val.source}
+    found = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
     return Run(args, folder, data, trainer, val_loader, saver, start, epochs, config['input_size'], tracker, found)
 
 
@@ -338,6 +338,7 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
             device=trainer.device, autocast=trainer.autocast, distributed=args.distributed,
         )  # fmt: skip
         found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': rows}
+        found['held_out_images'] = len(data.val.targets)
         if trainer.primary:
             write_sweep(run.folder / 'sweep.csv', rows)
             _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(rows, model.router_threshold)}')

@@ -1,6 +1,8 @@
 """The training command's arguments: timm's flags and ours (which source of a value wins: `precedence.py`)."""
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +41,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: The arguments; None means those of the process.
 
     Returns:
-        All values; `explicit` holds the names that the command line set and `from_recipe` those of the recipe.
+        All values; `command` is the line as typed, `explicit` holds the names that it set and `from_recipe` those of
+        the recipe.
 
     Raises:
         RideError: The recipe is unknown, has a key that is no argument or a value that the argument does not take; or
@@ -49,6 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     recipe = recipe_values(load_recipe(args.recipe), parser, args.recipe) if args.recipe else {}
     merge(args, _explicit(argv), recipe)
+    args.command = shlex.join(['ride-timm', 'train', *(sys.argv[1:] if argv is None else argv)])
     check_stage(args)
     return args
 

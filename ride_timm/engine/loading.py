@@ -1,9 +1,10 @@
-"""A trained network with its class names, from a checkpoint, an exported folder or published weights."""
+"""A trained network with its class names, from a checkpoint, an exported folder, the Hub or published weights."""
 
 import argparse
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,72 @@ from timm.models import clean_state_dict
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
 from ride_timm.errors import RideError
+from ride_timm.hub import fetch, split_revision
+from ride_timm.models.pretrained import PretrainedError, published_weights
 
-__all__ = ['TrainedNet', 'load_trained']
+__all__ = ['TrainedNet', 'load_model', 'load_trained']
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainedNet:
-    """A network, and what is known of the classes it was trained on."""
+    """A network, and what is known of its training.
+
+    Attributes:
+        model: The network, in eval mode.
+        name: What it was called by.
+        class_names: Names of its C classes, None if unknown.
+        class_counts: (C,) training images of each, None if unknown.
+        about: The `ride` entry of its file: loss, `tau`, threshold; empty if it has none.
+    """
 
     model: torch.nn.Module
     name: str
     class_names: tuple[str, ...] | None
     class_counts: tuple[int, ...] | None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_model(
+    source: str | Path,
+    *,
+    use_ema: bool = False,
+    num_classes: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **hub: Any,
+) -> TrainedNet:
+    """Load a trained network from wherever it lies.
+
+    Args:
+        source: A checkpoint (`last.pth.tar`, `model.safetensors`), the folder of a run, an exported folder,
+            `local-dir:DIR`, `hf-hub:ORG/NAME[@REVISION]`, or the registered name of a published weight.
+        use_ema: The moving average in a checkpoint.
+        num_classes: Another number of classes, with new heads; not for checkpoints.
+        model_kwargs: Further arguments of the architecture.
+        **hub: `cache_dir`, `token` and `sha256` of `ride_timm.hub.fetch`.
+
+    Raises:
+        RideError: It cannot be found or read, or its parts do not fit each other.
+    """
+    text, path = str(source), Path(source)
+    options = argparse.Namespace(
+        model=None, checkpoint=None, pretrained=True, use_ema=use_ema, num_classes=num_classes,
+        model_kwargs=dict(model_kwargs or {}),
+    )  # fmt: skip
+    if text.startswith('hf-hub:'):
+        repo_id, revision = split_revision(text)
+        options.model = f'local-dir:{fetch(repo_id, revision, **hub)}'
+        return replace(load_trained(options), name=text)
+    if path.is_dir() and (path / 'last.pth.tar').is_file():
+        options.checkpoint = str(path / 'last.pth.tar')
+    elif path.is_dir():
+        options.model = f'local-dir:{path}'
+    elif path.is_file() or path.suffix in ('.tar', '.pth', '.safetensors'):
+        options.checkpoint = text
+    else:
+        options.model = text
+    return load_trained(options)
 
 
 def load_trained(args: argparse.Namespace) -> TrainedNet:
@@ -46,18 +99,46 @@ def load_trained(args: argparse.Namespace) -> TrainedNet:
     if not args.model:
         raise RideError('Neither --model nor --checkpoint was given; name a checkpoint, or a model and --pretrained.')
     check_architecture(args.model)
+    if args.model.startswith('hf-hub:'):
+        return load_model(args.model, num_classes=args.num_classes, model_kwargs=args.model_kwargs)
     local = args.model.partition(':')[2] if args.model.startswith('local-dir:') else None
     if local is not None and not Path(local, 'config.json').is_file():
-        raise RideError(f'{local} holds no config.json; name a folder that `ride-timm convert` or timm wrote.')
+        raise RideError(f'{local} holds no config.json; name a folder that `ride-timm export` or timm wrote.')
+    if local is not None:
+        _check_registered(Path(local, 'config.json'))
     pretrained = args.pretrained or ':' in args.model
     if not pretrained:
         _logger.warning(f'{args.model} has random weights; add --pretrained or --checkpoint FILE for trained ones.')
     model: Any = _create(args.model, pretrained, args.num_classes, args.model_kwargs)
     names = model.pretrained_cfg.get('label_names') if pretrained else None
-    counts = None
+    about = _about(model, local) if pretrained else {}
+    if model.num_classes != model.pretrained_cfg.get('num_classes'):  # new heads
+        return _checked(model, args.model, None, None)
+    return _checked(model, args.model, names, about.get('class_counts'), about)
+
+
+def _check_registered(config: Path) -> None:
+    try:
+        architecture = json.loads(config.read_text(encoding='utf-8'))['architecture']
+    except (ValueError, KeyError, TypeError) as error:
+        raise RideError(f'{config} names no architecture ({error!r}); get it again.') from None
+    if not timm.is_model(architecture):
+        raise RideError(
+            f'{config} is of the architecture {architecture}, which neither timm nor this version of ride-timm has; '
+            'import the package that registers it, or `pip install -U ride-timm timm`.'
+        )
+
+
+def _about(model: Any, local: str | None) -> Mapping[str, Any]:
+    """The `ride` entry of what a network was created from."""
     if local is not None:
-        counts = json.loads(Path(local, 'config.json').read_text(encoding='utf-8')).get('ride', {}).get('class_counts')
-    return _checked(model, args.model, names, counts)
+        config: Any = json.loads(Path(local, 'config.json').read_text(encoding='utf-8'))
+    else:
+        cfg = model.pretrained_cfg
+        weight = published_weights().get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
+        config = {} if weight is None else weight.config
+    about: Mapping[str, Any] = config.get('ride') or {}
+    return about
 
 
 def _from_file(args: argparse.Namespace) -> TrainedNet:
@@ -92,7 +173,7 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
         first = str(error).strip().splitlines()[-1].strip()
         raise RideError(f'{path} does not fit {name} ({first}); check --model and --num-classes.') from None
     model.pretrained_cfg.update(settings.get('data_config') or {})
-    return _checked(model, name, known.get('class_names'), known.get('class_counts'))
+    return _checked(model, name, known.get('class_names'), known.get('class_counts'), known)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -116,20 +197,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
         'data_config': prepared,
     }
     settings['model_kwargs'].pop('num_classes', None)
-    known = {'arch': config.get('architecture'), 'class_names': names, 'class_counts': ride.get('class_counts')}
+    known = {**ride, 'arch': config.get('architecture'), 'class_names': names, 'class_counts': ride.get('class_counts')}
     return state, {**known, 'args': settings}
 
 
 def _create(name: str, pretrained: bool, num_classes: int | None, kwargs: dict[str, Any]) -> torch.nn.Module:
     try:
         model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+    except PretrainedError as error:
+        raise RideError(str(error)) from error
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise RideError(f'{name} cannot be created: {" ".join(str(error).split())}') from error
     return model
 
 
-def _checked(model: Any, name: str, names: Any, counts: Any) -> TrainedNet:
+def _checked(model: Any, name: str, names: Any, counts: Any, about: Mapping[str, Any] | None = None) -> TrainedNet:
     for what, values in (('class names', names), ('class counts', counts)):
         if values is not None and len(values) != model.num_classes:
             raise RideError(f'{name} has {model.num_classes} classes and {len(values)} {what}; the file is damaged.')
-    return TrainedNet(model.eval(), name, tuple(names) if names else None, tuple(counts) if counts else None)
+    return TrainedNet(
+        model.eval(), name, tuple(names) if names else None, tuple(counts) if counts else None, about or {}
+    )

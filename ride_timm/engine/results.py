@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ride_timm.engine.files import write_whole
+from ride_timm.engine.provenance import source_commit
 from ride_timm.metrics import ClassResult
 from ride_timm.version import __version__
 
@@ -23,13 +24,14 @@ SHOWN = ('top1', 'many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware, as they stand beside every figure."""
+    """Versions, commit of the source and hardware, as they stand beside every figure."""
     versions = {name: metadata.version(name) for name in ('torch', 'torchvision', 'timm')}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         'ride_timm': __version__,
         'python': platform.python_version(),
         **versions,
+        'commit': source_commit(),
         'hardware': ', '.join(gpus) or f'{os.cpu_count()} CPU cores ({platform.machine()})',
     }
 

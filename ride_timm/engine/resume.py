@@ -21,9 +21,9 @@ _logger = logging.getLogger(__name__)
 
 # where a run is, and how it is shown: nothing of what it computes
 _HARMLESS = {
-    'checkpoint_hist', 'data_config', 'data_dir', 'dataset_download', 'device', 'experiment', 'explicit', 'from_recipe',
-    'init', 'local_rank', 'log', 'log_interval', 'model_kwargs', 'no_check_images', 'output', 'pin_mem', 'quiet',
-    'rank', 'recipe', 'resume', 'teacher', 'workers',
+    'checkpoint_hist', 'command', 'data_config', 'data_dir', 'dataset_download', 'device', 'experiment', 'explicit',
+    'from_recipe', 'init', 'local_rank', 'log', 'log_interval', 'model_kwargs', 'no_check_images', 'output', 'pin_mem',
+    'quiet', 'rank', 'recipe', 'resume', 'teacher', 'workers',
 }  # fmt: skip
 _HYPERPARAMETERS = ('lr', 'weight_decay', 'momentum', 'dampening', 'nesterov', 'betas', 'eps')
 

@@ -1,0 +1,106 @@
+"""Where figures come from: the commit of the code, the command, the stages of a training."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ride_timm.errors import RideError
+
+__all__ = ['read_run', 'source_commit', 'stage_record']
+
+
+def source_commit(package: Path | None = None) -> str | None:
+    """The git commit that the package's source stands at, with `-dirty` behind it where the source was changed since.
+
+    Args:
+        package: Folder of the source; this package's by default.
+
+    Returns:
+        40 hexadecimal digits, or None for a package that lies in no git checkout of its own.
+    """
+    folder = package or Path(__file__).resolve().parents[1]
+    if not (folder.parent / '.git').exists():
+        return None
+    commit = _git(folder, 'rev-parse', 'HEAD')
+    if commit is None:
+        return None
+    return f'{commit}-dirty' if _git(folder, 'status', '--porcelain', '--', '.') else commit
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ['git', *command], cwd=folder, capture_output=True, text=True, timeout=20, check=True
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a finished run wrote into its `results.json`.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        RideError: There is none, or it is not one of ours.
+    """
+    path = folder / 'results.json'
+    if not path.is_file():
+        raise RideError(
+            f'{folder} holds no results.json, which a training writes at its end; finish the run with --resume auto, '
+            'or name the folder of another.'
+        )
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+        content['args']['stage']
+    except (ValueError, KeyError, TypeError) as error:
+        raise RideError(f'{path} is not the results.json of a training ({error!r}); name a folder of a run.') from error
+    return content
+
+
+def stage_record(folder: Path) -> dict[str, Any]:
+    """One stage of a training, for the `results.json` of the weights.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Stage, command, recipe, seed, epochs, number of training images, seconds of the training steps (without
+        evaluation), precision, commit and environment; None for what the run did not write down.
+
+    Raises:
+        RideError: As `read_run`.
+    """
+    run = read_run(folder)
+    args, environment = run['args'], dict(run.get('environment') or {})
+    images = run.get('train_images')
+    return {
+        'stage': args['stage'],
+        'command': args.get('command'),
+        'recipe': run.get('recipe') or None,
+        'seed': run.get('seed'),
+        'epochs': run.get('epochs'),
+        'images': images,
+        'seconds': _seconds(folder, images),
+        'amp': (args.get('amp_dtype') or 'float16') if args.get('amp') else None,
+        'commit': environment.pop('commit', None),
+        'environment': environment,
+    }
+
+
+def _seconds(folder: Path, images: int | None) -> float | None:
+    """Time of all training steps, from the speeds in `summary.csv`, which outlast interruptions."""
+    path = folder / 'summary.csv'
+    if images is None or not path.is_file():
+        return None
+    with path.open(newline='', encoding='utf-8') as file:
+        rows: list[Mapping[str, str]] = list(csv.DictReader(file))
+    try:
+        return sum(images / float(row['train_images_per_second']) for row in rows)
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None

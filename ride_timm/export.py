@@ -1,0 +1,227 @@
+"""`ride-timm export`: from finished runs to the folder of a published weight, measured on the way.
+
+The folder holds what is uploaded: `model.safetensors`, `config.json`, `results.json` with every figure, and the card
+with its pictures. Where an `index.json` lies beside the folder, the weight is entered there with its hashes.
+"""
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ride_timm.convert import save_folder
+from ride_timm.data import DataSplit, check_images, open_eval_split
+from ride_timm.engine.initial import Initial, read_initial
+from ride_timm.engine.logs import setup_logging
+from ride_timm.engine.measure import describe_network, measure
+from ride_timm.engine.provenance import read_run, stage_record
+from ride_timm.engine.results import format_metrics, write_json
+from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.errors import RideError
+from ride_timm.weights_index import renew_entry
+
+__all__ = ['build_parser', 'export', 'main']
+
+_logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the layout of `results.json`."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm export`."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm export',
+        description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
+        'figures and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
+    )
+    parser.add_argument('runs', nargs='+', metavar='RUN', help="folders of the runs in order: experts', then router's")
+    parser.add_argument('--output', required=True, metavar='DIR', help='folder to write, named ARCHITECTURE.TAG')
+    parser.add_argument('--data-dir', required=True, metavar='DIR', help='folder with val/, or root of the data set')
+    parser.add_argument('--dataset', default='', metavar='NAME', help='torch/cifar100, ...; else a folder')
+    parser.add_argument('--data-name', metavar='NAME', help="the data's name on the card (default: the folder's)")
+    parser.add_argument(
+        '--choices', nargs='+', default=[], metavar='RUN',
+        help='the runs, in the same order, that held images out and chose the threshold there',
+    )  # fmt: skip
+    parser.add_argument(
+        '--other-seeds', nargs='+', default=[], metavar='DIR',
+        help='folders written by this command from runs with other seeds, for mean and spread',
+    )  # fmt: skip
+    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
+    parser.add_argument('--device', default='cpu', help='where to measure (default: cpu)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: As `export`.
+    """
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    results = export(args)
+    test = results['test']
+    print(f'{args.output}: all experts {format_metrics(test["all_experts"])}')
+    if test['routed'] is not None:
+        print(f'{args.output}: routed      {format_metrics(test["routed"])}, {test["routed"]["gmacs"]:.4f} GMACs')
+    return 0
+
+
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a trained network and write its folder.
+
+    Args:
+        args: Of `build_parser()`.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        RideError: A run is not finished or another than it should be, or the folder cannot be written.
+    """
+    import torch
+
+    from ride_timm.card import write_card
+
+    output = Path(args.output)
+    name = output.resolve().name
+    trained = read_initial(Path(args.runs[-1]) / 'last.pth.tar')
+    _check(args, name, trained)
+    stages = [stage_record(Path(run)) for run in args.runs]
+    choices = _choices([Path(run) for run in args.choices], trained) if args.choices else None
+    split = _open(args, trained)
+    counts = trained.class_counts
+    assert counts is not None
+    config = data_config(args, trained.model)
+    test = measure(
+        trained.model, split, counts, config,
+        batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
+    )  # fmt: skip
+    trained.model.cpu()
+    about: dict[str, Any] = {key: trained.ride[key] for key in ('loss', 'loss_kwargs', 'tau') if key in trained.ride}
+    save_folder(trained.model, output, trained.class_names, counts, about)
+    size = (output / 'model.safetensors').stat().st_size
+    results = {
+        'format': FORMAT,
+        'name': name,
+        'architecture': trained.name.partition('.')[0],
+        'recipe': stages[0]['recipe'],
+        'method': trained.ride.get('loss'),
+        'data': {
+            'name': args.data_name or Path(args.data_dir).resolve().name,
+            'num_classes': len(counts),
+            'train_images': sum(counts),
+            'imbalance_factor': max(counts) / max(min(counts), 1),
+            'test_images': len(split.targets),
+            'source': split.source,
+        },
+        'network': {**describe_network(trained.model, config['input_size']), 'bytes': size},
+        'training': stages,
+        'choices': choices,
+        'test': test,
+        'seeds': _seeds(stages[0]['seed'], test['all_experts'], [Path(folder) for folder in args.other_seeds]),
+    }
+    write_json(output / 'results.json', results)
+    write_card(output, others=[])
+    if renew_entry(output.resolve()):
+        _logger.info(f'{name} stands in {output.parent / "index.json"}')
+    return results
+
+
+def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
+    architecture = trained.name.partition('.')[0]
+    if not re.fullmatch(rf'{re.escape(architecture)}\.\w+', name):
+        raise RideError(
+            f'--output {args.output} was given and {args.runs[-1]} trained {architecture}; name the folder '
+            f'{architecture}.TAG, with a tag of letters, digits and underscores such as ride_cifar100lt.'
+        )
+    last = read_run(Path(args.runs[-1]))
+    if getattr(trained.model, 'router', None) is not None and last['args']['stage'] != 'router':
+        raise RideError(
+            f'{args.runs[-1]} has a router and is no run of the router stage; name the run that trained it.'
+        )
+    if len(args.runs) > 1:
+        begun = last['args'].get('init')
+        wanted = (Path(args.runs[0]) / 'last.pth.tar').resolve()
+        if begun is None or Path(begun).resolve() != wanted:
+            raise RideError(
+                f'{args.runs[-1]} began with {begun} and not with {args.runs[0]}; name the run of the experts that it '
+                'began with.'
+            )
+    if trained.class_names is None or trained.class_counts is None:
+        raise RideError(f'{args.runs[-1]} does not name its classes and their counts; export a run of ride-timm train.')
+
+
+def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:
+    assert trained.class_names is not None
+    split = open_eval_split(
+        args.data_dir, args.dataset, class_names=trained.class_names, in_chans=trained.model.in_chans
+    )  # fmt: skip
+    if len(split.targets) <= MAX_CHECKED:
+        check_images(split)
+    return split
+
+
+def _choices(runs: list[Path], trained: Initial) -> dict[str, Any]:
+    """Where the threshold comes from; it must be the one that the network routes with."""
+    last = read_run(runs[-1])
+    threshold, own = last.get('router_threshold'), trained.model.router_threshold
+    if 'sweep' not in last:
+        raise RideError(f'{runs[-1]} held no images out and chose nothing; name runs with --holdout, or no --choices.')
+    if threshold != own:
+        raise RideError(
+            f'{runs[-1]} chose the threshold {threshold:g} and the network routes with {own:g}; train its router with '
+            f'--router-threshold {threshold:g}.'
+        )
+    if last['args'].get('model') != trained.name:
+        raise RideError(f'{runs[-1]} chose for {last["args"].get("model")} and the network is {trained.name}.')
+    sweep = last['sweep']
+    return {
+        'held_out': {
+            'fraction': last['args'].get('holdout'),
+            'images': last.get('held_out_images'),
+            'seed': last.get('seed'),
+        },
+        'training': [stage_record(run) for run in runs],
+        'threshold': threshold,
+        'rule': last.get('threshold_rule'),
+        'sweep': sweep,
+    }
+
+
+def _seeds(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
+    """The figures of every seed, the published one first."""
+
+    def row(seed: Any, figures: dict[str, Any], published: bool) -> dict[str, Any]:
+        known = {key: figures.get(key) for key in ('top1', 'many', 'medium', 'few', 'ece')}
+        return {'seed': seed, **known, 'published': published}
+
+    rows = [row(seed, figures, True)]
+    for folder in folders:
+        try:
+            other = json.loads((folder / 'results.json').read_text(encoding='utf-8'))
+            rows.append(row(other['training'][0]['seed'], other['test']['all_experts'], False))
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise RideError(f'{folder} is no folder that ride-timm export wrote ({error!r}).') from error
+    if len({item['seed'] for item in rows}) < len(rows):
+        raise RideError('--other-seeds names a run with a seed that is there already; name runs with other seeds.')
+    return rows
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('export', main))

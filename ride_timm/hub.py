@@ -1,0 +1,135 @@
+"""Fetching published networks from the Hugging Face Hub, with a sentence for whatever goes wrong.
+
+Only `config.json` and safetensors are ever fetched, never a pickle.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ride_timm.errors import RideError
+
+__all__ = ['HUB_ORG', 'fetch', 'hub_org', 'redacted', 'split_revision']
+
+HUB_ORG = 'ride-timm'
+"""Organisation of our repositories on the Hub; `RIDE_TIMM_HUB_ORG` names another."""
+
+_SINGLE = 'model.safetensors'
+
+
+def hub_org() -> str:
+    """The organisation that our repositories belong to."""
+    return os.environ.get('RIDE_TIMM_HUB_ORG') or HUB_ORG
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """Split `[hf-hub:]org/name[@revision]`.
+
+    Args:
+        source: What the user typed.
+
+    Returns:
+        Repository, and revision or None.
+
+    Raises:
+        RideError: It is no repository's name.
+    """
+    repo_id, _, revision = source.removeprefix('hf-hub:').partition('@')
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id) or (_ and not revision):
+        raise RideError(f'{source} names no repository on the Hugging Face Hub; write hf-hub:ORG/NAME[@REVISION].')
+    return repo_id, revision or None
+
+
+def fetch(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    sha256: Mapping[str, str] | None = None,
+) -> Path:
+    """Get `config.json` and `model.safetensors` of a repository, from the cache where they are there.
+
+    The tensors are compared with the hash that the Hub states for them, and with `sha256` if given.
+
+    Args:
+        repo_id: `org/name`.
+        revision: Branch, tag or commit; the default branch by default.
+        cache_dir: Folder of the Hub's cache, by default the client's.
+        token: For private repositories; by default the one of `hf auth login`.
+        sha256: Hash by file name, which the files must have.
+
+    Returns:
+        The folder with both files; its name is the commit.
+
+    Raises:
+        RideError: It cannot be had; the sentence says why and what to do.
+    """
+    from huggingface_hub import hf_hub_download
+
+    paths = []
+    for name in ('config.json', _SINGLE):
+        try:
+            path = Path(hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir, token=token))
+        except Exception as error:  # the client's errors have no common base
+            raise RideError(_explained(error, repo_id, name, revision)) from None
+        _check_hash(path, (sha256 or {}).get(name))
+        paths.append(path)
+    return paths[-1].parent
+
+
+def _check_hash(path: Path, expected: str | None) -> None:
+    """Compare a file with the expected hash, and with the Hub's own, which its cache names large files by."""
+    stated = path.resolve().name
+    wanted = {text for text in (expected, stated) if text and re.fullmatch('[0-9a-f]{64}', text)}
+    if not wanted:
+        return
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    wrong = wanted - {found}
+    if wrong:
+        raise RideError(
+            f'{path} is damaged or another file: its SHA-256 is {found[:12]}... and {wrong.pop()[:12]}... was '
+            'promised; delete it from the cache (`hf cache`) and try again.'
+        )
+
+
+def _explained(error: Exception, repo_id: str, name: str, revision: str | None) -> str:
+    from huggingface_hub import errors
+
+    where = f'{repo_id}' + (f' at revision {revision}' if revision else '')
+    if isinstance(error, errors.GatedRepoError):
+        return f'{repo_id} is gated; accept its terms on its page on the Hub, then `hf auth login` and try again.'
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f'{repo_id} has no revision {revision}; leave @{revision} out, or look up the commits on its page.'
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f'There is no repository {repo_id} on the Hub that you may see; check the name, and for a private one '
+            '`hf auth login` with a token that may read it.'
+        )
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)):
+        return (
+            f'{name} of {where} is not in the cache and the Hub cannot be reached; connect once (without '
+            'HF_HUB_OFFLINE=1) to fill the cache, or name a folder with local-dir:DIR.'
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return f'{where} holds no {name}, so timm cannot load it; name a repository that ride-timm or timm published.'
+    if isinstance(error, errors.HFValidationError):
+        return f'{repo_id} is no name of a repository on the Hub; write hf-hub:ORG/NAME[@REVISION].'
+    reason = redacted(' '.join(str(error).split()) or type(error).__name__)
+    return f'{name} of {where} cannot be fetched ({reason[:300].rstrip(".")}); try again.'
+
+
+def redacted(text: str) -> str:
+    """The text without access tokens.
+
+    Args:
+        text: A message that is to be shown.
+    """
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token:
+        text = text.replace(token, '***')
+    return re.sub(r'\bhf_\w{8,}', '***', text)

@@ -1,0 +1,194 @@
+"""`ride-timm export` on runs of a second, and what the folder it writes is good for."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from tiny_runs import CIFAR, COUNTS, train, write_images
+
+import ride_timm
+from ride_timm.engine.sweep import THRESHOLDS
+from ride_timm.errors import RideError
+from ride_timm.export import main
+from ride_timm.models.pretrained import read_index
+from ride_timm.validate import build_parser, validate
+from ride_timm.weights_index import hash_folder
+
+NAME = f'{CIFAR}.tiny_colours'
+RIDE = ('--model', CIFAR, '--loss', 'balpoe')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('colours'), val=9)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory, data):
+    """A: some images held out, with its router; B: all images and A's threshold."""
+    output = tmp_path_factory.mktemp('runs')
+    first = train(data, output, 'A', *RIDE, '--holdout', '0.25')
+    chosen = train(data, output, 'A-router', '--stage', 'router', '--init', str(first / 'last.pth.tar'))
+    threshold = json.loads((chosen / 'results.json').read_text())['router_threshold']
+    second = train(data, output, 'B', *RIDE, '--seed', '5')
+    options = ('--stage', 'router', '--init', str(second / 'last.pth.tar'), '--router-threshold', f'{threshold}')
+    train(data, output, 'B-router', *options)
+    return output
+
+
+def export(data, runs, output, *options, names=('B', 'B-router')):
+    folders = [str(runs / name) for name in names]
+    return main([*folders, '--data-dir', str(data), '--output', str(output), *options])
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory, data, runs):
+    root = tmp_path_factory.mktemp('weights')
+    (root / 'index.json').write_text('{"format": 1, "weights": {}}')
+    choices = ('--choices', str(runs / 'A'), str(runs / 'A-router'))
+    assert export(data, runs, root / NAME, *choices) == 0
+    return root
+
+
+@pytest.fixture(scope='module')
+def results(root):
+    return json.loads((root / NAME / 'results.json').read_text())
+
+
+def validated(root, data, *options):
+    model = f'local-dir:{root / NAME}'
+    return validate(build_parser().parse_args(['--model', model, '--data-dir', str(data), '--device', 'cpu', *options]))
+
+
+def test_the_files(root):
+    names = {path.name for path in (root / NAME).iterdir()}
+    assert {'model.safetensors', 'config.json', 'results.json', 'README.md'} <= names
+    assert {name.rpartition('.')[2] for name in names} <= {'safetensors', 'json', 'md', 'png'}
+
+
+def test_the_index_has_every_file(root):
+    weight = read_index(root)[NAME]
+    assert weight.is_local
+    assert json.loads((root / 'index.json').read_text())['weights'][NAME]['files'] == hash_folder(root / NAME)
+
+
+def test_the_tensors_are_those_of_the_run(root, runs):
+    saved = load_file(root / NAME / 'model.safetensors')
+    trained = torch.load(runs / 'B-router' / 'last.pth.tar', weights_only=True)['state_dict']
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[key], trained[key]) for key in saved)
+
+
+def test_the_configuration_holds_labels_prior_loss_and_threshold(root, results):
+    config = json.loads((root / NAME / 'config.json').read_text())
+    assert config['label_names'] == list(COUNTS)
+    assert config['ride']['class_counts'] == list(COUNTS.values())
+    assert config['ride']['loss'] == 'balpoe'
+    assert config['ride']['tau'] == [0.0, 1.0, 2.0]
+    assert config['ride']['router_threshold'] == results['choices']['threshold']
+    assert config['model_args']['router_threshold'] == results['choices']['threshold']
+
+
+def test_the_figures_are_those_of_validate(root, data, results):
+    every, routed = validated(root, data), validated(root, data, '--routed')
+    for name in ('top1', 'many', 'medium', 'few', 'ece', 'loss', 'expert0_top1', 'gmacs'):
+        if name in every:
+            assert results['test']['all_experts'][name] == pytest.approx(every[name], abs=1e-6), name
+    for name in ('top1', 'mean_experts', 'gmacs', 'ece'):
+        assert results['test']['routed'][name] == pytest.approx(routed[name], abs=1e-6), name
+
+
+def test_the_sweep_agrees_with_both(results):
+    test, rows = results['test'], results['test']['sweep']
+    assert [row['threshold'] for row in rows] == list(THRESHOLDS)
+    assert rows[0]['top1'] == pytest.approx(test['all_experts']['top1'])
+    own = next(row for row in rows if row['threshold'] == test['routed']['threshold'])
+    assert own['top1'] == pytest.approx(test['routed']['top1'])
+    assert own['gmacs'] == pytest.approx(test['routed']['gmacs'])
+
+
+def test_how_it_was_made(results, runs):
+    stages = results['training']
+    assert [stage['stage'] for stage in stages] == ['experts', 'router']
+    assert [stage['images'] for stage in stages] == [sum(COUNTS.values())] * 2
+    assert stages[0]['command'].startswith('ride-timm train ')
+    assert stages[0]['seed'] == 5
+    assert stages[0]['seconds'] > 0
+    assert stages[0]['environment']['torch'] == torch.__version__.partition('+')[0]
+    choices = results['choices']
+    assert choices['held_out']['fraction'] == 0.25
+    assert choices['held_out']['images'] + choices['training'][0]['images'] == sum(COUNTS.values())
+    assert choices['threshold'] == json.loads((runs / 'A-router' / 'results.json').read_text())['router_threshold']
+
+
+def test_what_the_network_is(results):
+    net = timm.create_model(CIFAR, num_classes=3, router=True)
+    assert results['network']['parameters'] == sum(p.numel() for p in net.parameters())
+    assert len(results['network']['gmacs_by_experts']) == 3
+    assert results['seeds'] == [
+        {'seed': 5, 'published': True}
+        | {key: results['test']['all_experts'].get(key) for key in ('top1', 'many', 'medium', 'few', 'ece')}
+    ]
+
+
+def test_the_card_parses(root):
+    from huggingface_hub import ModelCard
+
+    assert ModelCard.load(root / NAME / 'README.md').data.library_name == 'timm'
+
+
+def test_an_export_can_be_repeated(root, data, runs):
+    before = hash_folder(root / NAME)
+    choices = ('--choices', str(runs / 'A'), str(runs / 'A-router'))
+    export(data, runs, root / NAME, *choices)
+    assert hash_folder(root / NAME) == before
+
+
+def test_without_router_and_with_another_seed(data, runs, tmp_path):
+    train(data, runs, 'C', *RIDE, '--seed', '6')
+    assert export(data, runs, tmp_path / 'six' / NAME, names=['C']) == 0
+    assert export(data, runs, tmp_path / 'five' / NAME, '--other-seeds', str(tmp_path / 'six' / NAME), names=['B']) == 0
+    results = json.loads((tmp_path / 'five' / NAME / 'results.json').read_text())
+    assert [row['seed'] for row in results['seeds']] == [5, 6]
+    assert [row['published'] for row in results['seeds']] == [True, False]
+    assert results['test']['routed'] is None
+    with pytest.raises(RideError, match='seed that is there already'):
+        export(data, runs, tmp_path / 'again' / NAME, '--other-seeds', str(tmp_path / 'five' / NAME), names=['B'])
+
+
+class TestRefusals:
+    def test_a_name_of_another_architecture(self, data, runs, tmp_path):
+        with pytest.raises(RideError, match=f'name the folder {CIFAR}.TAG'):
+            export(data, runs, tmp_path / 'ride_resnet32_3e.tiny')
+
+    def test_an_unfinished_run(self, data, runs, tmp_path):
+        with pytest.raises(RideError, match='nothing'):
+            export(data, runs, tmp_path / NAME, names=['nothing'])
+
+    def test_a_router_of_other_experts(self, data, runs, tmp_path):
+        with pytest.raises(RideError, match='name the run of the experts that it began with'):
+            export(data, runs, tmp_path / NAME, names=['A', 'B-router'])
+
+    def test_choices_of_a_run_that_chose_nothing(self, data, runs, tmp_path):
+        with pytest.raises(RideError, match='held no images out'):
+            export(data, runs, tmp_path / NAME, '--choices', str(runs / 'B'), str(runs / 'B-router'))
+
+    def test_another_threshold_than_the_chosen_one(self, data, runs, tmp_path):
+        init = ('--stage', 'router', '--init', str(runs / 'B' / 'last.pth.tar'))
+        train(data, runs, 'D-router', *init, '--router-threshold', '0.123')
+        with pytest.raises(RideError, match=r'the network routes with 0\.123; train its router with'):
+            export(data, runs, tmp_path / NAME, '--choices', str(runs / 'A-router'), names=['B', 'D-router'])
+
+    def test_images_of_other_classes(self, runs, tmp_path):
+        other = write_images(tmp_path / 'other', {'dog': 3, 'elk': 3, 'fox': 3})
+        with pytest.raises(RideError):
+            export(other, runs, tmp_path / NAME)
+
+
+def test_the_folder_is_what_timm_loads(root, data):
+    assert ride_timm.__version__
+    net = timm.create_model(f'local-dir:{root / NAME}', pretrained=True).eval()
+    assert net.router is not None
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
