@@ -5,6 +5,7 @@ import re
 import torch
 
 from .multi_expert import MultiExpertNet
+from .seeding import seed_from_plain
 
 __all__ = ['checkpoint_filter_fn']
 
@@ -15,8 +16,8 @@ def checkpoint_filter_fn(state_dict: StateDict, model: MultiExpertNet) -> StateD
     """What timm's loader calls on a state dict before it loads it.
 
     Our own checkpoints pass through, without their router where the network has none. A checkpoint of a plain timm
-    ResNet or ResNeXt (`conv1 bn1 layer1 .. layer4 fc`) seeds the trunk and every expert; heads are always drawn anew,
-    each expert its own, because experts with equal bodies and equal heads would never part.
+    ResNet or ResNeXt (`conv1 bn1 layer1 .. layer4 fc`) seeds the trunk and every expert (`seed_from_plain`); heads are
+    always drawn anew, each expert its own, because experts with equal bodies and equal heads would never part.
 
     timm drops the heads when the number of classes differs and then ignores every other mismatch as well, so this
     function refuses what does not fit.
@@ -49,21 +50,14 @@ def _is_head(key: str) -> bool:
 
 
 def _seed_from_plain(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
-    seeded: StateDict = {}
-    for key, value in state_dict.items():
-        stage = key.split('.')[0]
-        if stage in model.expert_stages:
-            seeded.update({f'experts.{k}.{key}': value for k in range(model.num_experts)})
-        elif stage != 'fc':
-            seeded[key] = value
-    if not any(key.startswith('experts.') for key in seeded):
+    seeded = seed_from_plain(state_dict, model.state_dict(), model.expert_stages)
+    if not any(key.startswith('experts.') and not _is_head(key) for key in seeded):
         some = ', '.join(list(state_dict)[:3])
         raise RuntimeError(
             f'The checkpoint (keys {some}, ...) is neither of this package nor of a plain timm ResNet; convert an '
             'official RIDE file with `ride-timm convert` first.'
         )
-    own = model.state_dict()
-    return seeded | {key: value for key, value in own.items() if _is_head(key)}
+    return seeded
 
 
 def _fit_router(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
