@@ -71,8 +71,13 @@ def _add_stage(group: Any) -> None:
         help='what trains: the whole network (default), or on --init the router alone, or the heads alone',
     )  # fmt: skip
     group.add_argument(
-        '--init', metavar='FILE',
-        help='weights to begin with: a last.pth.tar of a run, or a model.safetensors with its config.json',
+        '--init', metavar='WEIGHTS',
+        help='weights to begin with: a last.pth.tar of a run, an exported folder, a published name of ours, '
+        "hf-hub:ORG/NAME, or a timm ResNet's (resnet50.a1_in1k, or a file with --model), which seeds every expert",
+    )  # fmt: skip
+    group.add_argument(
+        '--init-noise', type=float, default=0.01, metavar='S',
+        help="relative noise that sets experts seeded from one ResNet's weights apart (default: 0.01)",
     )  # fmt: skip
     group.add_argument('--init-ema', action='store_true', help='take the moving average of --init')
     group.add_argument(
@@ -154,7 +159,10 @@ def _add_optimizer(group: Any) -> None:
     group.add_argument('--opt-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     group.add_argument('--momentum', type=float, default=0.9, metavar='M')
     group.add_argument('--weight-decay', type=float, default=2e-5, metavar='W')
-    group.add_argument('--layer-decay', type=float, metavar='D')
+    group.add_argument(
+        '--layer-decay', type=float, metavar='D',
+        help='learning rate of each layer towards the input, as a factor of the next (fine-tuning: 0.7 to 0.9)',
+    )  # fmt: skip
     group.add_argument('--clip-grad', type=float, metavar='NORM')
     group.add_argument('--clip-mode', default='norm', choices=('norm', 'value', 'agc'))
     group.add_argument('--grad-accum-steps', type=int, default=1, metavar='N')

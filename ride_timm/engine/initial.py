@@ -3,20 +3,24 @@
 import argparse
 import json
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
+from timm.models import adapt_input_conv, load_state_dict
 from timm.models._input import get_model_args
 from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.loading import load_trained
+from ride_timm.engine.loading import load_model, load_trained
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
+from ride_timm.models.seeding import perturb_experts
 
 __all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'weights_file']
 
@@ -60,10 +64,11 @@ def weights_file(path: str | Path) -> Path:
 def read_initial(
     path: str | Path, model: str | None = None, use_ema: bool = False, model_kwargs: dict[str, Any] | None = None
 ) -> Initial:
-    """Read a checkpoint of ours, without running anything in it.
+    """Read the weights to begin with, without running anything in a file.
 
     Args:
-        path: A `.pth.tar` of a run, a `.safetensors`, or an exported folder.
+        path: A `.pth.tar` of a run, a `.safetensors`, an exported folder, `hf-hub:ORG/NAME`, the name of one of our
+            published weights, that of any pretrained network of timm's, or a file of a plain timm ResNet's weights.
         model: The architecture, where the file does not name it.
         use_ema: Take the moving average of the weights.
         model_kwargs: Arguments of the architecture, over those in the file.
@@ -71,13 +76,70 @@ def read_initial(
     Raises:
         RideError: The file is missing, damaged, foreign, or does not fit the architecture.
     """
+    if not Path(path).exists() and is_name(str(path)):
+        return _read_named(str(path), model_kwargs)
     file = weights_file(path)
+    plain = _read_plain(file, model)
+    if plain is not None:
+        return plain
     ride, settings = _records(file, use_ema)
     options = argparse.Namespace(
         checkpoint=str(file), model=model, use_ema=use_ema, num_classes=None, model_kwargs=dict(model_kwargs or {})
     )
     found = load_trained(options)
     return Initial(file, found.model, found.name, found.class_names, found.class_counts, ride, settings)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names weights rather than a file."""
+    return text.startswith(('hf-hub:', 'local-dir:')) or timm.is_model(text.partition('.')[0])
+
+
+def _read_named(name: str, model_kwargs: dict[str, Any] | None) -> Initial:
+    found = load_model(name, model_kwargs=model_kwargs)
+    model: Any = found.model
+    ours = isinstance(model, MultiExpertNet)
+    architecture = model.pretrained_cfg['architecture']
+    # other data have other labels, and those of ImageNet are no folder names
+    names, counts = (found.class_names, found.class_counts) if ours else (None, None)
+    return Initial(Path(name), model, architecture, names, counts, dict(found.about))
+
+
+def _read_plain(file: Path, model: str | None) -> Initial | None:
+    """A file of a plain ResNet's weights, where the network to train has that one's multi-expert form."""
+    backbone = plain_backbone(model)
+    if backbone is None or not file.is_file():
+        return None
+    try:
+        state = load_state_dict(str(file), device='cpu', weights_only=True)
+    except Exception:  # whatever is wrong with the file, its reader as a checkpoint of ours has the sentence
+        return None
+    if any(key.startswith('experts.') for key in state) or 'conv1.weight' not in state:
+        return None
+    head, stem = state.get('fc.weight'), state['conv1.weight']
+    classes = 0 if head is None else len(head)
+    net = timm.create_model(backbone, num_classes=classes, in_chans=stem.shape[1]).eval()
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip().rstrip('.')
+        raise RideError(f'{file} does not fit {backbone}, the plain form of {model} ({reason}).') from None
+    return Initial(file, net, backbone, None, None)
+
+
+def plain_backbone(name: str | None) -> str | None:
+    """The architecture of timm's that a multi-expert one is built like: `resnet50` for `ride_resnet50_4e`."""
+    match = re.fullmatch(r'ride_(resne[x]?t\d+(?:_32x4d)?)_\d+e', (name or '').partition('.')[0])
+    return match.group(1) if match and timm.is_model(match.group(1)) else None
+
+
+def _seeds(args: argparse.Namespace, init: Initial) -> bool:
+    """Whether plain weights seed a multi-expert network; without --model it is that with three experts."""
+    if isinstance(init.model, MultiExpertNet):
+        return False
+    if args.model is None:
+        args.model = next((name for name in (f'ride_{init.name}_3e',) if timm.is_model(name)), init.name)
+    return args.model.startswith(('ride_', 'test_ride_'))
 
 
 def inherit(args: argparse.Namespace, init: Initial) -> None:
@@ -87,6 +149,12 @@ def inherit(args: argparse.Namespace, init: Initial) -> None:
         args: The run's arguments; changed in place.
         init: The weights to begin with.
     """
+    if _seeds(args, init):
+        if args.stage != 'experts':
+            raise RideError(
+                f'The stage {args.stage} goes on with a trained {args.model} and {init.path} is a plain one.'
+            )
+        return
     model_args = get_model_args(init.model)
     args.model = init.name
     args.in_chans = args.in_chans or model_args.get('in_chans')
@@ -103,19 +171,23 @@ def inherit(args: argparse.Namespace, init: Initial) -> None:
         _logger.info(f'{args.model}, its input and its augmentation as in {init.path}')
 
 
-def load_initial(model: Any, init: Initial, keep_heads: bool) -> None:
+def load_initial(model: Any, init: Initial, keep_heads: bool, noise: float = 0.0, seed: int = 0) -> None:
     """Copy the weights into a network; a router that only the network has stays as it was drawn.
 
     Args:
         model: The network to train; its `pretrained_cfg` learns how the images were prepared.
-        init: The weights to begin with.
+        init: The weights to begin with; a plain ResNet's seed the trunk and every expert.
         keep_heads: Copy the classification heads too.
+        noise: Relative size of what sets experts with the same weights apart.
+        seed: Of that noise.
 
     Raises:
         RideError: The weights do not fit the network.
     """
     state = init.model.state_dict()
     own = model.state_dict()
+    if state['conv1.weight'].shape[1] != model.in_chans if 'conv1.weight' in state else False:
+        state['conv1.weight'] = adapt_input_conv(model.in_chans, state['conv1.weight'])
     try:
         if isinstance(model, MultiExpertNet):
             state = checkpoint_filter_fn(state, model)
@@ -128,6 +200,8 @@ def load_initial(model: Any, init: Initial, keep_heads: bool) -> None:
         raise RideError(
             f'The weights of --init {init.path} do not fit the network ({reason}); keep its options.'
         ) from None
+    if isinstance(model, MultiExpertNet) and not isinstance(init.model, MultiExpertNet):
+        perturb_experts(model.experts, noise, seed)
     model.pretrained_cfg.update(init.prepares_images_as())
 
 

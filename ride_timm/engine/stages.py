@@ -38,6 +38,10 @@ def begin(args: argparse.Namespace) -> Initial | None:
     _warn_unreached(args)
     if args.router_threshold is not None and not 0.0 <= args.router_threshold <= 1.0:
         raise RideError(f'--router-threshold {args.router_threshold:g} was given; it is a probability from 0 to 1.')
+    if args.init and args.pretrained:
+        raise RideError('--init and --pretrained both give weights to begin with; leave one out.')
+    if args.pretrained and (args.model or '').startswith(('ride_', 'test_ride_')):
+        args.init, args.pretrained = args.model, False  # so that heads are kept for classes of the same names only
     if not args.init:
         if args.stage != 'experts':
             raise RideError(
@@ -45,8 +49,6 @@ def begin(args: argparse.Namespace) -> Initial | None:
                 'or a model.safetensors.'
             )
         return None
-    if args.pretrained:
-        raise RideError('--init and --pretrained both give weights to begin with; leave one out.')
     given = {key: value for key, value in args.model_kwargs.items() if not key.startswith('router')}
     init = read_initial(args.init, args.model, args.init_ema, given)
     experts = getattr(init.model, 'num_experts', 1)
@@ -114,7 +116,7 @@ def build_network(
         return model
     named_alike = init.class_names == data.train.class_names
     keep = args.stage == 'router' or args.keep_heads or (args.stage == 'experts' and named_alike)
-    load_initial(model, init, keep)
+    load_initial(model, init, keep, args.init_noise, args.seed)
     if is_primary(args):
         _logger.info(f'Weights of {init.path}{_remarks(args, init, keep)}')
     return model

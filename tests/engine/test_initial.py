@@ -1,0 +1,150 @@
+"""`--init` from names and plain ResNets, through the real command on tiny images."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tiny_runs import CIFAR, COUNTS, train, write_images
+
+from ride_timm.convert import save_folder
+from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.errors import RideError
+from ride_timm.models.pretrained import published_weights
+from ride_timm.weights_index import renew_entry
+
+NAME = f'{CIFAR}.tiny_colours'
+STILL = ('--lr', '0', '--weight-decay', '0', '--warmup-epochs', '0')  # weights stay; BatchNorm's statistics do not
+BIG = ('--model', 'ride_resnet18_2e', *STILL)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def plain():
+    torch.manual_seed(0)
+    return timm.create_model('resnet18', num_classes=11)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A published weight of ours for the images' classes, as the one that `timm.create_model` finds."""
+    root = tmp_path / 'weights'
+    root.mkdir()
+    (root / 'index.json').write_text(json.dumps({'format': 1, 'weights': {}}))
+    net = timm.create_model(CIFAR, num_classes=3)
+    save_folder(net, root / NAME, list(COUNTS), list(COUNTS.values()), {'loss': 'balpoe', 'tau': [0, 1, 2]})
+    renew_entry(root / NAME)
+    monkeypatch.setenv('RIDE_TIMM_WEIGHTS', str(root))
+    published_weights.cache_clear()
+    cfg = timm.get_pretrained_cfg(CIFAR)
+    weight = published_weights()[NAME]
+    registry = timm.models._registry  # as `register_model` fills it at import
+    tagged = type(cfg)(**(cfg.to_dict() | weight.cfg() | {'architecture': CIFAR, 'tag': weight.tag}))
+    monkeypatch.setitem(registry._model_pretrained_cfgs, NAME, tagged)
+    monkeypatch.setitem(registry._model_pretrained_cfgs, CIFAR, tagged)
+    yield net
+    published_weights.cache_clear()
+
+
+def weights_of(run):
+    return read_checkpoint(run / 'last.pth.tar')['state_dict']
+
+
+def parameters(net):
+    return {name: value.detach() for name, value in net.named_parameters()}
+
+
+@pytest.mark.parametrize('form', ['pth', 'safetensors'])
+def test_a_file_of_a_plain_resnet_seeds_every_expert(data, plain, tmp_path, form):
+    path = tmp_path / f'plain.{form}'
+    torch.save(plain.state_dict(), path) if form == 'pth' else save_file(plain.state_dict(), path)
+    full = ('--model-kwargs', 'channels=(64,128,256,512)', '--init-noise', '0')
+    state = weights_of(train(data, tmp_path, 'run', '--init', str(path), *BIG, *full, size=32))
+    for name, value in parameters(plain).items():
+        if not name.startswith('fc'):
+            inside = name.startswith(('layer3', 'layer4'))
+            copies = [f'experts.{k}.{name}' for k in range(2)] if inside else [name]
+            assert all(torch.equal(state[copy], value) for copy in copies), name
+    assert not torch.equal(state['experts.0.fc.weight'], state['experts.1.fc.weight'])
+
+
+def test_experts_are_set_apart(data, plain, tmp_path):
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    state = weights_of(train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32))
+    one, other = (state[f'experts.{k}.layer3.0.conv1.weight'] for k in range(2))
+    assert 0.005 < ((one - other).norm() / one.norm()).item() < 0.02
+    assert one.shape[0] == 192
+
+
+def test_grey_images(data, plain, tmp_path):
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    grey = ('--in-chans', '1', '--mean', '0.5', '--std', '0.5')
+    state = weights_of(train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *BIG, *grey, size=32))
+    torch.testing.assert_close(state['conv1.weight'], plain.conv1.weight.detach().sum(1, keepdim=True))
+
+
+def test_a_plain_resnet_of_another_depth(data, tmp_path):
+    torch.save(timm.create_model('resnet34', num_classes=3).state_dict(), tmp_path / 'plain.pth')
+    with pytest.raises(RideError, match='does not fit resnet18, the plain form of ride_resnet18_2e'):
+        train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32)
+
+
+def test_a_named_network_of_timm_picks_its_multi_expert_form(data, tmp_path, plain, monkeypatch):
+    def create(name, pretrained=False, **kwargs):
+        if not pretrained:
+            return real(name, **kwargs)
+        net = real(name, num_classes=11)
+        net.load_state_dict(plain.state_dict())
+        return net
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, 'create_model', create)  # instead of a download
+    run = train(data, tmp_path, 'run', '--init', 'resnet18.a1_in1k', *STILL, size=32)
+    assert read_checkpoint(run / 'last.pth.tar')['arch'] == 'ride_resnet18_3e'
+    assert torch.equal(weights_of(run)['conv1.weight'], plain.conv1.weight)
+    only = train(data, tmp_path, 'plain', '--init', 'resnet18.a1_in1k', '--model', 'resnet18', *STILL, size=32)
+    assert read_checkpoint(only / 'last.pth.tar')['arch'] == 'resnet18'
+    assert torch.equal(weights_of(only)['layer4.1.conv2.weight'], plain.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize('options', [('--init', NAME), ('--model', CIFAR, '--pretrained')])
+def test_published_weights_keep_their_heads_for_the_same_classes(data, tmp_path, published, options):
+    state = weights_of(train(data, tmp_path, 'run', *options, *STILL))
+    assert all(torch.equal(state[name], value) for name, value in parameters(published).items())
+
+
+def test_published_weights_get_new_heads_for_other_classes(tmp_path, published):
+    other = write_images(tmp_path / 'other', {'dog': 8, 'elk': 8, 'fox': 8})
+    state = weights_of(train(other, tmp_path, 'run', '--init', NAME, *STILL))
+    own = parameters(published)
+    assert torch.equal(state['conv1.weight'], own['conv1.weight'])
+    assert not torch.equal(state['experts.0.fc.weight'], own['experts.0.fc.weight'])
+
+
+def test_layers_near_the_input_learn_less(data, tmp_path, plain):
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    options = ('--model', 'ride_resnet18_2e', '--lr', '0.01', '--weight-decay', '0', '--layer-decay', '0.1')
+    more = ('--opt', 'sgd', '--warmup-epochs', '0', '--sched', 'step', '--init-noise', '0')
+    state = weights_of(
+        train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *options, *more, size=32)
+    )  # fmt: skip
+    moved = (state['conv1.weight'] - plain.conv1.weight).norm() / plain.conv1.weight.norm()
+    full = train(data, tmp_path, 'all', '--init', str(tmp_path / 'plain.pth'), *options[:-2], *more, size=32)
+    alone = (weights_of(full)['conv1.weight'] - plain.conv1.weight).norm() / plain.conv1.weight.norm()
+    assert 0 < moved < 0.1 * alone
+
+
+def test_the_later_stages_refuse_plain_weights(data, tmp_path, plain):
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    with pytest.raises(RideError, match=r'is a plain one|at least two'):
+        train(data, tmp_path, 'run', '--stage', 'heads', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32)
+
+
+def test_a_name_that_nothing_has(data, tmp_path):
+    with pytest.raises(RideError, match='There is no checkpoint'):
+        train(data, tmp_path, 'run', '--init', 'resnet9000.a1_in1k')
