@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ride_timm.data import start_epoch
-from ride_timm.engine import setup, stages
+from ride_timm.engine import auto, setup, stages
 from ride_timm.engine.args import build_parser, parse_args
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.cost import gmacs
@@ -153,8 +153,11 @@ def _run_epochs(run: Run) -> OrderedDict[str, float]:
 
 def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     primary = utils.is_primary(args)
+    undecided = auto.is_open(args)
     init = stages.begin(args)
     data = stages.open_data(args, init)
+    if undecided:
+        auto.choose(args, data.train, tuned=init is not None)
     utils.random_seed(args.seed, args.rank)
     model = stages.build_network(args, init, data, device)
     setup.resolve_lr(args)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ride_timm.engine.divergence import describe_divergence
 from ride_timm.engine.interrupt import Interrupted, StopRequest
 from ride_timm.engine.logs import interactive
+from ride_timm.engine.memory import forward_in_parts, is_out_of_memory, largest_batch, out_of_memory_error
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
@@ -120,7 +121,7 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
         Means over the epoch: `loss` and its parts, and `images_per_second` of all processes.
 
     Raises:
-        RideError: The loss or a gradient is not finite.
+        RideError: The loss or a gradient is not finite, or a batch does not fit into memory.
         Interrupted: `trainer.stop` has noted a signal, in some process; the step is finished.
     """
     trainer.task.set_epoch(epoch)
@@ -139,7 +140,9 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
     for index, (images, target) in enumerate(shown):
         images, target = trainer.batch(images, target)
         update = trainer.ends_step(index)
-        parts = _backward(trainer, images, target, update, trainer.step_size(index))
+        parts = _backward_if_it_fits(trainer, images, target, update, trainer.step_size(index))
+        if parts is None:
+            raise _too_large(trainer, images, target)
         norm = _gradient_norm(parameters) if update and trainer.scaler is None else None
         batch = _Batch(epoch, index, images, target, *_read(parts, norm))
         bad = bad or (batch if batch.trouble else None)
@@ -194,6 +197,32 @@ def agree(trainer: Trainer, *flags: int) -> list[int]:
     largest = torch.tensor(flags, device=trainer.device)
     torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
     return [int(flag) for flag in largest.tolist()]
+
+
+def _backward_if_it_fits(
+    trainer: Trainer, images: torch.Tensor, target: torch.Tensor, update: bool, group: int
+) -> dict[str, torch.Tensor] | None:
+    try:
+        return _backward(trainer, images, target, update, group)
+    except Exception as error:  # it keeps the tensors of the failed step alive until it is left
+        if not is_out_of_memory(error):
+            raise
+    return None
+
+
+def _too_large(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> RideError:
+    """Which batch would fit, found by trying; the batch is never made smaller silently, for that changes the result."""
+
+    def attempt(batch: int) -> None:
+        trainer.optimizer.zero_grad()
+        with trainer.autocast():
+            result = trainer.task(images[:batch], target[:batch])
+        result['loss'].backward()
+
+    if trainer.world_size > 1:  # the other processes would wait for this one's attempts
+        return out_of_memory_error(len(images), len(images) // 2 or None, images, trainer.accum_steps, tried=False)
+    fitting = largest_batch(attempt, len(images))
+    return out_of_memory_error(len(images), fitting, images, trainer.accum_steps)
 
 
 def _backward(
@@ -293,7 +322,7 @@ def evaluate(
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast():
-            experts = model.forward_experts(images) if each else None  # type: ignore[operator]
-            output = model(images) if experts is None else experts.mean(dim=1)
+            found = forward_in_parts(model.forward_experts if each else model, images)  # type: ignore[arg-type]
+        experts, output = (found, found.mean(dim=1)) if each else (None, found)
         evaluator.update(output, target.to(evaluator.device), experts)
     return evaluator.compute(distributed=distributed)

@@ -17,6 +17,7 @@ from timm.task import evaluation_sample_limit
 from ride_timm.data import start_epoch
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
+from ride_timm.engine.memory import forward_in_parts
 from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold, sweep_thresholds
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
@@ -98,7 +99,7 @@ def evaluate_routed(
     passed = torch.zeros(net.num_experts + 1, dtype=torch.int64, device=evaluator.device)
     for images, target in loader:
         with autocast():
-            output = net.forward_routed(images.to(evaluator.device), threshold)
+            output = forward_in_parts(lambda part: net.forward_routed(part, threshold), images.to(evaluator.device))
         evaluator.update(output.logits, target.to(evaluator.device))
         counted = output.num_experts if left is None else output.num_experts[:left]
         left = None if left is None else left - len(counted)

@@ -14,6 +14,7 @@ from timm.task import evaluation_sample_limit
 
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast
+from ride_timm.engine.memory import forward_in_parts
 from ride_timm.errors import RideError
 from ride_timm.metrics import group_accuracy
 from ride_timm.models import MultiExpertNet
@@ -71,7 +72,7 @@ def sweep_thresholds(
     left = evaluation_sample_limit(loader)
     for batch, labels in loader:
         with autocast():
-            router_logits, expert_logits = net.forward_router(batch.to(device))
+            router_logits, expert_logits = forward_in_parts(net.forward_router, batch.to(device))
         right = prefix_means(expert_logits).argmax(-1) == labels.to(device).unsqueeze(1)
         kept = len(right) if left is None else min(left, len(right))  # a distributed sampler pads at the end
         left = None if left is None else left - kept

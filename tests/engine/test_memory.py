@@ -1,0 +1,133 @@
+"""Batches that do not fit, with an allocator that fails on purpose."""
+
+import json
+
+import pytest
+import torch
+from tiny_runs import CIFAR, train, write_images
+
+from ride_timm.engine.memory import forward_in_parts, is_out_of_memory, largest_batch
+from ride_timm.errors import RideError
+from ride_timm.models import MultiExpertNet, RideResNetCifar
+from ride_timm.validate import build_parser, validate
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture
+def room_for(monkeypatch):
+    """Let the networks compute only so many images at once; returns a list of the batches that were computed."""
+
+    def limit(number):
+        done = []
+        forward_trunk = RideResNetCifar.forward_trunk
+
+        def forward(self, x):
+            if len(x) > number:
+                raise torch.OutOfMemoryError('CUDA out of memory.')
+            done.append(len(x))
+            return forward_trunk(self, x)
+
+        monkeypatch.setattr(RideResNetCifar, 'forward_trunk', forward)
+        return done
+
+    return limit
+
+
+def test_what_is_shortage_of_memory():
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: not enough memory: you tried"))
+    assert not is_out_of_memory(RuntimeError('shapes cannot be multiplied'))
+
+
+class TestParts:
+    def test_halves_until_they_fit(self):
+        sizes = []
+
+        def forward(images):
+            sizes.append(len(images))
+            if len(images) > 3:
+                raise torch.OutOfMemoryError
+            return images * 2
+
+        images = torch.arange(11.0).reshape(11, 1, 1, 1)
+        assert torch.equal(forward_in_parts(forward, images), images * 2)
+        assert max(size for size in sizes if size <= 3) == 3
+
+    def test_tuples_stay_tuples(self):
+        def forward(images):
+            if len(images) > 2:
+                raise MemoryError
+            return images, images + 1
+
+        images = torch.arange(5.0).reshape(5, 1, 1, 1)
+        one, other = forward_in_parts(forward, images)
+        assert torch.equal(one, images)
+        assert torch.equal(other, images + 1)
+
+    def test_not_even_one_image(self):
+        def forward(images):
+            raise MemoryError
+
+        with pytest.raises(RideError, match='One image of 8x6 pixels does not fit into the memory of cpu'):
+            forward_in_parts(forward, torch.zeros(4, 3, 8, 6))
+
+    def test_other_errors_pass(self):
+        def forward(images):
+            raise RuntimeError('something else')
+
+        with pytest.raises(RuntimeError, match='something else'):
+            forward_in_parts(forward, torch.zeros(4, 3, 8, 6))
+
+    @pytest.mark.parametrize('room, wanted', [(9, 8), (8, 8), (7, 4), (1, 1), (0, None)])
+    def test_the_largest_batch(self, room, wanted):
+        def attempt(batch):
+            if batch > room:
+                raise torch.OutOfMemoryError
+
+        assert largest_batch(attempt, 16) == wanted
+
+
+def measured(run, data, *options):
+    arguments = ['--checkpoint', str(run / 'last.pth.tar'), '--data-dir', str(data), '--device', 'cpu', *options]
+    return validate(build_parser().parse_args(arguments))
+
+
+def test_evaluation_gives_the_same_figures(data, tmp_path, room_for, caplog):
+    first = train(data, tmp_path, 'experts', '--model', CIFAR, '--holdout', '0.25')
+    run = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(first / 'last.pth.tar'))
+    ways = [(), ('--routed',), ('--threshold', '0')]
+    before = [measured(run, data, *way) for way in ways]
+    batches = room_for(5)
+    for way, wanted in zip(ways, before, strict=True):
+        found = measured(run, data, *way)
+        assert {k: v for k, v in found.items() if k != 'loss'} == {k: v for k, v in wanted.items() if k != 'loss'}
+        assert found['loss'] == pytest.approx(wanted['loss'])
+    assert max(batches) <= 5
+    assert 'A batch of 12 images does not fit into the memory of cpu: cut in two' in caplog.text
+
+
+def test_training_says_which_batch_fits(data, tmp_path, room_for):
+    room_for(3)
+    with pytest.raises(RideError, match='A training batch of 8 images') as caught:
+        train(data, tmp_path, 'run', '--model', CIFAR)
+    text = str(caught.value)
+    assert 'one of 2 does; use -b 2, with --grad-accum-steps 4' in text
+    assert '\n' not in text
+
+
+def test_the_advice_is_right(data, tmp_path, room_for):
+    room_for(3)
+    run = train(data, tmp_path, 'run', '--model', CIFAR, '-b', '2', '--grad-accum-steps', '4', '-vb', '2')
+    assert json.loads((run / 'results.json').read_text())['epochs'] == 1
+
+
+def test_training_where_nothing_fits(data, tmp_path, room_for):
+    room_for(0)
+    with pytest.raises(RideError, match='not even one image does'):
+        train(data, tmp_path, 'run', '--model', CIFAR)
+    assert issubclass(RideResNetCifar, MultiExpertNet)
