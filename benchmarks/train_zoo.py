@@ -1,0 +1,203 @@
+"""Train, route, measure and export the published CIFAR-100-LT networks, one after the other or side by side.
+
+    python benchmarks/train_zoo.py --data-dir data/cifar100_lt [--only NAME ...] [--parallel 1] [--seeds 42]
+
+Every network with a router is trained twice. Run A holds a tenth of the training images out, stratified, and chooses
+the router's threshold there. Run B is trained on all images and takes that choice; it is what `weights/NAME` publishes,
+and its figures are the first and only look at the test images. With several seeds, B is trained with each and the one
+with the median overall accuracy is published, beside the mean and standard deviation of all.
+
+The same command goes on where it was stopped: each stage resumes from its last checkpoint, finished ones are skipped.
+`--deadline SECONDS` stops in time (the stages get SIGTERM and save); `--dry-run` prints the commands. `--options` go to
+every training, such as `--amp --channels-last --torchcompile`.
+"""
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HOLDOUT = ['--holdout', '0.1']
+SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network to publish: its name, the recipe of its experts, further options, whether it gets a router."""
+
+    name: str
+    recipe: str
+    options: tuple[str, ...] = ()
+    router: bool = True
+
+
+NETS = (
+    Net('ride_resnet32_3e.ride_cifar100lt', 'cifar100lt_ride'),
+    Net('ride_resnet32_1e.ce_cifar100lt', 'cifar100lt_ce', router=False),
+    Net('ride_resnet32_3e.balpoe_cifar100lt', 'cifar100lt_balpoe'),
+    Net('ride_resnet32_4e.ride_cifar100lt', 'cifar100lt_ride', ('--model', 'ride_resnet32_4e')),
+    Net('ride_resnet32_2e.ride_cifar100lt', 'cifar100lt_ride', ('--model', 'ride_resnet32_2e')),
+    Net('ride_resnet32_6e.ride_cifar100lt', 'cifar100lt_ride_teacher', router=False),
+    Net('ride_resnet32_3e.ride_distill_cifar100lt', 'cifar100lt_ride_distill'),
+)
+TEACHER = 'ride_resnet32_6e.ride_cifar100lt'
+
+
+class Zoo:
+    """What the commands have in common.
+
+    Args:
+        args: Of `build_parser()`.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.output = Path(args.output)
+        self.end = time.monotonic() + args.deadline if args.deadline else None
+        self.extra = shlex.split(args.options)
+
+    def run(self, net: Net, part: str, seed: int) -> Path:
+        """Folder of a run: A or B of a network, with a seed."""
+        return self.output / f'{net.name}.{part}-{seed}'
+
+    def train(self, net: Net, part: str, seed: int) -> bool:
+        """Train the experts, then the router; returns whether both are done."""
+        experts = self.run(net, part, seed)
+        held = HOLDOUT if part == 'A' else []
+        teacher = self.run(Net(TEACHER, ''), 'B', self.args.seeds[0]) / 'last.pth.tar'
+        distil = ['--teacher', str(teacher)] if net.recipe.endswith('_distill') else []
+        if not self._stage(experts, ['--recipe', net.recipe, *net.options, *held, *distil, '--seed', str(seed)]):
+            return False
+        if not net.router:
+            return True
+        fixed: list[str] = []
+        if part == 'B':
+            chosen = self.choice(net)
+            if chosen is None:
+                return False
+            fixed = ['--router-threshold', f'{chosen:g}']
+        init = ['--init', str(experts / 'last.pth.tar')]
+        router = experts.with_name(experts.name + '-router')
+        return self._stage(router, ['--recipe', 'cifar100lt_router', *init, *fixed, '--seed', str(seed)])
+
+    def choice(self, net: Net) -> float | None:
+        """The threshold that run A chose on held-out images; None while it is not done."""
+        path = self.run(net, 'A', self.args.seeds[0]).with_name(f'{net.name}.A-{self.args.seeds[0]}-router')
+        results = path / 'results.json'
+        return float(json.loads(results.read_text())['router_threshold']) if results.is_file() else None
+
+    def _stage(self, folder: Path, options: list[str]) -> bool:
+        if (folder / 'results.json').is_file():
+            return True
+        command = [sys.executable, '-m', 'ride_timm.cli', 'train', *options, '--data-dir', self.args.data_dir]
+        command += ['--output', str(folder.parent), '--experiment', folder.name, '--resume', 'auto', *self.extra]
+        if self.args.dry_run:
+            print(shlex.join(['ride-timm', *command[3:]]))
+            return True
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f'{folder.name}.log').open('a') as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            while process.poll() is None:
+                time.sleep(1)
+                if self.end is not None and time.monotonic() > self.end:
+                    process.send_signal(signal.SIGTERM)
+                    process.wait(120)
+        return (folder / 'results.json').is_file()
+
+    def publish(self, net: Net) -> dict[str, Any] | None:
+        """Export the run with the median accuracy to `weights/NAME`; None while a run is not done."""
+        ranked = []
+        for seed in self.args.seeds:
+            folder = self.run(net, 'B', seed)
+            last = folder.with_name(folder.name + '-router') if net.router else folder
+            if not (last / 'results.json').is_file():
+                return None
+            ranked.append(seed)
+        made = {seed: self._export(net, seed, Path(self.args.output, 'exported', str(seed)), []) for seed in ranked}
+        order = sorted(ranked, key=lambda seed: made[seed]['test']['all_experts']['top1'])
+        median = order[(len(order) - 1) // 2]
+        others = [str(Path(self.args.output, 'exported', str(seed), net.name)) for seed in ranked if seed != median]
+        return self._export(net, median, Path(self.args.weights), others)
+
+    def _export(self, net: Net, seed: int, root: Path, others: list[str]) -> dict[str, Any]:
+        def runs(part: str, seed: int) -> list[str]:
+            folder = self.run(net, part, seed)
+            return [str(folder), f'{folder}-router'] if net.router else [str(folder)]
+
+        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *runs('B', seed), '--output', str(root / net.name)]
+        command += ['--data-dir', self.args.data_dir, '--data-name', 'CIFAR-100-LT', '--device', self.args.device]
+        command += ['--choices', *runs('A', self.args.seeds[0])] if net.router else []
+        command += ['--other-seeds', *others] if others else []
+        subprocess.run(command, check=True)
+        results: dict[str, Any] = json.loads((root / net.name / 'results.json').read_text())
+        return results
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', required=True, help='folder with train/ and val/')
+    parser.add_argument('--only', nargs='+', metavar='NAME', help='these networks (default: all, in order of worth)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[42])
+    parser.add_argument('--parallel', type=int, default=1, metavar='N', help='trainings at a time')
+    parser.add_argument('--options', default='', help='further options of every training, in quotes')
+    parser.add_argument('--output', default='output/zoo', help='folder of the runs')
+    parser.add_argument('--weights', default='weights', help='folder of the published weights')
+    parser.add_argument('--device', default='cpu', help='where to measure')
+    parser.add_argument('--deadline', type=float, metavar='SECONDS', help='stop in time; the same command goes on')
+    parser.add_argument('--no-export', action='store_true', help='train only')
+    parser.add_argument('--dry-run', action='store_true', help='print the commands')
+    return parser
+
+
+def tasks(nets: list[Net], seeds: list[int]) -> Iterator[tuple[Net, str, int]]:
+    """Trainings in order: A before B, the teacher before its student."""
+    ordered = sorted(nets, key=lambda net: net.recipe.endswith('_distill'))
+    for net in ordered:
+        if net.router:
+            yield net, 'A', seeds[0]
+        for seed in seeds:
+            yield net, 'B', seed
+
+
+def main() -> int:
+    """Train what is missing, export what is done, print the table."""
+    args = build_parser().parse_args()
+    known = {net.name: net for net in NETS}
+    unknown = set(args.only or ()) - known.keys()
+    if unknown:
+        print(f'There is no network {unknown.pop()}; choose from {", ".join(known)}.', file=sys.stderr)
+        return 2
+    nets = [known[name] for name in args.only] if args.only else list(NETS)
+    zoo = Zoo(args)
+    with ThreadPoolExecutor(args.parallel) as pool:
+        # with several at a time a B may come to its router before A has chosen; the second pass finishes it
+        for _ in range(2 if args.parallel > 1 else 1):
+            list(pool.map(lambda task: zoo.train(*task), tasks(nets, args.seeds)))
+    if args.no_export or args.dry_run:
+        return 0
+    missing = []
+    for net in nets:
+        results = zoo.publish(net)
+        if results is None:
+            missing.append(net.name)
+            continue
+        for kind in ('all_experts', 'routed'):
+            if results['test'][kind] is not None:
+                figures = ', '.join(f'{key} {results["test"][kind][key]:.2f}' for key in SHOWN)
+                print(f'{net.name:<42} {kind:<11} {figures}, {results["test"][kind]["gmacs"]:.4f} GMACs')
+    if missing:
+        print(f'Not finished: {", ".join(missing)}; the same command goes on.')
+    return 0 if not missing else 3
+
+
+if __name__ == '__main__':
+    sys.exit(main())
