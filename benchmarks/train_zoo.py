@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HOLDOUT = ['--holdout', '0.1']
+HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
+LAST_ONLY = ['--val-interval', '100000']
+"""Run B sees the test images after its last epoch only."""
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
 
 
@@ -71,19 +73,19 @@ class Zoo:
     def train(self, net: Net, part: str, seed: int) -> bool:
         """Train the experts, then the router; returns whether both are done."""
         experts = self.run(net, part, seed)
-        held = HOLDOUT if part == 'A' else []
+        held = HOLDOUT if part == 'A' else LAST_ONLY
         teacher = self.run(Net(TEACHER, ''), 'B', self.args.seeds[0]) / 'last.pth.tar'
         distil = ['--teacher', str(teacher)] if net.recipe.endswith('_distill') else []
         if not self._stage(experts, ['--recipe', net.recipe, *net.options, *held, *distil, '--seed', str(seed)]):
             return False
         if not net.router:
             return True
-        fixed: list[str] = []
+        fixed = ['--val-interval', '100000']
         if part == 'B':
             chosen = self.choice(net)
             if chosen is None:
                 return False
-            fixed = ['--router-threshold', f'{chosen:g}']
+            fixed += ['--router-threshold', f'{chosen:g}']
         init = ['--init', str(experts / 'last.pth.tar')]
         router = experts.with_name(experts.name + '-router')
         return self._stage(router, ['--recipe', 'cifar100lt_router', *init, *fixed, '--seed', str(seed)])
