@@ -12,13 +12,22 @@ __all__ = ['COMMANDS', 'guarded', 'main']
 
 COMMANDS = {
     'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
+    'data': 'look at images before training: counts, tail, what is wrong with them',
     'train': 'train a model',
     'recipes': 'list the named training settings, or print one',
     'validate': 'measure a model: overall, many, medium, few',
+    'predict': 'say what is on images, with the vote of every expert',
+    'weights': 'list the published weights',
+    'download': 'fetch a published weight',
+    'export': 'make a finished run a folder with model card, measured anew',
+    'card': 'write the model card of such a folder again',
+    'publish': 'put a run or a folder on the Hugging Face Hub',
     'convert': "turn the authors' checkpoint into one that timm loads",
     'run': 'run a timm script with our models registered',
     'env': 'print versions and check the installation',
 }
+
+_MODULES = {'data': 'data_report'}  # where the command's name is taken
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f', did you mean {close[0]}?' if close else ';'
         print(f'ride-timm: error: there is no command {name}{hint} see ride-timm --help.', file=sys.stderr)
         return 2
-    return guarded(name, lambda: importlib.import_module(f'ride_timm.{name}').main(arguments[1:]))
+    return guarded(name, lambda: importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}').main(arguments[1:]))
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:

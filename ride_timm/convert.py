@@ -195,7 +195,7 @@ def _find_architecture(path: str | Path, tensors: StateDict, model_kwargs: dict[
 
 
 def save_folder(
-    model: MultiExpertNet,
+    model: torch.nn.Module,
     output: Path,
     class_names: Sequence[str] | None = None,
     class_counts: Sequence[int] | None = None,
@@ -204,7 +204,7 @@ def save_folder(
     """Write `model.safetensors` and then `config.json`, without which timm takes no folder for a whole one.
 
     Args:
-        model: What to save.
+        model: What to save: a network of ours, or any of timm's.
         output: The folder; it is created where there is none.
         class_names: Names of the classes in label order, if known.
         class_counts: Training images of each class, if known.
@@ -213,10 +213,11 @@ def save_folder(
     Raises:
         RideError: It cannot be written.
     """
+    router, threshold = getattr(model, 'router', None), getattr(model, 'router_threshold', None)
     about: dict[str, Any] = {
-        'num_experts': model.num_experts,
-        'router': model.router is not None,
-        'router_threshold': model.router_threshold,
+        'num_experts': getattr(model, 'num_experts', 1),
+        'router': router is not None,
+        'router_threshold': threshold,
     }
     if class_counts is not None:
         about['class_counts'] = list(class_counts)
@@ -232,8 +233,8 @@ def save_folder(
         content = json.loads(config.read_text())
         # timm reads the number of classes from the root, and transformers passes it beside these arguments
         content['model_args'].pop('num_classes', None)
-        if model.router is not None:
-            content['model_args']['router_threshold'] = model.router_threshold  # it may have been set after creation
+        if router is not None:
+            content['model_args']['router_threshold'] = threshold  # it may have been set after creation
         config.write_text(json.dumps(content, indent=2) + '\n')
         # safetensors makes its file private; the other has the mode that the user's umask asks for
         weights.chmod(stat.S_IMODE(config.stat().st_mode))

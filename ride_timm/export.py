@@ -15,6 +15,7 @@ from typing import Any
 
 from ride_timm.convert import save_folder
 from ride_timm.data import DataSplit, check_images, open_eval_split
+from ride_timm.data.folders import find_split_folder
 from ride_timm.engine.initial import Initial, read_initial
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
@@ -167,6 +168,15 @@ def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
 
 def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:
     assert trained.class_names is not None
+    if (
+        trained.ride.get('val_part')
+        and not args.dataset
+        and find_split_folder(args.data_dir, 'val') == Path(args.data_dir)
+    ):
+        raise RideError(
+            f'{args.data_dir} holds the images that the network was trained on and none beside them; give a --data-dir '
+            'with val/.'
+        )
     split = open_eval_split(
         args.data_dir, args.dataset, class_names=trained.class_names, in_chans=trained.model.in_chans
     )  # fmt: skip

@@ -6,7 +6,7 @@ Only `config.json` and safetensors are ever fetched, never a pickle.
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ride_timm.errors import RideError
@@ -49,8 +49,9 @@ def fetch(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     sha256: Mapping[str, str] | None = None,
+    names: Sequence[str] = ('config.json', _SINGLE),
 ) -> Path:
-    """Get `config.json` and `model.safetensors` of a repository, from the cache where they are there.
+    """Get files of a repository, from the cache where they are there.
 
     The tensors are compared with the hash that the Hub states for them, and with `sha256` if given.
 
@@ -60,9 +61,10 @@ def fetch(
         cache_dir: Folder of the Hub's cache, by default the client's.
         token: For private repositories; by default the one of `hf auth login`.
         sha256: Hash by file name, which the files must have.
+        names: The files, by default `config.json` and `model.safetensors`.
 
     Returns:
-        The folder with both files; its name is the commit.
+        The folder with the files; its name is the commit.
 
     Raises:
         RideError: It cannot be had; the sentence says why and what to do.
@@ -70,11 +72,14 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     paths = []
-    for name in ('config.json', _SINGLE):
+    for name in names:
+        failure = ''
         try:
             path = Path(hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir, token=token))
         except Exception as error:  # the client's errors have no common base
-            raise RideError(_explained(error, repo_id, name, revision)) from None
+            failure = _explained(error, repo_id, name, revision)
+        if failure:  # raised out here, without the client's error as its context, which may repeat the token
+            raise RideError(failure)
         _check_hash(path, (sha256 or {}).get(name))
         paths.append(path)
     return paths[-1].parent
@@ -107,6 +112,12 @@ def _explained(error: Exception, repo_id: str, name: str, revision: str | None) 
         return (
             f'There is no repository {repo_id} on the Hub that you may see; check the name, and for a private one '
             '`hf auth login` with a token that may read it.'
+        )
+    answer = getattr(error.__cause__, 'response', None)  # the client says of every failure that it has no connection
+    if isinstance(error, errors.LocalEntryNotFoundError) and answer is not None:
+        return (
+            f'{name} of {where} is not in the cache and the Hub answered {answer.status_code}; try again later, and '
+            'for a 401 or 403 `hf auth login` with a token that may read it.'
         )
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)):
         return (

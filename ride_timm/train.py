@@ -155,6 +155,8 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     primary = utils.is_primary(args)
     undecided = auto.is_open(args)
     init = stages.begin(args)
+    if undecided:
+        auto.set_images_aside(args)
     data = stages.open_data(args, init)
     if undecided:
         auto.choose(args, data.train, tuned=init is not None)

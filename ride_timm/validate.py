@@ -12,18 +12,21 @@ from typing import Any
 
 import torch
 
-from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, open_eval_split, open_train_split
+from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader
 from ride_timm.engine.cost import gmacs
+from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.loading import TrainedNet, load_trained
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.router_stage import evaluate_routed
+from ride_timm.engine.run_data import HoldoutPlan, open_val_part
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.engine.values import KeyValues, check_values, check_writable
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
+from ride_timm.prior import apply_prior
 
 __all__ = ['build_parser', 'main', 'validate']
 
@@ -42,12 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--num-classes', type=int, metavar='N')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')
-    parser.add_argument('--dataset', default='', metavar='NAME', help='torch/cifar100, ...; else a folder')
-    parser.add_argument('--dataset-download', action='store_true', help='let torchvision download what is missing')
+    add_form_options(parser)
     parser.add_argument('--imb-factor', type=float, metavar='N', help='imbalance of the training images')
     parser.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
     parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    parser.add_argument(
+        '--prior', metavar='Q', help='answer for other class frequencies: uniform, train or a file (ride_timm.prior)'
+    )
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
     parser.add_argument('--img-size', type=int, metavar='N')
@@ -99,13 +104,13 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     Raises:
         RideError: Something the user can put right.
     """
-    if not args.data_dir:
-        raise RideError('No --data-dir was given; name a folder with val/, one folder of images a class.')
+    check_form(args)
     check_values(args)
     for name in ('results_file', 'per_class_file'):
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     trained = load_trained(args)
+    prior = apply_prior(trained, args.prior) if args.prior else None
     args.in_chans = trained.model.in_chans
     split, counts = _open(args, trained)
     if len(split.targets) <= MAX_CHECKED:
@@ -121,6 +126,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         std=config['std'],
         interpolation=config['interpolation'],
         crop_pct=config['crop_pct'],
+        crop_mode=config['crop_mode'],
         batch_size=args.batch_size,
         workers=args.workers,
         device=device,
@@ -129,6 +135,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     results.update(_measure(args, model, loader, split, counts, config['input_size'], device))
     results['num_classes'] = split.num_classes
     results['data'] = split.source
+    if prior is not None:
+        results['prior'] = {'target': args.prior, 'frequencies': prior}
     results['environment'] = environment()
     _logger.info(format_metrics(results))
     return results
@@ -161,11 +169,14 @@ def _measure(
 
 def _open(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSplit, Any]:
     """The images, labelled by the names the network was trained with, and the training counts if known."""
-    common: dict[str, Any] = {'dataset': args.dataset, 'download': args.dataset_download, 'in_chans': args.in_chans}
     names, counts = trained.class_names, trained.class_counts
     if names is None or counts is None:
-        names, counts = _from_training_images(args, names, common)
-    split = open_eval_split(args.data_dir, class_names=names, split=args.split, **common)
+        names, counts = _from_training_images(args, names)
+    part = trained.about.get('val_part')
+    if part and args.split == 'val' and (args.dataset not in ('', 'folder') or not has_eval_images(args, 'val')):
+        split = open_val_part(args, names, args.in_chans, HoldoutPlan(**part))[1]
+    else:
+        split = open_eval(args, args.in_chans, names, args.split)
     if split.num_classes != trained.model.num_classes:
         raise RideError(
             f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; measure '
@@ -174,12 +185,10 @@ def _open(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSplit, Any
     return split, counts
 
 
-def _from_training_images(
-    args: argparse.Namespace, names: tuple[str, ...] | None, common: dict[str, Any]
-) -> tuple[tuple[str, ...], Any]:
+def _from_training_images(args: argparse.Namespace, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], Any]:
     """Class names and counts of the training images beside the ones to measure, where the network names none."""
-    if args.dataset or Path(args.data_dir, 'train').is_dir():
-        train = open_train_split(args.data_dir, imb_factor=args.imb_factor, class_names=names, **common)
+    if args.dataset or args.train_list or Path(args.data_dir or '.', 'train').is_dir():
+        train = open_train(args, args.in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:
         _logger.warning('Without training counts there are no many / medium / few; put train/ beside val/ for them.')

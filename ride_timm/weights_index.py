@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.models.pretrained import INDEX, PretrainedError, read_index
 
-__all__ = ['hash_folder', 'renew_entry']
+__all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 
 
 def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
@@ -39,17 +40,51 @@ def renew_entry(folder: Path) -> bool:
     Raises:
         RideError: The index cannot be understood, or the entry would not be a proper one.
     """
+
+    def renew(weights: dict[str, Any]) -> bool:
+        files = hash_folder(folder)
+        weights[folder.name] = {'files': files, 'hub': _kept(weights.get(folder.name, {}), files)}
+        return True
+
+    return _change(folder, renew)
+
+
+def pin_copy(folder: Path, repo_id: str, revision: str, files: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Enter where a weight lies on the Hub into the index beside its folder.
+
+    Args:
+        folder: The weight's folder.
+        repo_id: `org/name`.
+        revision: The commit, 40 hexadecimal digits.
+        files: Size and SHA-256 of every file there, as `hash_folder` gives them.
+
+    Returns:
+        Whether there is an index beside the folder that has the weight.
+
+    Raises:
+        RideError: The index cannot be understood, or the entry would not be a proper one.
+    """
+
+    def pin(weights: dict[str, Any]) -> bool:
+        if folder.name in weights:
+            weights[folder.name]['hub'] = {'repo_id': repo_id, 'revision': revision, 'files': dict(files)}
+        return folder.name in weights
+
+    return _change(folder, pin)
+
+
+def _change(folder: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
+    """Change the index beside a folder, to one that can be read, or not at all; `change` says whether there is one."""
     path = folder.parent / INDEX
     if not path.is_file():
         return False
+    old = path.read_text(encoding='utf-8')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        before = content['weights'].get(folder.name, {})
-        files = hash_folder(folder)
-        content['weights'][folder.name] = {'files': files, 'hub': _kept(before, files)}
+        content = json.loads(old)
+        if not change(content['weights']):
+            return False
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RideError(f'{path} cannot be understood ({error!r}); restore it first.') from error
-    old = path.read_text(encoding='utf-8')
     write_whole(path, json.dumps(content, indent=2) + '\n')
     try:
         read_index(folder.parent)

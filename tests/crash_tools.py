@@ -131,12 +131,12 @@ def assert_same_run(run, other):
         if name.endswith('.pth.tar'):
             states = [load(folder / name) for folder in (run, other)]
             for state in states:
-                del state['args']['experiment'], state['args']['output']
+                del state['args']['experiment'], state['args']['output'], state['args']['command']
             assert_same(*states, where=name)
     assert rows(run) == rows(other)
     figures = [json.loads((folder / 'results.json').read_text()) for folder in (run, other)]
     for result in figures:
-        del result['args']['experiment'], result['args']['output']
+        del result['args']['experiment'], result['args']['output'], result['args']['command']
     assert figures[0] == figures[1]
     assert (run / 'per_class.csv').read_text() == (other / 'per_class.csv').read_text()
 

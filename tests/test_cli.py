@@ -296,7 +296,7 @@ VALUES = [
     (['--loss-kwargs', 'rho=7'], 'rho'),
     (['--model-kwargs', 'foo=1'], 'cannot be created'),
     (['--mixup', '0.5'], 'soft'),
-    (['--pretrained'], 'No pretrained weights exist'),
+    (['--pretrained'], 'has no published weights'),
     (['--eval-metric', 'top3'], 'There is no --eval-metric top3; choose one of loss, top1, top5, many, medium, few'),
     (['--val-split', 'tst'], 'tst'),
     (['--dataset', 'torch/foo'], 'timm knows no data set torch/foo'),

@@ -3,8 +3,12 @@
 from ride_timm.data.counts import class_counts as class_counts
 from ride_timm.data.counts import imbalance_factor as imbalance_factor
 from ride_timm.data.datasets import DataSplit as DataSplit
+from ride_timm.data.datasets import as_eval_split as as_eval_split
+from ride_timm.data.datasets import as_train_split as as_train_split
 from ride_timm.data.datasets import open_eval_split as open_eval_split
 from ride_timm.data.datasets import open_train_split as open_train_split
+from ride_timm.data.forms import guess_dataset as guess_dataset
+from ride_timm.data.forms import open_source as open_source
 from ride_timm.data.groups import GROUP_NAMES as GROUP_NAMES
 from ride_timm.data.groups import ClassGroups as ClassGroups
 from ride_timm.data.groups import GroupChoice as GroupChoice
@@ -18,8 +22,12 @@ from ride_timm.data.holdout import split_digest as split_digest
 from ride_timm.data.images import ImageSet as ImageSet
 from ride_timm.data.images import convert_image as convert_image
 from ride_timm.data.images import open_image as open_image
+from ride_timm.data.integrity import check_apart as check_apart
 from ride_timm.data.integrity import check_images as check_images
 from ride_timm.data.integrity import find_unreadable as find_unreadable
+from ride_timm.data.list_lines import ListLine as ListLine
+from ride_timm.data.list_lines import parse_list as parse_list
+from ride_timm.data.lists import read_class_names as read_class_names
 from ride_timm.data.loaders import create_eval_loader as create_eval_loader
 from ride_timm.data.loaders import create_train_loader as create_train_loader
 from ride_timm.data.loaders import reseed as reseed
@@ -32,6 +40,7 @@ from ride_timm.data.samplers import ClassSampler as ClassSampler
 from ride_timm.data.samplers import ProgressiveSampler as ProgressiveSampler
 from ride_timm.data.samplers import SquareRootSampler as SquareRootSampler
 from ride_timm.data.samplers import create_sampler as create_sampler
+from ride_timm.data.sources import Source as Source
 from ride_timm.data.transforms import AUGMENTATIONS as AUGMENTATIONS
 from ride_timm.data.transforms import Cutout as Cutout
 from ride_timm.data.transforms import cifar_aa_train_transform as cifar_aa_train_transform

@@ -4,18 +4,19 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from timm.data import create_dataset
+from timm.data import get_img_extensions
 
 from ride_timm.data.counts import IntArray, class_counts, imbalance_factor
-from ride_timm.data.folders import find_split_folder, read_folder, refuse_empty_classes
+from ride_timm.data.forms import open_source
 from ride_timm.data.images import ImageSet, image_mode
 from ride_timm.data.longtail import long_tail_indices
+from ride_timm.data.sources import Source, printable
 from ride_timm.errors import RideError
 
-__all__ = ['DataSplit', 'open_eval_split', 'open_train_split']
+__all__ = ['DataSplit', 'as_eval_split', 'as_train_split', 'open_eval_split', 'open_train_split']
 
 _BALANCED = 2.0  # a set counts as balanced, and may be cut, up to this imbalance (ImageNet's training set has 1.8)
 
@@ -47,37 +48,30 @@ class DataSplit:
         return class_counts(self.targets, self.num_classes)
 
 
-class _Source(NamedTuple):
-    """A split as stored: `labels` (N,) index into the source's own `names`, `rows` (N,) the rows of `base`."""
-
-    base: Any
-    rows: IntArray
-    labels: IntArray
-    names: tuple[str, ...]
-    text: str
-
-
 def open_train_split(
-    data_dir: str | Path,
+    data_dir: str | Path | None,
     dataset: str = '',
     *,
+    split: str = 'train',
     imb_factor: float | None = None,
     seed: int = 0,
-    download: bool = False,
     in_chans: int = 3,
     class_names: Sequence[str] | None = None,
+    **form: Any,
 ) -> DataSplit:
     """Open the training images; their class names define the labels.
 
     Args:
-        data_dir: Image folder (`train/<class>/<image>`, or the class folders themselves), or torchvision's root.
-        dataset: Empty or `folder` for an image folder, `torch/<name>` (`torch/cifar100`) for a torchvision data set.
+        data_dir: Image folder (`train/<class>/<image>`, or the class folders themselves), torchvision's root, the
+            folder that a list's paths are relative to, ...; see `open_source`.
+        dataset: Form of the data, see `open_source`; empty for an image folder or a list.
+        split: Name of the split.
         imb_factor: Cut a balanced set to this imbalance (see `long_tail_indices`); None keeps every image.
         seed: Seed of the cut; the published benchmarks use 0.
-        download: Let torchvision download what is missing.
         in_chans: 3 for colour, 1 for grey.
         class_names: Class names to use instead of the ones found, in this order, such as a checkpoint's; the set must
             hold exactly these classes.
+        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
 
     Returns:
         The split; every class has at least one image.
@@ -85,7 +79,34 @@ def open_train_split(
     Raises:
         RideError: If the data is missing, misplaced or ambiguous, a class is empty, or the cut does not fit the data.
     """
-    source = _open_source(data_dir, dataset, 'train', download)
+    source = open_source(data_dir, dataset, split, training=True, **form)
+    return as_train_split(source, class_names, imb_factor=imb_factor, seed=seed, in_chans=in_chans)
+
+
+def as_train_split(
+    source: Source,
+    class_names: Sequence[str] | None = None,
+    *,
+    imb_factor: float | None = None,
+    seed: int = 0,
+    in_chans: int = 3,
+) -> DataSplit:
+    """Label training images by class name.
+
+    Args:
+        source: The images as stored.
+        class_names: As in `open_train_split`, like the other arguments.
+        imb_factor: See there.
+        seed: See there.
+        in_chans: See there.
+
+    Returns:
+        The split; every class has at least one image.
+
+    Raises:
+        RideError: If a class is empty, the classes are not the expected ones, or the cut does not fit the data.
+    """
+    _refuse_empty_classes(source)
     names = tuple(class_names) if class_names is not None else source.names
     labels = _labels_by_name(source, names)
     missing = sorted(set(names) - set(source.names))
@@ -100,24 +121,23 @@ def open_train_split(
 
 
 def open_eval_split(
-    data_dir: str | Path,
+    data_dir: str | Path | None,
     dataset: str = '',
     *,
     class_names: Sequence[str],
     split: str = 'val',
-    download: bool = False,
     in_chans: int = 3,
+    **form: Any,
 ) -> DataSplit:
     """Open evaluation images and label them by the training set's class names.
 
     Args:
-        data_dir: Image folder (`val/<class>/<image>` or timm's other names, or the class folders themselves), or
-            torchvision's root.
+        data_dir: As in `open_train_split`, with `val/<class>/<image>` or timm's other names for it.
         dataset: As in `open_train_split`.
         class_names: C class names of the training set (or of the weights), in label order.
         split: Name of the split.
-        download: Let torchvision download what is missing.
         in_chans: 3 for colour, 1 for grey.
+        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
 
     Returns:
         The split; a class may have no image in it.
@@ -125,60 +145,61 @@ def open_eval_split(
     Raises:
         RideError: If the data is missing or misplaced, or holds a class that `class_names` lacks.
     """
-    source = _open_source(data_dir, dataset, split, download)
+    return as_eval_split(open_source(data_dir, dataset, split, **form), class_names, in_chans)
+
+
+def as_eval_split(source: Source, class_names: Sequence[str], in_chans: int = 3) -> DataSplit:
+    """Label evaluation images by the training set's class names.
+
+    Args:
+        source: The images as stored.
+        class_names: C class names of the training set, in label order.
+        in_chans: 3 for colour, 1 for grey.
+
+    Returns:
+        The split; a class may have no image in it.
+
+    Raises:
+        RideError: If the source has a class that `class_names` lacks.
+    """
     names = tuple(class_names)
     return _split(source, _labels_by_name(source, names), names, in_chans)
 
 
-def _split(source: _Source, labels: IntArray, names: tuple[str, ...], in_chans: int) -> DataSplit:
+def _split(source: Source, labels: IntArray, names: tuple[str, ...], in_chans: int) -> DataSplit:
+    _refuse_undecodable(source)
     images = ImageSet(source.base, labels, source.rows, image_mode(in_chans))
     return DataSplit(images, names, labels, source.text)
 
 
-def _open_source(data_dir: str | Path, dataset: str, split: str, download: bool) -> _Source:
-    prefix, _, rest = dataset.partition('/')
-    if dataset in ('', 'folder'):
-        return _open_folder(data_dir, split)
-    if prefix.lower() == 'torch' and rest:
-        return _open_torchvision(data_dir, dataset, split, download)
-    raise RideError(
-        f'the data set "{dataset}" is not supported: use an image folder (no --dataset) or torch/<name>, '
-        'for example torch/cifar100'
-    )
+def _refuse_empty_classes(source: Source) -> None:
+    empty = [name for name, count in zip(source.names, source.counts, strict=True) if not count]
+    if not empty:
+        return
+    folder = Path(source.text) / empty[0]
+    others = f' ({len(empty)} such {"folders" if folder.is_dir() else "classes"})' if len(empty) > 1 else ''
+    if folder.is_dir():
+        types = ', '.join(get_img_extensions())
+        raise RideError(f'the class folder {folder} holds no image{others}: add images ({types}) or remove the folder')
+    raise RideError(f'{source.text} holds no image of the class "{empty[0]}"{others}: add images of it')
 
 
-def _open_folder(data_dir: str | Path, split: str) -> _Source:
-    folder = find_split_folder(data_dir, split)
-    found = read_folder(folder)
-    if split == 'train':
-        refuse_empty_classes(folder, found.names, class_counts(found.labels, len(found.names)))
-    return _Source(*found, str(folder))
+def _refuse_undecodable(source: Source) -> None:
+    """Names that are no text could not be written into tables and checkpoints after the training."""
+    wrong = next((name for name in source.names if not _is_text(name)), None)
+    if wrong is not None:
+        raise RideError(f'the class name "{printable(wrong)}" of {source.text} is not in UTF-8: rename it')
 
 
-def _open_torchvision(data_dir: str | Path, dataset: str, split: str, download: bool) -> _Source:
-    text = f'{dataset} ({split})'
+def _is_text(name: str) -> bool:
     try:
-        base = create_dataset(dataset, root=str(data_dir), split=split, download=download)
-    except AssertionError as error:  # how timm reports a name that it does not know
-        raise RideError(
-            f'timm knows no data set {dataset}: use for example torch/cifar100 or an image folder'
-        ) from error
-    except (RuntimeError, OSError) as error:
-        reason = ' '.join(str(error).split()).rstrip('.')
-        raise RideError(
-            f'{text} cannot be opened in {data_dir} ({reason}): pass --dataset-download to fetch it'
-        ) from error
-    labels = np.asarray(getattr(base, 'targets', ()))
-    classes: Any = getattr(base, 'wnids', None) or getattr(
-        base, 'classes', ()
-    )  # ImageNet's names repeat, its ids do not
-    if labels.ndim != 1 or labels.size == 0 or len(set(classes)) != len(classes) or not classes:
-        raise RideError(f'{text} has no plain list of class names and labels: export it to an image folder first')
-    rows = np.arange(labels.size, dtype=np.int64)
-    return _Source(base, rows, labels.astype(np.int64), tuple(map(str, classes)), text)
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _labels_by_name(source: _Source, names: tuple[str, ...]) -> IntArray:
+def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
     """Translate the source's labels into indices of `names`."""
     index = {name: i for i, name in enumerate(names)}
     if len(index) != len(names):
@@ -195,8 +216,8 @@ def _labels_by_name(source: _Source, names: tuple[str, ...]) -> IntArray:
 
 
 def _cut(
-    source: _Source, labels: IntArray, names: tuple[str, ...], imb_factor: float, seed: int
-) -> tuple[_Source, IntArray]:
+    source: Source, labels: IntArray, names: tuple[str, ...], imb_factor: float, seed: int
+) -> tuple[Source, IntArray]:
     """Keep the long-tailed part of a balanced source."""
     found = imbalance_factor(class_counts(labels, len(names)))
     if found > _BALANCED:

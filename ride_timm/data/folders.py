@@ -4,35 +4,19 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from timm.data import create_dataset, get_img_extensions
 from timm.utils.misc import natural_key
 
-from ride_timm.data.counts import IntArray
+from ride_timm.data.sources import TRAIN_NAMES, Source, split_names
 from ride_timm.errors import RideError
 
-__all__ = ['FolderSource', 'find_split_folder', 'read_folder', 'refuse_empty_classes']
+__all__ = ['find_split_folder', 'read_folder']
 
 _logger = logging.getLogger(__name__)
 
-_TRAIN = ('train', 'training')
-_EVAL = ('val', 'valid', 'validation', 'eval', 'evaluation')
 _OTHER_IMAGES = ('.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff', '.webp')
-
-
-class FolderSource(NamedTuple):
-    """What an image folder holds.
-
-    `base` is timm's data set over all files, `rows` (N,) its rows that are used, `names` the class folders in natural
-    order, and `labels` (N,) the index into `names` of each row used.
-    """
-
-    base: Any
-    rows: IntArray
-    labels: IntArray
-    names: tuple[str, ...]
 
 
 def find_split_folder(data_dir: str | Path, split: str) -> Path:
@@ -53,18 +37,19 @@ def find_split_folder(data_dir: str | Path, split: str) -> Path:
     if not root.is_dir():
         found = 'is not a folder' if root.exists() else 'does not exist'
         raise RideError(f'the data folder {root} {found}: give a folder with train/<class>/<image> in it')
-    training = split in _TRAIN
-    names = _TRAIN if training else (split, *_EVAL, 'test') if split in _EVAL else (split,)
+    names = split_names(split)
     for name in names:
         if (root / name).is_dir():
             return root / name
-    if not training and any((root / name).is_dir() for name in _TRAIN):
-        wanted = ', '.join(dict.fromkeys(names))
-        raise RideError(f'{root} has a training folder but none for evaluation: add one named {wanted}')
+    if split not in TRAIN_NAMES and any((root / name).is_dir() for name in TRAIN_NAMES):
+        raise RideError(
+            f'{root} has a training folder but none for evaluation: add one named {", ".join(names)}, or take a part '
+            'of the training images with --val-fraction 0.2'
+        )
     return root
 
 
-def read_folder(folder: Path) -> FolderSource:
+def read_folder(folder: Path) -> Source:
     """List the images of a folder of class folders with timm's reader, and label them by folder name.
 
     Names that start with a dot are passed over. timm labels an image by the innermost folder, so that `a/x/1.png` and
@@ -99,27 +84,7 @@ def read_folder(folder: Path) -> FolderSource:
     if not rows:
         raise RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/')
     _report_other_images(folder, names)
-    return FolderSource(base, np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int64), names)
-
-
-def refuse_empty_classes(folder: Path, names: Sequence[str], counts: IntArray) -> None:
-    """Refuse a training folder in which a class has no image.
-
-    Args:
-        folder: The folder of class folders, for the message.
-        names: C class names.
-        counts: (C,) number of images per class.
-
-    Raises:
-        RideError: Naming the first empty class folder.
-    """
-    empty = [name for name, count in zip(names, counts, strict=True) if not count]
-    if empty:
-        others = f' ({len(empty)} such folders)' if len(empty) > 1 else ''
-        raise RideError(
-            f'the class folder {folder / empty[0]} holds no image{others}: '
-            f'add images ({_extensions()}) or remove the folder'
-        )
+    return Source(base, np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int64), names, str(folder))
 
 
 def _extensions() -> str:

@@ -1,4 +1,4 @@
-"""Training images held out for choices that must not be made on the test images, such as the router's threshold."""
+"""Training images set apart: to evaluate on where there are none for it, or for choices such as the threshold."""
 
 import hashlib
 from collections.abc import Sequence
@@ -59,13 +59,14 @@ def holdout_rows(
     return rows_train, rows_held
 
 
-def hold_out(split: DataSplit, fraction: float, seed: int = 42) -> HeldOut:
+def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '--holdout') -> HeldOut:
     """Split the training images; the same images, fraction and seed give the same split.
 
     Args:
         split: All training images.
         fraction: Share of every class to hold out.
         seed: Seed, at least 0.
+        option: What asked for it, for messages.
 
     Returns:
         Both parts, with transforms of their own, and the digest of the held-out one.
@@ -76,13 +77,14 @@ def hold_out(split: DataSplit, fraction: float, seed: int = 42) -> HeldOut:
     try:
         train, held = holdout_rows(split.targets, fraction, split.class_names, seed)
     except ValueError as error:
-        raise RideError(f'--holdout cannot be done: {error}; 0.1 is a good start') from error
+        raise RideError(f'{option} cannot be done: {error}; 0.1 is a good start') from error
     if not held.size:
         raise RideError(
-            f'--holdout {fraction:g} of {split.source} holds no image out (the largest class has '
+            f'{option} {fraction:g} of {split.source} holds no image out (the largest class has '
             f'{split.class_counts.max()}): give a larger fraction'
         )
-    text = f'{held.size} of {len(split.targets)} training images of {split.source}, held out'
+    how = 'held out' if option == '--holdout' else 'set apart'
+    text = f'{held.size} of {len(split.targets)} training images of {split.source}, {how}'
     held_split = _part(split, held, text)
     return HeldOut(_part(split, train, split.source), held_split, split_digest(held_split))
 

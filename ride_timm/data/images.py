@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from ride_timm.data.counts import IntArray
 from ride_timm.errors import RideError
 
-__all__ = ['ImageSet', 'convert_image', 'image_mode', 'open_image']
+__all__ = ['ImageSet', 'convert_image', 'failure_reason', 'image_mode', 'open_image']
 
 
 def image_mode(in_chans: int) -> str:
@@ -45,7 +45,7 @@ def convert_image(image: Image.Image, mode: str = 'RGB') -> Image.Image:
         The image in that mode. 16-bit grey keeps its upper 8 bits, where Pillow alone would clip it to white.
     """
     if image.mode.startswith('I'):  # 'I;16', or 'I' in older releases of Pillow
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))  # 32-bit files may hold more
     elif image.mode == 'P' and 'transparency' in image.info:
         image = image.convert('RGBA')  # Pillow warns about the direct way
     return image.convert(mode)
@@ -65,10 +65,19 @@ def open_image(file: IO[bytes], mode: str = 'RGB') -> Image.Image:
         return convert_image(image, mode)
 
 
-def _failure_reason(error: Exception) -> str:
-    """A few words on why an image could not be decoded."""
+def failure_reason(error: Exception) -> str:
+    """A few words on why an image could not be decoded.
+
+    Args:
+        error: What the decoder raised.
+
+    Returns:
+        The words.
+    """
     if isinstance(error, UnidentifiedImageError):
         return 'not an image, or an empty file'  # Pillow's own words repeat the file object
+    if isinstance(error, Image.DecompressionBombError):
+        return f'more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow refuses'
     return ' '.join(str(error).split()) or type(error).__name__
 
 
@@ -115,18 +124,32 @@ class ImageSet(Dataset[tuple[Any, int]]):
         try:
             return self._decode(index)
         except Exception as error:  # Pillow's decoders raise many types for a broken file
-            reason = _failure_reason(error)
+            reason = failure_reason(error)
             raise RideError(
                 f'the image {self.filename(index, absolute=True)} cannot be read ({reason}): remove or replace it'
             ) from error
 
+    def open(self, index: int) -> IO[bytes] | None:
+        """Open the file behind an item.
+
+        Args:
+            index: Item number.
+
+        Returns:
+            The file at its first byte, or None in a source that has no files.
+        """
+        if not hasattr(self.base, 'reader'):
+            return None
+        # timm's own __getitem__ would put the next image in the place of one that it cannot read
+        file: IO[bytes] = self.base.reader[int(self.rows[index])][0]
+        return file
+
     def _decode(self, index: int) -> Image.Image:
-        row = int(self.rows[index])
-        if hasattr(self.base, 'reader'):
-            # timm's own __getitem__ would put the next image in the place of one that it cannot read
-            with self.base.reader[row][0] as file:
-                return open_image(file, self.mode)
-        return convert_image(self.base[row][0], self.mode)
+        opened = self.open(index)
+        if opened is None:
+            return convert_image(self.base[int(self.rows[index])][0], self.mode)
+        with opened as file:
+            return open_image(file, self.mode)
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Name of the file behind an item, or its row number in a source that has no files.
@@ -145,6 +168,13 @@ class ImageSet(Dataset[tuple[Any, int]]):
         samples = getattr(self.base, 'samples', None)
         return str(samples[row][0]) if samples is not None else f'number {row} of {type(self.base).__name__}'
 
+    @property
+    def locations(self) -> list[str] | None:
+        """Path, or shard and member, or table and row, of every item; None in a source that has no files."""
+        if not hasattr(self.base, 'reader'):
+            return None
+        return self.filenames(absolute=True)
+
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
         """Names of all items, in order; arguments as in `filename`."""
         return [self.filename(index, basename, absolute) for index in range(len(self))]
@@ -161,5 +191,5 @@ class ImageSet(Dataset[tuple[Any, int]]):
         try:
             self._decode(index)
         except Exception as error:
-            return _failure_reason(error)
+            return failure_reason(error)
         return None

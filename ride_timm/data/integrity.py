@@ -1,11 +1,13 @@
-"""Finding unreadable images before a training starts instead of hours into it."""
+"""Finding unreadable images, and images on both sides, before a training starts instead of hours into it."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 from ride_timm.data.datasets import DataSplit
+from ride_timm.data.sources import printable
 from ride_timm.errors import RideError
 
-__all__ = ['check_images', 'find_unreadable']
+__all__ = ['check_apart', 'check_images', 'find_unreadable']
 
 _CHUNK = 64  # images per thread and round: small enough that `limit` stops early
 _NAMED = 3  # files that a message names
@@ -55,3 +57,41 @@ def check_images(split: DataSplit, threads: int = 4) -> None:
         f'{len(found)} of {len(split.dataset)} images of {split.source} cannot be read: '
         f'{named}{rest}; remove or replace them'
     )
+
+
+def check_apart(train: DataSplit, val: DataSplit) -> None:
+    """Refuse evaluation images that are training images too.
+
+    Files are the same if they lie at the same place, through whatever links their folders are reached; copies and
+    links of single files are for a comparison of contents.
+
+    Args:
+        train: The training images.
+        val: The evaluation images.
+
+    Raises:
+        RideError: If they share an image; names the first and the number of all.
+    """
+    places = train.dataset.locations, val.dataset.locations
+    if places[0] is None or places[1] is None:
+        return
+    folders: dict[str, str] = {}
+    known = set(_real(places[0], folders))
+    shared = [place for place in _real(places[1], folders) if place in known]
+    if shared:
+        number = 'All' if len(shared) == len(val.targets) else f'{len(shared)} of the'
+        raise RideError(
+            f'{number} {len(val.targets)} evaluation images ({val.source}) are training images too, first '
+            f'{printable(shared[0])}: evaluate on images that were not trained on, such as those of --val-fraction 0.2'
+        )
+
+
+def _real(paths: list[str], folders: dict[str, str]) -> list[str]:
+    """The paths without links among their folders, each folder being resolved once."""
+    real = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        real.append(f'{folders[folder]}{os.sep}{name}')
+    return real

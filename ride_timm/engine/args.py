@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ride_timm.data import AUGMENTATIONS
+from ride_timm.engine.data_options import add_form_options
 from ride_timm.engine.precedence import STAGES, check_stage, merge, recipe_values
 from ride_timm.engine.trackers import TRACKERS
 from ride_timm.engine.values import KeyValues
@@ -82,8 +83,9 @@ def _add_stage(group: Any) -> None:
     group.add_argument('--init-ema', action='store_true', help='take the moving average of --init')
     group.add_argument(
         '--holdout', type=float, metavar='F',
-        help='hold out this fraction of the training images and evaluate on them instead of val/ (by --seed; the '
-        'router stage holds out what the experts of --init did not see)',
+        help='hold out this fraction of the training images, for choices such as the router threshold that must not be '
+        'made on the evaluation images, and evaluate on them instead (by --seed; the router stage holds out what the '
+        'experts of --init did not see; data without evaluation images: see --val-fraction)',
     )  # fmt: skip
     group.add_argument(
         '--router-threshold', type=float, metavar='T',
@@ -103,11 +105,15 @@ def _add_stage(group: Any) -> None:
 
 def _add_data(group: Any) -> None:
     group.add_argument('--data-dir', metavar='DIR', help='image folder with train/ and val/, or root of the data set')
-    group.add_argument(
-        '--dataset', default='', metavar='NAME', help='torch/cifar100, torch/cifar10, ...; else a folder'
-    )
-    group.add_argument('--dataset-download', action='store_true', help='let torchvision download what is missing')
+    add_form_options(group)
+    group.add_argument('--train-split', default='train', metavar='NAME', help='training split (default: train)')
     group.add_argument('--val-split', default='val', metavar='NAME', help='evaluation split (default: val)')
+    group.add_argument(
+        '--val-fraction', type=float, metavar='F',
+        help='for data without evaluation images: set this fraction of every class apart as those, and train on the '
+        'rest (the same images in every run and stage, whatever --seed; --holdout takes further ones, for choices)',
+    )  # fmt: skip
+    group.add_argument('--val-seed', type=int, default=0, metavar='N', help='another draw of them (default: 0)')
     group.add_argument('--imb-factor', type=float, metavar='N', help='cut the training images to this imbalance factor')
     group.add_argument('-j', '--workers', type=int, metavar='N', help='data loading processes (default: by image size)')
     group.add_argument('--pin-mem', action='store_true', help='pin host memory for faster copies to a GPU')

@@ -16,11 +16,15 @@ from PIL import Image
 from timm.utils import is_primary
 
 from ride_timm.data import DataSplit
+from ride_timm.engine.data_options import has_eval_images
 from ride_timm.engine.setup import SMALL_IMAGE
 
-__all__ = ['choose', 'is_open', 'short_side']
+__all__ = ['choose', 'is_open', 'set_images_aside', 'short_side']
 
 _logger = logging.getLogger(__name__)
+
+VAL_FRACTION = 0.2
+"""Part of the training images to evaluate on where there are no others."""
 
 SAMPLE = 200
 """Images whose size is looked at."""
@@ -40,6 +44,16 @@ def is_open(args: argparse.Namespace) -> bool:
         args: Of `parse_args`, before `--init` has named a model.
     """
     return not args.model and not args.recipe and args.stage == 'experts'
+
+
+def set_images_aside(args: argparse.Namespace) -> None:
+    """Evaluate on a part of the training images where there are no others.
+
+    Args:
+        args: The run's arguments, before the data are opened.
+    """
+    if args.data_dir and args.val_fraction is None and not has_eval_images(args, args.val_split):
+        _pick(args, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {args.data_dir}')
 
 
 def short_side(split: DataSplit, sample: int = SAMPLE) -> int:

@@ -82,6 +82,8 @@ def load_model(
         options.checkpoint = text
     else:
         options.model = text
+        if hub.get('cache_dir') is not None:
+            options.model_kwargs['cache_dir'] = hub['cache_dir']
     return load_trained(options)
 
 

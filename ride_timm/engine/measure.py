@@ -47,7 +47,7 @@ def measure(
     model = model.to(device).eval()
     loader = create_eval_loader(
         split,
-        **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')},
+        **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
         batch_size=batch_size, workers=workers, device=device,
     )  # fmt: skip
     groups = choose_groups(class_counts).groups

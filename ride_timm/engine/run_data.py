@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from timm.utils import is_primary
@@ -11,16 +13,16 @@ from ride_timm.data import (
     DataSplit,
     GroupChoice,
     HeldOut,
+    check_apart,
     check_images,
     choose_groups,
     hold_out,
     imbalance_factor,
-    open_eval_split,
-    open_train_split,
 )
+from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
 
-__all__ = ['MAX_CHECKED', 'HoldoutPlan', 'RunData', 'build_data']
+__all__ = ['MAX_CHECKED', 'HoldoutPlan', 'RunData', 'build_data', 'open_val_part', 'val_plan']
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ MAX_CHECKED = 50_000  # images decoded once before training; more would keep the
 
 
 class HoldoutPlan(NamedTuple):
-    """Which training images to hold out; a `digest` names the ones that an earlier stage held out."""
+    """Which training images to set apart; a `digest` names the ones that an earlier stage set apart."""
 
     fraction: float
     seed: int
@@ -37,12 +39,17 @@ class HoldoutPlan(NamedTuple):
 
 @dataclass
 class RunData:
-    """Both splits and how their classes are grouped; `val` are held-out training images where `holdout` says so."""
+    """Both splits and how their classes are grouped.
+
+    `val_part` says that the data has no evaluation images of its own and which of its training images take their place;
+    `holdout` that `val` are training images held out for choices, instead of the evaluation images.
+    """
 
     train: DataSplit
     val: DataSplit
     groups: GroupChoice
     holdout: HoldoutPlan | None = None
+    val_part: HoldoutPlan | None = None
 
 
 def build_data(
@@ -50,6 +57,7 @@ def build_data(
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
     holdout: HoldoutPlan | None = None,
+    val_part: HoldoutPlan | None = None,
 ) -> RunData:
     """Open both splits.
 
@@ -58,48 +66,122 @@ def build_data(
         class_names: Order of the classes, where the data has the same ones, such as that of earlier weights.
         exact: The data must have just these classes.
         holdout: Hold training images out and evaluate on them; the evaluation split is not touched.
+        val_part: Make the evaluation split of training images; by default what --val-fraction says.
 
     Raises:
-        RideError: The data is missing, wrong or unreadable, or disagrees with --num-classes or the class names.
+        RideError: The data is missing, wrong or unreadable, evaluation images are training images too, or the data
+            disagrees with --num-classes or the class names.
     """
-    if not args.data_dir:
-        raise RideError('No --data-dir was given; name a folder with train/ and val/, one folder of images a class.')
-    common: dict[str, Any] = {
-        'dataset': args.dataset,
-        'download': args.dataset_download,
-        'in_chans': args.in_chans or 3,
-    }
-    train = _open_train(args, class_names, exact, common)
+    check_form(args)
+    train = _open_train(args, class_names, exact)
     if args.num_classes not in (None, train.num_classes):
         raise RideError(
             f'--num-classes {args.num_classes} was given and {train.source} has {train.num_classes} classes; leave the '
             'option out, or check --data-dir.'
         )
     args.num_classes = train.num_classes
+    train, val, val_part = _separate_val(args, train, val_part or val_plan(args))
     if holdout is not None:
         parts = hold_out(train, holdout.fraction, holdout.seed)
-        train, val, holdout = parts.train, parts.held, _settled(parts, holdout, args)
-    else:
-        val = open_eval_split(args.data_dir, class_names=train.class_names, split=args.val_split, **common)
+        train, val, holdout = parts.train, parts.held, _settled(parts, holdout, '--holdout', is_primary(args))
+    elif val is None:
+        val = _open_val(args, train)
+    check_apart(train, val)
     if not args.no_check_images and is_primary(args) and len(train.targets) + len(val.targets) <= MAX_CHECKED:
         check_images(train)
         check_images(val)
     groups = choose_groups(train.class_counts)
     if is_primary(args):
         _logger.info(_describe(train, val, groups))
-    return RunData(train, val, groups, holdout)
+    return RunData(train, val, groups, holdout, val_part)
 
 
-def _open_train(
-    args: argparse.Namespace, class_names: tuple[str, ...] | None, exact: bool, common: dict[str, Any]
-) -> DataSplit:
+def val_plan(
+    args: argparse.Namespace, known: Mapping[str, Any] | None = None, later: bool = False
+) -> HoldoutPlan | None:
+    """Which training images are to be evaluated on, where the data has no evaluation images.
+
+    Args:
+        args: The run's arguments; a later stage completes `val_fraction` and `val_seed` in place.
+        known: What the checkpoint of an earlier stage says of it.
+        later: Whether there is an earlier stage, whose images must be kept.
+
+    Returns:
+        The plan, or None for data with evaluation images.
+
+    Raises:
+        RideError: The data has evaluation images already, or an earlier stage took others or none.
+    """
+    if later and known is not None and args.val_fraction is None:
+        args.val_fraction, args.val_seed = known['fraction'], known['seed']
+    if not args.val_fraction:
+        return None
+    if later and (known is None or (known['fraction'], known['seed']) != (args.val_fraction, args.val_seed)):
+        before = 'without one' if known is None else f'with {known["fraction"]:g} and --val-seed {known["seed"]}'
+        raise RideError(
+            f'--val-fraction {args.val_fraction:g} was given and the network of --init was trained {before}, so it has '
+            'seen images that would be evaluated on; leave the option out.'
+        )
+    if args.dataset in ('', 'folder') and has_eval_images(args, args.val_split):
+        raise RideError(
+            f'--val-fraction is for data without evaluation images and {args.val_list or args.data_dir} has some; '
+            'leave the option out, or hold training images out beside them with --holdout.'
+        )
+    return HoldoutPlan(args.val_fraction, args.val_seed, known['digest'] if later and known is not None else None)
+
+
+def open_val_part(
+    args: argparse.Namespace, class_names: tuple[str, ...], in_chans: int, part: HoldoutPlan
+) -> tuple[DataSplit, DataSplit]:
+    """The training and the evaluation images of an earlier run that took the ones out of the others.
+
+    Args:
+        args: With the options of the data.
+        class_names: Of that run.
+        in_chans: Channels to read.
+        part: What that run's checkpoint says.
+
+    Returns:
+        Training images and evaluation images.
+
+    Raises:
+        RideError: The images are not those of that run.
+    """
+    parts = hold_out(open_train(args, in_chans, class_names), part.fraction, part.seed, '--val-fraction')
+    _settled(parts, part, '--val-fraction', False)
+    return parts.train, parts.held
+
+
+def _separate_val(
+    args: argparse.Namespace, train: DataSplit, part: HoldoutPlan | None
+) -> tuple[DataSplit, DataSplit | None, HoldoutPlan | None]:
+    """Take the evaluation images out of the training images, where the data has none."""
+    if part is None:
+        return train, None, None
+    parts = hold_out(train, part.fraction, part.seed, '--val-fraction')
+    return parts.train, parts.held, _settled(parts, part, '--val-fraction', is_primary(args))
+
+
+def _open_val(args: argparse.Namespace, train: DataSplit) -> DataSplit:
+    """The evaluation images; a folder of class folders is not taken for both sides."""
+    beside = Path(args.data_dir or '.', 'train').is_dir() and not args.train_list  # then the split's opener says more
+    if not has_eval_images(args, args.val_split) and not beside:
+        raise RideError(
+            f'{train.source} has no evaluation images beside it; take a part of the training images with '
+            f'--val-fraction 0.2, or name others ({args.val_split}/CLASS/*.jpg in --data-dir, or --val-list).'
+        )
+    return open_eval(args, args.in_chans or 3, train.class_names, args.val_split)
+
+
+def _open_train(args: argparse.Namespace, class_names: tuple[str, ...] | None, exact: bool) -> DataSplit:
     """The training images, their classes in the order of `class_names` where these are the same."""
-    train = open_train_split(args.data_dir, imb_factor=args.imb_factor, **common)
+    channels = args.in_chans or 3
+    train = open_train(args, channels)
     if class_names is None or train.class_names == class_names:
         return train
     missing, unknown = set(class_names) - set(train.class_names), set(train.class_names) - set(class_names)
     if not missing and not unknown:
-        return open_train_split(args.data_dir, imb_factor=args.imb_factor, class_names=class_names, **common)
+        return open_train(args, channels, class_names)
     if exact:
         found = f'lacks {min(missing)}' if missing else f'has {min(unknown)} beside them'
         raise RideError(
@@ -109,18 +191,23 @@ def _open_train(
     return train
 
 
-def _settled(parts: HeldOut, plan: HoldoutPlan, args: argparse.Namespace) -> HoldoutPlan:
-    """The plan with the digest of the images, which must be that of an earlier stage."""
+def _settled(parts: HeldOut, plan: HoldoutPlan, option: str, tell: bool) -> HoldoutPlan:
+    """The plan with the digest of the images, which must be that of an earlier run."""
     if plan.digest not in (None, parts.digest):
+        what = 'holds out' if option == '--holdout' else 'takes'
+        hint = ', or --holdout 0' if option == '--holdout' else ', or evaluation images of their own (val/, --val-list)'
         raise RideError(
-            f'--holdout {plan.fraction:g} with seed {plan.seed} holds out other images of {parts.train.source} than '
-            'when the network of --init was trained; give the training images of that run, or --holdout 0.'
+            f'{option} {plan.fraction:g} with seed {plan.seed} {what} other images of {parts.train.source} than when '
+            f'the network was trained; give the training images of that run{hint}.'
         )
-    if is_primary(args):
-        _logger.info(
-            f'{len(parts.held.targets)} training images are held out (--holdout {plan.fraction:g}, seed {plan.seed}) '
-            'and evaluated on; the evaluation split is not touched'
-        )
+    if tell:
+        number, setting = len(parts.held.targets), f'({option} {plan.fraction:g}, seed {plan.seed})'
+        if option == '--holdout':
+            _logger.info(
+                f'{number} training images are held out {setting} and evaluated on; the evaluation split is not touched'
+            )
+        else:
+            _logger.info(f'{number} of the {number + len(parts.train.targets)} images are to evaluate on {setting}')
     return plan._replace(digest=parts.digest)
 
 

@@ -16,10 +16,12 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import init_distributed_device, is_primary
 
 from ride_timm.data import create_eval_loader, create_sampler, create_train_loader, create_train_transform
+from ride_timm.engine.data_options import data_name
 from ride_timm.engine.run_data import MAX_CHECKED as MAX_CHECKED
 from ride_timm.engine.run_data import HoldoutPlan as HoldoutPlan
 from ride_timm.engine.run_data import RunData as RunData
 from ride_timm.engine.run_data import build_data as build_data
+from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
 from ride_timm.losses import ExpertLoss, create_loss
@@ -37,6 +39,7 @@ __all__ = [
     'resolve_lr',
     'run_folder',
     'start_device',
+    'val_plan',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -266,7 +269,7 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 def default_experiment(args: argparse.Namespace) -> str:
     """Name of a run that was given none: model, data, and loss or stage."""
-    data = args.dataset.rpartition('/')[2] if args.dataset else Path(args.data_dir).resolve().name
+    data = data_name(args)
     factor = f'_if{args.imb_factor:g}' if args.imb_factor else ''
     what = args.stage if args.stage == 'router' else f'{args.stage}_{args.loss}'.removeprefix('experts_')
     distilled = '_distill' if args.teacher else ''

@@ -72,7 +72,7 @@ def open_data(args: argparse.Namespace, init: Initial | None) -> setup.RunData:
     """
     exact = args.stage == 'router' or args.keep_heads
     names = init.class_names if init is not None else None
-    data = setup.build_data(args, names, exact, _holdout_plan(args, init))
+    data = setup.build_data(args, names, exact, _holdout_plan(args, init), _val_part(args, init))
     if init is None or args.stage == 'experts':
         return data
     if names is None and exact:
@@ -187,12 +187,13 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         task: The stage's task.
 
     Returns:
-        `stage`; `holdout` (fraction, seed, digest), None without one; `tau`; and in the router stage what the experts
-        were trained with, which the router does not change.
+        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; and in the router stage
+        what the experts were trained with, which the router does not change.
     """
     entry: dict[str, Any] = {
         'stage': args.stage,
         'holdout': None if data.holdout is None else data.holdout._asdict(),
+        'val_part': None if data.val_part is None else data.val_part._asdict(),
         'tau': getattr(task.criterion, 'tau', None),
     }
     if args.stage == 'router' and init is not None:
@@ -223,6 +224,11 @@ def check_resumed(args: argparse.Namespace, data: setup.RunData, checkpoint: Map
     held = None if data.holdout is None else data.holdout._asdict()
     if 'holdout' in entry and entry['holdout'] != held:
         raise RideError('The checkpoint to resume from held out other images; keep --holdout, --seed and the data.')
+    part = None if data.val_part is None else data.val_part._asdict()
+    if 'val_part' in entry and entry['val_part'] != part:
+        raise RideError(
+            'The checkpoint to resume from evaluated on other images; keep --val-fraction, --val-seed and the data.'
+        )
 
 
 def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.HoldoutPlan | None:
@@ -253,6 +259,16 @@ def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.Holdo
         )
     args.holdout = known['fraction']
     return setup.HoldoutPlan(known['fraction'], known['seed'], known['digest'])
+
+
+def _val_part(args: argparse.Namespace, init: Initial | None) -> setup.HoldoutPlan | None:
+    """What to evaluate on where the data has no images for it: in later stages what the experts did not train on."""
+    known = init.ride.get('val_part') if init is not None else None
+    plan = setup.val_plan(args, known, init is not None and args.stage != 'experts')
+    same_data = init is not None and init.settings.get('data_dir') == args.data_dir
+    if plan is not None and same_data and (known is None or (known['fraction'], known['seed']) != plan[:2]):
+        _warn(args, f'The weights of {args.init} may have seen the images that are evaluated on.')
+    return plan
 
 
 def _set_threshold_argument(args: argparse.Namespace, init: Initial | None) -> None:

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ride_timm.data import hold_out, holdout_rows, open_train_split, split_digest
 from ride_timm.errors import RideError
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 60), min_size=1, max_size=8),
     fraction=st.floats(0.01, 0.99),

@@ -107,6 +107,17 @@ def test_the_sizes_are_looked_at_evenly_and_the_transform_is_put_back():
     assert images.transform == 'of the loader'
 
 
+def test_class_folders_alone_are_split(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    data = write_images(tmp_path / 'data', {'ant': 30, 'bee': 10, 'cat': 2}, size=32) / 'train'
+    options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '--device', 'cpu']
+    assert main(['--data-dir', str(data), *options]) == 0
+    assert '--val-fraction 0.2 (no images to evaluate on in ' in caplog.text
+    checkpoint = read_checkpoint(next((tmp_path / 'out').iterdir()) / 'last.pth.tar')
+    assert checkpoint['ride']['val_part']['fraction'] == 0.2
+    assert sum(checkpoint['ride']['class_counts']) < 42
+
+
 def test_the_command(tmp_path, capsys):
     data = write_images(tmp_path / 'data', size=32)
     done = main(['--data-dir', str(data), '--output', str(tmp_path / 'out'), '--epochs', '1', '--device', 'cpu'])

@@ -1,0 +1,115 @@
+"""Finding image files that have no labels, from what a user names."""
+
+import codecs
+import glob
+import logging
+import mimetypes
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from timm.data import get_img_extensions
+
+__all__ = ['FoundImages', 'find_images']
+
+_logger = logging.getLogger(__name__)
+
+
+class FoundImages(NamedTuple):
+    """Image files, and one clause for every name that led to none, or to a folder that cannot be read."""
+
+    paths: list[str]
+    problems: list[str]
+
+
+def find_images(wanted: Iterable[str], stdin: BinaryIO | None = None) -> FoundImages:
+    """Find image files, each once.
+
+    A named file is taken whatever its type, even if it is none that can be read. Folders are searched recursively for
+    timm's types of images, through links too; hidden files and folders (`.name`) are left out.
+
+    Args:
+        wanted: Names of files, folders and globs; a name that exists is no glob.
+        stdin: What the name `-` stands for: a list of files and folders, one a line and none of them a glob, in the
+            encoding of file names; None: `-` is a name.
+
+    Returns:
+        The files in the order of the names, those of a folder or a glob in natural order.
+    """
+    found: dict[Path, str] = {}
+    problems: list[str] = []
+    for name in wanted:
+        lines = None if stdin is None or name != '-' else _lines(stdin)
+        for entry in [name] if lines is None else lines:
+            for path in _expand(entry, lines is None, problems):
+                # the file itself is not resolved: two links to one file are two images, as two copies are
+                found.setdefault(Path(path).parent.resolve() / Path(path).name, path)
+    return FoundImages(list(found.values()), problems)
+
+
+def _lines(file: BinaryIO) -> list[str]:
+    lines = file.read().removeprefix(codecs.BOM_UTF8).split(b'\n')
+    return [os.fsdecode(line.removesuffix(b'\r')) for line in lines if line not in (b'', b'\r')]
+
+
+def _expand(name: str, expand: bool, problems: list[str]) -> Iterator[str]:
+    try:
+        mode = Path(name or '\0').stat().st_mode  # Path('') is the current folder
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        matches = sorted(glob.glob(name, recursive=True), key=_natural) if expand else []  # noqa: PTH207  absolute too
+        if not matches:
+            problems.append(f'there is no image "{name}" ({getattr(error, "strerror", None) or error})')
+        for match in matches:
+            yield from _expand(match, False, problems)
+        return
+    if stat.S_ISDIR(mode):
+        images = _search(Path(name), problems)
+        if not images:
+            problems.append(f'no image ({", ".join(get_img_extensions())}) lies in the folder {name}')
+        yield from images
+    elif stat.S_ISREG(mode):
+        yield name
+    else:
+        problems.append(f'{name} is neither a file nor a folder')
+
+
+def _search(folder: Path, problems: list[str]) -> list[str]:
+    """The images below a folder, of which each is searched once, also where links make a circle."""
+    types = get_img_extensions(as_set=True)
+    images: list[str] = []
+    others: list[Path] = []
+    seen: set[Path] = set()
+
+    def note(error: OSError) -> None:
+        problems.append(f'the folder {error.filename} cannot be read ({error.strerror})')
+
+    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
+        place = Path(root).resolve()
+        folders[:] = [] if place in seen else sorted(filter(_is_visible, folders), key=_natural)
+        if place in seen:
+            continue
+        seen.add(place)
+        for path in (Path(root, file) for file in sorted(filter(_is_visible, files), key=_natural)):
+            if path.suffix.lower() in types:
+                images.append(str(path))
+            elif (mimetypes.guess_type(path.name)[0] or '').startswith('image/'):
+                others.append(path)
+    if others:
+        _logger.warning(
+            '%d images in %s are left out because folders are searched for %s only, first %s: name them, or a glob',
+            len(others), folder, ', '.join(get_img_extensions()), others[0],
+        )  # fmt: skip
+    return images
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith('.')
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: 2 before 10; the name itself breaks ties. Only ASCII digits are numbers, `²` is none."""
+    parts = re.split(r'([0-9]+)', name)
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], name

@@ -1,0 +1,94 @@
+"""One pass over images: what can be read, how large they are, and which are the same file."""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from PIL import Image
+
+from ride_timm.data.images import ImageSet, convert_image, failure_reason
+
+__all__ = ['ImageFacts', 'find_repeats', 'scan_images']
+
+_CHUNK = 512  # images between two reports of progress
+
+
+class ImageFacts(NamedTuple):
+    """What a look at an image tells.
+
+    `size` is (width, height) in pixels, `mode` Pillow's name for the kind of pixels, `digest` identifies the file's
+    bytes (or the pixels, in a source without files), and `problem` says why it cannot be read, None if it can.
+    """
+
+    size: tuple[int, int] | None
+    mode: str
+    animated: bool
+    digest: bytes
+    problem: str | None
+
+
+def scan_images(
+    images: ImageSet, threads: int = 4, progress: Callable[[int], object] | None = None
+) -> list[ImageFacts]:
+    """Read and decode every image once.
+
+    Args:
+        images: The images.
+        threads: Reading threads.
+        progress: Called now and then with the number of images read since the last call.
+
+    Returns:
+        The facts of each image, in order.
+    """
+    facts: list[ImageFacts] = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large images are what some data consists of
+        for start in range(0, len(images), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(images)))
+            facts += pool.map(lambda index: _look(images, index), chunk)
+            if progress is not None:
+                progress(len(chunk))
+    return facts
+
+
+def find_repeats(facts: Iterable[ImageFacts]) -> list[list[int]]:
+    """Find images that are the same file.
+
+    Args:
+        facts: Of `scan_images`, of one or more splits in a row.
+
+    Returns:
+        The positions of each file that occurs more than once, ascending.
+    """
+    places: dict[bytes, list[int]] = {}
+    for index, fact in enumerate(facts):
+        if fact.problem is None:
+            places.setdefault(fact.digest, []).append(index)
+    return [found for found in places.values() if len(found) > 1]
+
+
+def _look(images: ImageSet, index: int) -> ImageFacts:
+    digest = b''
+    try:
+        opened = images.open(index)
+        if opened is None:
+            image: Image.Image = images.base[int(images.rows[index])][0]
+            return ImageFacts(image.size, image.mode, False, _digest(image.tobytes()), None)
+        with opened as file:
+            data = file.read()
+        digest = _digest(data)
+        with Image.open(io.BytesIO(data)) as found:
+            size, mode = found.size, found.mode
+            # cameras store previews as further frames of an MPO
+            animated = bool(getattr(found, 'is_animated', False)) and found.format != 'MPO'
+            convert_image(found, images.mode)
+        return ImageFacts(size, mode, animated, digest, None)
+    except Exception as error:  # Pillow's decoders raise many types for a broken file
+        return ImageFacts(None, '', False, digest, failure_reason(error))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

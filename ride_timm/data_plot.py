@@ -1,0 +1,78 @@
+"""The tail of a data set as a picture. Needs matplotlib, which is imported when it is drawn."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from ride_timm.data.sources import printable
+from ride_timm.data_survey import Survey
+
+__all__ = ['draw_tail']
+
+# Okabe and Ito's palette, whose hues people with any colour vision tell apart
+_COLOURS = {'many': '#0072B2', 'medium': '#009E73', 'few': '#D55E00'}
+_GREY, _INK = '#6B6B6B', '#222222'
+_MOST_NAMES = 40  # classes whose names fit under their bars
+
+
+def draw_tail(found: Survey, path: str | Path, title: str) -> None:
+    """Draw the training images of every class, the largest class first, coloured by group.
+
+    Args:
+        found: Of `survey`, with training images and groups.
+        path: The PNG file to write.
+        title: What the data is called.
+    """
+    from matplotlib.figure import Figure  # without pyplot, which would look for a display
+
+    assert found.train is not None
+    assert found.groups is not None
+    names, sizes = list(found.train.counts), np.array(list(found.train.counts.values()))
+    order = np.argsort(-sizes, kind='stable')
+    figure = Figure(figsize=(9, 4.5), layout='constrained')
+    axes = figure.subplots()
+    place = np.empty(len(order), dtype=int)
+    place[order] = np.arange(len(order))
+    for group, members in found.groups.groups.items():
+        number = f'{group}: {_counted(len(members), "class", "es")}, {_counted(sizes[members].sum(), "image", "s")}'
+        axes.bar(place[members], sizes[members], 0.9 if len(order) < 80 else 1.0, color=_COLOURS[group], label=number)
+    if len(order) <= _MOST_NAMES:
+        for spot, index in enumerate(order):
+            axes.text(spot, max(sizes[index], 0.7) * 1.04, f'{sizes[index]:,}', ha='center', va='bottom', color=_GREY)
+    axes.set_yscale('log')
+    axes.set_ylim(0.7, 2 * sizes.max())  # a class with one image has a bar too
+    axes.yaxis.set_major_formatter('{x:,.0f}')
+    if len(order) <= _MOST_NAMES:
+        texts = [_short(names[index]) for index in order]
+        turned = max(map(len, texts)) * len(texts) > 100
+        axes.set_xticks(range(len(order)), texts, rotation=45 if turned else 0, ha='right' if turned else 'center')
+    else:
+        axes.set_xlabel('class, the largest first')
+    axes.set_xlim(-0.7, len(order) - 0.3)
+    axes.set_ylabel('training images (log scale)')
+    factor = sizes.max() / max(sizes.min(), 1)
+    text = f'{len(order):,} classes, {sizes.sum():,} training images, imbalance factor {factor:.4g}'
+    axes.set_title(f'{_plain(title)}\n', loc='left', fontweight='bold', color=_INK)
+    axes.text(0, 1.02, text, transform=axes.transAxes, color=_GREY)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(axis='y', color='#E4E4E4', linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc='upper right')
+    with warnings.catch_warnings():
+        # a script that the font lacks is drawn as boxes
+        warnings.filterwarnings('ignore', message='Glyph .* missing from font', category=UserWarning)
+        figure.savefig(path, dpi=120)
+
+
+def _counted(number: int, one: str, plural: str) -> str:
+    return f'{number:,} {one}{plural if number != 1 else ""}'
+
+
+def _short(name: str) -> str:
+    return _plain(name if len(name) <= 24 else f'{name[:23]}…')
+
+
+def _plain(text: str) -> str:
+    """Text that can be drawn, and that matplotlib does not take for mathematics."""
+    return printable(text).replace('$', r'\$')

@@ -1,0 +1,254 @@
+"""What a data set holds and what a training would make of it, found before anything is trained."""
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ride_timm.data import (
+    DataSplit,
+    GroupChoice,
+    ImageSet,
+    Source,
+    as_eval_split,
+    as_train_split,
+    check_apart,
+    choose_groups,
+    hold_out,
+)
+from ride_timm.data.scan import ImageFacts, find_repeats, scan_images
+from ride_timm.data.sources import printable
+from ride_timm.engine.data_options import has_eval_images, open_eval_source, open_train_source
+from ride_timm.engine.run_data import val_plan
+from ride_timm.errors import RideError
+
+__all__ = ['Finding', 'Side', 'Survey', 'survey']
+
+ERROR, WARNING, OK = 'error', 'warning', 'ok'
+
+
+@dataclass
+class Finding:
+    """Something found: `level` is `error` (a training refuses the data), `warning` or `ok`; `details` are examples."""
+
+    level: str
+    text: str
+    details: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Side:
+    """The training or the evaluation images: where they are, and the class of each."""
+
+    text: str
+    images: ImageSet
+    names: tuple[str, ...]
+    labels: Any
+    root: str
+    facts: list[ImageFacts] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each class, by name."""
+        found = np.bincount(self.labels, minlength=len(self.names)).tolist()
+        return dict(zip(self.names, found, strict=True))
+
+    def place(self, index: int) -> str:
+        """Where image number `index` is, below the data's folder, for messages."""
+        return printable(self.images.filename(index, absolute=True).removeprefix(self.root))
+
+    def name(self, index: int) -> str:
+        """Class of image number `index`, for messages."""
+        return printable(self.names[int(self.labels[index])])
+
+
+@dataclass
+class Survey:
+    """All that was found; sides and groups that could not be opened are None."""
+
+    form: str
+    root: str
+    train: Side | None = None
+    val: Side | None = None
+    groups: GroupChoice | None = None
+    looked: bool = False
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a training would take the data."""
+        return all(finding.level != ERROR for finding in self.findings)
+
+
+def survey(args: argparse.Namespace, progress: Callable[[int], object] | None = None) -> Survey:
+    """Open the data as a training would, and look at every image.
+
+    Args:
+        args: With the options of `add_form_options`, `data_dir`, `train_split`, `val_split`, `val_fraction`,
+            `val_seed`, `imb_factor`, `counts_only` and `threads`.
+        progress: Called with numbers of images looked at.
+
+    Returns:
+        What was found; whatever a training would refuse is an error among the findings.
+    """
+    found = Survey(_form(args), f'{args.data_dir.rstrip(os.sep)}{os.sep}' if args.data_dir else '')
+    train = _open_sides(args, found)
+    if found.train is not None:
+        _check_classes(found, train)
+    if not args.counts_only:
+        for side in filter(None, (found.train, found.val)):
+            side.facts = scan_images(side.images, args.threads, progress)
+        found.looked = True
+        _check_files(found)
+        _check_repeats(found)
+    return found
+
+
+def _open_sides(args: argparse.Namespace, found: Survey) -> DataSplit | None:
+    """Open both sides as they are stored, and label them as a training does; returns the training images if it can."""
+    try:
+        plan = val_plan(args)
+        source = open_train_source(args)
+    except RideError as error:
+        found.findings.append(Finding(ERROR, str(error)))
+        return None
+    found.train = _side(source, found.root)
+    train, val = None, None
+    try:
+        train = as_train_split(source, imb_factor=args.imb_factor)
+        found.train = _labelled(train, found.root)
+        if plan is not None:
+            train, val, _ = hold_out(train, plan.fraction, plan.seed, '--val-fraction')
+            found.train, found.val = _labelled(train, found.root), _labelled(val, found.root)
+    except RideError as error:
+        found.findings.append(Finding(ERROR, str(error)))
+    if plan is None:
+        val = _open_val(args, found, source, train)
+    if train is not None and val is not None:
+        try:
+            check_apart(train, val)
+        except RideError as error:
+            found.findings.append(Finding(ERROR, str(error)))
+    return train
+
+
+def _open_val(args: argparse.Namespace, found: Survey, train: Source, split: DataSplit | None) -> DataSplit | None:
+    if not has_eval_images(args, args.val_split):
+        found.findings.append(
+            Finding(ERROR, 'there are no images to evaluate on: take a part of the training images, --val-fraction 0.2')
+        )
+        return None
+    try:
+        source = open_eval_source(args, args.val_split)
+        found.val = _side(source, found.root)
+        # in the training's own order, also where that could not be made
+        names = split.class_names if split is not None else train.names
+        val = as_eval_split(source, names)
+        found.val = _labelled(val, found.root)
+        return val
+    except RideError as error:
+        found.findings.append(Finding(ERROR, str(error)))
+        return None
+
+
+def _side(source: Source, root: str) -> Side:
+    images = ImageSet(source.base, source.labels, source.rows)
+    return Side(source.text, images, source.names, source.labels, root)
+
+
+def _labelled(split: DataSplit, root: str) -> Side:
+    return Side(split.source, split.dataset, split.class_names, split.targets, root)
+
+
+def _form(args: argparse.Namespace) -> str:
+    """What form the data has, in words."""
+    if args.train_list:
+        return 'lists of images' if args.val_list else 'a list of images'
+    known = {'torch': 'torchvision', 'hfds': 'Hugging Face dataset', 'wds': 'webdataset shards'}
+    return known.get(args.dataset.partition('/')[0].lower(), 'image folders')
+
+
+def _check_classes(found: Survey, train: DataSplit | None) -> None:
+    assert found.train is not None
+    counts = found.train.counts
+    found.groups = choose_groups(list(counts.values()))
+    if len(counts) < 2:
+        found.findings.append(Finding(WARNING, 'there is one class only, so there is nothing to tell apart'))
+    single = [name for name, count in counts.items() if count == 1]
+    if single:
+        text = f'{_number(len(single), "class has", "classes have")} a single training image'
+        found.findings.append(Finding(WARNING, text, _listed(single)))
+    if found.val is None or train is None:
+        return
+    tested = {name for name, count in found.val.counts.items() if count}
+    untested = [name for name in counts if name not in tested]
+    if untested:
+        text = f'{_number(len(untested), "class has", "classes have")} no evaluation image, so no accuracy'
+        found.findings.append(Finding(WARNING, text, _listed(untested)))
+    elif not set(found.val.names) - set(counts):
+        found.findings.append(Finding(OK, f'both sides have the same {len(counts)} classes'))
+
+
+def _check_files(found: Survey) -> None:
+    """Report the images that cannot be read, and those that are read in a way worth knowing."""
+    broken, modes, animated = [], Counter[str](), 0
+    for side in filter(None, (found.train, found.val)):
+        counts = side.counts
+        for index, fact in enumerate(side.facts):
+            modes[fact.mode] += fact.problem is None
+            animated += fact.animated
+            if fact.problem is not None:
+                only = ', the only image of its class' if counts[side.names[int(side.labels[index])]] == 1 else ''
+                broken.append(f'{side.place(index)} ({fact.problem}{only})')
+    number = modes.total() + len(broken)
+    if broken:
+        text = f'{len(broken)} of {number:,} images cannot be read: remove or replace them'
+        found.findings.append(Finding(ERROR, text, broken))
+    elif number:
+        found.findings.append(Finding(OK, f'all {number:,} images can be read'))
+    deep = sum(count for mode, count in modes.items() if mode.startswith(('I', 'F')))
+    if deep:
+        found.findings.append(
+            Finding(WARNING, f'{_number(deep, "image has", "images have")} 16 or more bits; the upper 8 are used')
+        )
+    if animated:
+        found.findings.append(
+            Finding(WARNING, f'{_number(animated, "image is", "images are")} animated; the first frame is used')
+        )
+
+
+def _check_repeats(found: Survey) -> None:
+    """Report files that occur twice: within the training images, under two classes, or on both sides."""
+    sides = [side for side in (found.train, found.val) if side is not None]
+    places = [(side, index) for side in sides for index in range(len(side.facts))]
+    kinds: dict[str, list[str]] = {'classes': [], 'sides': [], 'train': [], 'val': []}
+    for repeat in find_repeats(fact for side in sides for fact in side.facts):
+        members = [places[position] for position in repeat]
+        both = len({id(side) for side, _ in members}) > 1
+        mixed = len({side.name(index) for side, index in members}) > 1
+        kind = 'classes' if mixed else 'sides' if both else 'train' if members[0][0] is found.train else 'val'
+        kinds[kind].append(' = '.join(side.place(index) for side, index in members))
+    texts = {
+        'classes': 'the same file stands under different classes',
+        'sides': 'a training image is an evaluation image too, which flatters the accuracy',
+        'train': 'a training image is there more than once',
+        'val': 'an evaluation image is there more than once',
+    }
+    for kind, repeats in kinds.items():
+        if repeats:
+            times = f' ({len(repeats)} times)' if len(repeats) > 1 else ''
+            found.findings.append(Finding(WARNING, texts[kind] + times, repeats))
+    if places and not any(kinds.values()):
+        found.findings.append(Finding(OK, 'no file is there twice'))
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f'1 {one}' if count == 1 else f'{count} {many}'
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    return [printable(name) for name in names]

@@ -1,0 +1,208 @@
+"""What a network and its experts say of image files, prepared as an evaluation prepares them."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import ImageDataset
+from timm.data.readers.reader import Reader
+from torch import Tensor
+
+from ride_timm.data import DataSplit, ImageSet, create_eval_loader
+from ride_timm.data.images import failure_reason, image_mode
+from ride_timm.engine.loading import TrainedNet
+from ride_timm.engine.memory import forward_in_parts
+from ride_timm.engine.setup import data_config
+from ride_timm.errors import RideError
+from ride_timm.models import MultiExpertNet
+
+__all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'forward_votes', 'predict']
+
+
+class Vote(NamedTuple):
+    """A class that a network or one of its experts names; `confidence` is its softmax probability, 0..1."""
+
+    label: str
+    class_index: int
+    confidence: float
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image.
+
+    `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
+    where the image did not pass the expert. A plain network has no experts, and `num_experts` None.
+    """
+
+    path: str
+    top: tuple[Vote, ...]
+    experts: tuple[Vote | None, ...]
+    num_experts: int | None
+
+
+class Skipped(NamedTuple):
+    """An image without a prediction, and one clause on why."""
+
+    path: str
+    reason: str
+
+
+class Votes(NamedTuple):
+    """Logits of a network and of its experts; a plain network has K = 0 and counts 0 experts."""
+
+    logits: Tensor
+    """The network's, shape (B, C)."""
+    expert_logits: Tensor
+    """Each expert's, shape (B, K, C); NaN where the image did not pass the expert."""
+    num_experts: Tensor
+    """How many experts each image passed, shape (B,), int64."""
+
+
+def predict(
+    trained: TrainedNet,
+    paths: Sequence[str],
+    *,
+    top_k: int = 3,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = 'cpu',
+) -> Iterator[Prediction | Skipped]:
+    """Predict image files, in order and a batch at a time.
+
+    Args:
+        trained: Of `ride_timm.engine.loading.load_model`; `ride_timm.prior.apply_prior` may have changed it.
+        paths: The files, of any type that Pillow reads.
+        top_k: How many classes to name, at most all.
+        threshold: Route with it; None: every image passes all experts.
+        batch_size: Images a batch.
+        workers: Loading processes.
+        device: Where to compute.
+
+    Yields:
+        A prediction for each image, or why there is none.
+    """
+    device = torch.device(device)
+    model: Any = trained.model.to(device).eval()
+    names = trained.class_names or tuple(map(str, range(model.num_classes)))
+    rows = np.arange(len(paths), dtype=np.int64)
+    dataset = _LenientSet(ImageDataset('', reader=_PathReader(paths)), rows, rows, image_mode(model.in_chans))
+    config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
+    loader = create_eval_loader(
+        DataSplit(dataset, names, rows, 'the named images'),
+        **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
+        batch_size=batch_size, workers=workers, device=device,
+    )  # fmt: skip
+    row = 0
+    for images, target in loader:
+        votes = forward_in_parts(partial(forward_votes, model, threshold=threshold), images.to(device))
+        for usable, found in zip((target >= 0).tolist(), _predictions(votes, names, top_k), strict=True):
+            if not usable:
+                yield Skipped(paths[row], dataset.reason(row))
+            elif found is None:
+                yield Skipped(paths[row], f'the network gives the image {paths[row]} no finite logits')
+            else:
+                yield found._replace(path=paths[row])
+            row += 1
+
+
+@torch.inference_mode()
+def forward_votes(model: Any, images: Tensor, threshold: float | None = None) -> Votes:
+    """Run a network in eval mode and keep what each expert says.
+
+    Args:
+        model: Any network of timm's.
+        images: Shape (B, channels, H, W).
+        threshold: Route with it, and compute no expert for an image that does not pass it; None: no routing.
+
+    Returns:
+        The logits.
+    """
+    if not isinstance(model, MultiExpertNet):
+        logits = model(images)
+        return Votes(logits, logits[:, None][:, :0], torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+    if threshold is None:
+        experts = model.forward_experts(images)
+        passed = torch.full((len(experts),), model.num_experts, dtype=torch.int64, device=experts.device)
+        return Votes(experts.mean(dim=1), experts, passed)
+    parts: list[Tensor] = []  # one an expert, in turn, for the images that reach it
+
+    def keep(module: Any, inputs: Any, logits: Tensor) -> None:
+        parts.append(logits)
+
+    hooks = [expert.register_forward_hook(keep) for expert in model.experts]
+    try:
+        routed = model.forward_routed(images, threshold)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    batch, classes = routed.logits.shape
+    experts = routed.logits.new_full((batch, model.num_experts, classes), torch.nan)
+    for index, part in enumerate(parts):
+        experts[routed.num_experts > index, index] = part.to(experts.dtype)
+    return Votes(routed.logits, experts, routed.num_experts)
+
+
+def _predictions(votes: Votes, names: Sequence[str], top_k: int) -> Iterator[Prediction | None]:
+    """For each image of a batch a prediction without its path; None where the largest logit is not finite."""
+    tops = _ranked(votes.logits, names, top_k)
+    firsts = _ranked(votes.expert_logits.flatten(0, 1), names, 1)
+    experts = votes.expert_logits.shape[1]
+    for row, (top, passed) in enumerate(zip(tops, votes.num_experts.tolist(), strict=True)):
+        own = [None if vote is None else vote[0] for vote in firsts[row * experts : (row + 1) * experts]]
+        yield None if top is None else Prediction('', top, tuple(own), passed or None)
+
+
+def _ranked(logits: Tensor, names: Sequence[str], top_k: int) -> list[tuple[Vote, ...] | None]:
+    """The likeliest classes of each row of (N, C); equal logits rank by class index, as where accuracy is measured."""
+    order = logits.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    shares = logits.float().softmax(dim=1).gather(1, order)
+    rows = zip(order.tolist(), shares.tolist(), logits.amax(dim=1).isfinite().tolist(), strict=True)
+    return [
+        tuple(Vote(names[c], c, share) for c, share in zip(classes, row, strict=True)) if finite else None
+        for classes, row, finite in rows
+    ]
+
+
+class _PathReader(Reader):
+    """timm's reader over a list of paths."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__()
+        self.paths = paths
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        return Path(self.paths[index]).open('rb'), index
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return Path(self.paths[index]).name if basename else self.paths[index]
+
+
+class _LenientSet(ImageSet):
+    """A blank image and the target -1 stand in the place of an image that cannot be read."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        try:
+            return super().__getitem__(index)
+        except Exception:  # Pillow's decoders raise many types for a broken file
+            blank: Any = Image.new(self.mode, (32, 32))
+            return blank if self.transform is None else self.transform(blank), -1
+
+    def reason(self, index: int) -> str:
+        """Why an item cannot be read, found out by trying again: a loading process cannot tell."""
+        name = self.filename(index)
+        try:
+            super().__getitem__(index)
+        except RideError as error:
+            return str(error)
+        except Exception as error:
+            return f'the image {name} cannot be prepared ({failure_reason(error)})'
+        return f'the image {name} could not be read, but can be now: something is writing it'

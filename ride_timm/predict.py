@@ -1,0 +1,268 @@
+"""`ride-timm predict MODEL IMAGES...`: what a network says of images, and how its experts voted.
+
+IMAGES are files, folders (searched recursively for timm's types of images, hidden ones left out), globs that the shell
+left as they are, and `-` for a list of paths on standard input, one a line. They are taken in the order given, what a
+folder or a glob holds in natural order, and each once. Images are read and prepared as `ride-timm validate` does it;
+size, crop, mean, std, interpolation and the labels are the network's own.
+
+`--json` prints one list with an object for each image, `--csv` a row for each (in UTF-8), both with exact numbers.
+Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a softmax probability from 0 to 1.
+
+| JSON | CSV | content |
+|---|---|---|
+| `path` | `path` | the image, as it was named or found |
+| `label` `class_index` `confidence` | the same | the likeliest class |
+| `top` | `topR_label` `topR_class_index` `topR_confidence` | the `--top-k` likeliest classes, from the first on |
+| `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
+| `num_experts` | `num_experts` | how many experts the image passed |
+
+Routing is off, and every image passes all experts, unless `--routed` or `--threshold` is given; an expert that an image
+did not pass has no vote (`null`, or empty). A plain network has no experts: `[]` or no columns, and `num_experts` is
+`null` or empty. The exit status is 1 if an image could not be read or a name led to none: each of these is one line on
+standard error and has no row. In Python: `ride_timm.engine.prediction.predict`.
+"""
+
+import argparse
+import csv
+import io
+import json
+import logging
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ride_timm.data.finding import find_images
+from ride_timm.engine.files import write_whole
+from ride_timm.engine.loading import TrainedNet, load_model
+from ride_timm.engine.logs import interactive, setup_logging
+from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
+from ride_timm.engine.values import check_values, check_writable
+from ride_timm.errors import RideError
+from ride_timm.models import MultiExpertNet
+from ride_timm.prior import apply_prior
+
+__all__ = ['build_parser', 'main']
+
+LONGEST = 48  # columns of a path or label in the table
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm predict`."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm predict',
+        description="Say what images show, with the vote of each expert. Labels and preparation are the network's own.",
+    )
+    parser.add_argument(
+        'model', metavar='MODEL',
+        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
+    )  # fmt: skip
+    parser.add_argument(
+        'images', nargs='+', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
+    )
+    parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true', help='one list, an object for each image')
+    form.add_argument('--csv', action='store_true', help='a row for each image')
+    parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
+    routing = parser.add_mutually_exclusive_group()
+    routing.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
+    routing.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    parser.add_argument(
+        '--prior', metavar='Q',
+        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON)',
+    )  # fmt: skip
+    parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
+    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status: 0, or 1 if an image could not be read or a name led to none.
+
+    Raises:
+        RideError: Something the user can put right.
+    """
+    args = build_parser().parse_intermixed_args(argv)
+    check_values(args)
+    if args.top_k < 1:
+        raise RideError(f'--top-k {args.top_k} was given; it is a whole number of at least 1.')
+    check_writable(args.output, '--output')
+    setup_logging(logging.WARNING)  # not where timm finds each file
+    found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)
+    if not found.paths:
+        raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
+    for problem in found.problems:
+        _complain(problem)
+    trained = load_model(args.model)
+    threshold = _threshold(args, trained)
+    if args.prior:
+        apply_prior(trained, args.prior)
+    if trained.class_names is None:
+        _complain(f'{trained.name} names no classes, so labels are class indices')
+    rows = _predict(args, trained, found.paths, threshold)
+    _write(args, trained, threshold, rows)
+    return 1 if len(rows) < len(found.paths) or found.problems else 0
+
+
+def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
+    """What to route with; None: not at all."""
+    if not args.routed and args.threshold is None:
+        return None
+    model: Any = trained.model
+    if getattr(model, 'router', None) is None:
+        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
+    return float(model.router_threshold if args.threshold is None else args.threshold)
+
+
+def _predict(
+    args: argparse.Namespace, trained: TrainedNet, paths: Sequence[str], threshold: float | None
+) -> list[Prediction]:
+    """Predict all images, and complain of those that cannot be."""
+    rows: list[Prediction] = []
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large, and read all the same
+        found = predict(
+            trained, paths,
+            top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers, device=device,
+        )  # fmt: skip
+        for item in tqdm(found, total=len(paths), leave=False, disable=not interactive()):
+            if isinstance(item, Skipped):
+                _complain(item.reason)
+            else:
+                rows.append(item)
+    return rows
+
+
+def _complain(text: str) -> None:
+    """One line on standard error, which may have a progress bar."""
+    tqdm.write(f'ride-timm predict: {_printable(text)}', file=sys.stderr)
+
+
+def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | None, rows: Sequence[Prediction]) -> None:
+    suffix = Path(args.output).suffix.lower() if args.output and not (args.json or args.csv) else ''
+    machine = args.csv or suffix == '.csv'
+    if args.json or suffix == '.json':
+        text = _json(rows)
+    elif machine:
+        text = _csv(rows, trained.model, args.top_k)
+    else:
+        text = '\n'.join([_heading(args, trained.model, threshold), *_table(rows, threshold is not None)]) + '\n'
+    text = text.encode('utf-8', 'backslashreplace').decode()  # names of files can be other bytes than UTF-8
+    if args.output:
+        write_whole(Path(args.output), text)
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):  # tables show what the terminal can, other programs read UTF-8
+        sys.stdout.reconfigure(encoding='utf-8' if machine else None, errors='backslashreplace')
+    sys.stdout.write(text)
+
+
+def _json(rows: Sequence[Prediction]) -> str:
+    entries = [
+        {
+            'path': row.path,
+            **row.top[0]._asdict(),
+            'top': [vote._asdict() for vote in row.top],
+            'experts': [vote and vote._asdict() for vote in row.experts],
+            'num_experts': row.num_experts,
+        }
+        for row in rows
+    ]
+    return json.dumps(entries, indent=2) + '\n'
+
+
+def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
+    experts = model.num_experts if isinstance(model, MultiExpertNet) else 0
+    names = [f'top{rank}' for rank in range(1, min(top_k, model.num_classes) + 1)]
+    names += [f'expert{k}' for k in range(experts)]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator='\n')
+    columns = [f'{name}_{field}' for name in names for field in Vote._fields]
+    writer.writerow(['path', *Vote._fields, 'num_experts', *columns])
+    for row in rows:
+        votes = [vote or ('',) * len(Vote._fields) for vote in (*row.top, *row.experts)]
+        writer.writerow([row.path, *row.top[0], row.num_experts, *(field for vote in votes for field in vote)])
+    return file.getvalue()
+
+
+def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> str:
+    """What was predicted with."""
+    parts = [f'{args.model}: {model.num_classes} classes']
+    if isinstance(model, MultiExpertNet) and threshold is not None:
+        parts.append(f'routed with threshold {threshold:g} through 1 to {model.num_experts} experts')
+    elif isinstance(model, MultiExpertNet):
+        off = ' (routing is off; --routed turns it on)' if model.router is not None else ''
+        parts.append(f'all {model.num_experts} experts{off}')
+    if args.prior:
+        parts.append(f'class frequencies {args.prior}')
+    if getattr(model, 'num_experts', 1) > 1:
+        parts.append('= where an expert agrees')
+    return _printable(', '.join(parts))
+
+
+def _table(rows: Sequence[Prediction], routed: bool) -> Iterator[str]:
+    """The lines of the table for people."""
+    if not rows:
+        return
+    columns = [['image', *(_short(row.path) for row in rows)]]
+    for rank in range(len(rows[0].top)):
+        columns.append(_column(f'#{rank + 1}' if rank else 'label', [row.top[rank] for row in rows]))
+    for k in range(len(rows[0].experts) if len(rows[0].experts) > 1 else 0):
+        answers = [row.top[0].class_index for row in rows]
+        columns.append(_column(f'expert {k}', [row.experts[k] for row in rows], answers))
+    if routed:
+        columns.append(['experts', *(str(row.num_experts) for row in rows)])
+    widths = [max(map(_width, column)) for column in columns]
+    for line in zip(*columns, strict=True):
+        yield '   '.join(map(_padded, line, widths)).rstrip()
+
+
+def _column(name: str, votes: Sequence[Vote | None], answers: Sequence[int] = ()) -> list[str]:
+    """Labels and percentages below each other, `=` for a label that is the answer already, `-` for no vote."""
+    labels = [
+        '-' if vote is None else '=' if answers and vote.class_index == answers[row] else _short(vote.label)
+        for row, vote in enumerate(votes)
+    ]
+    width = max(map(_width, labels))
+    shares = ['' if vote is None else f'{100 * vote.confidence:5.1f} %' for vote in votes]
+    return [name, *(f'{_padded(label, width)} {share}' for label, share in zip(labels, shares, strict=True))]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + ' ' * (width - _width(text))
+
+
+def _short(text: str) -> str:
+    """Text for a cell: printable, and cut in its middle if it is long."""
+    text = _printable(text)
+    return text if len(text) <= LONGEST else f'{text[: LONGEST // 3]}...{text[3 - LONGEST + LONGEST // 3 :]}'
+
+
+def _printable(text: str) -> str:
+    """Text on one line, in which nothing commands the terminal."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: two for a wide character, none for a combining one."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in 'WF') for c in text)
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('predict', main))

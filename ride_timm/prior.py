@@ -1,0 +1,249 @@
+"""Serving other class frequencies than a network was trained for: `--prior uniform|train|FILE`.
+
+Experts trained with a tau list (`ride_timm.losses.LogitAdjustedLoss`) learn z_k + tau_k log pi = log p(y|x) under the
+class prior pi of the training images, up to a constant. So z_k + (tau_k - 1) log pi + log q is the answer of expert k
+where the classes come with the frequencies q. This is linear: the mean over any experts is corrected by the mean tau
+of the same experts, and it is enough to correct each expert alone, wherever its logits go.
+
+In routed inference an image that passes n experts gets the mean of the first n, whose mean tau is another for every n.
+With tau (0, 1, 2) a uniform prior therefore changes no answer of all three experts, but does change those of the
+images that only pass the first one or two: the first expert alone still expects the training prior. The router reads
+the logits as it was trained on them, so that every image passes as many experts as without correction.
+"""
+
+import csv
+import difflib
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ride_timm.engine.loading import TrainedNet
+from ride_timm.errors import RideError
+from ride_timm.losses import ClassCounts, class_prior, prior_correction
+from ride_timm.models import MultiExpertNet
+
+__all__ = ['apply_prior', 'correct_prior', 'parse_prior', 'serve_prior']
+
+_LARGEST = sys.float_info.max
+
+
+def correct_prior(
+    logits: Tensor, tau: float | Iterable[float], class_counts: ClassCounts, target: ClassCounts
+) -> Tensor:
+    """Turn logits into those for other class frequencies: zbar + (mean(tau) - 1) log pi + log q.
+
+    Source: Aimar et al., arXiv:2206.05260; the arithmetic is `ride_timm.losses.prior_correction`.
+
+    Args:
+        logits: Mean logits zbar of some experts, shape (B, C), such as all K, the first n, or a single one.
+        tau: What these experts were trained with: one number for each, or one for all.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        target: Class frequencies q to expect, shape (C,), of any sum.
+
+    Returns:
+        Shape (B, C), in float32 or float64.
+
+    Raises:
+        RideError: The lengths do not fit.
+        ValueError: The logits are not (B, C).
+    """
+    return prior_correction(logits, class_counts, tau, target)
+
+
+def serve_prior(
+    model: nn.Module, tau: float | Sequence[float], class_counts: ClassCounts, target: ClassCounts
+) -> list[RemovableHandle]:
+    """Make a network answer for other class frequencies, by hooks on its experts; its state dict stays as it is.
+
+    From then on `model(x)`, `forward_experts` and `forward_routed` are corrected, and with them every command and
+    evaluation. Call it once: a second call corrects a second time.
+
+    Args:
+        model: A multi-expert network, or a plain one that counts as a single expert.
+        tau: What its experts were trained with: one number for each of the K, or one for all.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        target: Class frequencies q to expect, shape (C,), of any sum.
+
+    Returns:
+        One handle a hook; calling `remove()` on all of them undoes the correction.
+
+    Raises:
+        RideError: tau is not of K experts, or the lengths do not fit.
+    """
+    experts: list[nn.Module] = list(model.experts) if isinstance(model, MultiExpertNet) else [model]
+    taus = [float(tau)] * len(experts) if isinstance(tau, (int, float)) else list(tau)
+    if len(taus) != len(experts):
+        raise RideError(
+            f'The network has {len(experts)} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
+        )
+    zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
+    shifts = [correct_prior(zero, one, class_counts, target)[0] for one in taus]
+    handles = [expert.register_forward_hook(_Shift(s)) for expert, s in zip(experts, shifts, strict=True)]
+    router = getattr(model, 'router', None)
+    if router is not None:
+        handles.append(router.register_forward_pre_hook(_Unshift(shifts)))
+    return handles
+
+
+class _Shift:
+    """Forward hook that adds a shift (C,) to the logits (B, C) of an expert."""
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift
+
+    def __call__(self, module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(dtype) + self.shift.to(logits.device, dtype)
+
+
+class _Unshift:
+    """Forward pre-hook that takes the mean shift of the first experts out of the logits that the router reads."""
+
+    def __init__(self, shifts: Sequence[Tensor]) -> None:
+        self.means = [torch.stack(list(shifts[: n + 1])).mean(dim=0) for n in range(len(shifts))]
+
+    def __call__(self, module: nn.Module, inputs: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
+        index, features, mean_logits = inputs
+        return index, features, mean_logits - self.means[index].to(mean_logits.device, mean_logits.dtype)
+
+
+def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
+    """Make a loaded network answer for the class frequencies that `--prior` names.
+
+    Args:
+        trained: Of `load_model`; its model is changed, see `serve_prior`.
+        prior: As for `parse_prior`.
+
+    Returns:
+        The frequencies, in label order, of sum 1.
+
+    Raises:
+        RideError: The network does not allow a correction, and why; or the prior cannot be read.
+    """
+    tau, counts = trained.about.get('tau'), trained.class_counts
+    if tau is None:
+        loss = trained.about.get('loss')
+        raise RideError(
+            f'--prior {prior} was given and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
+            'class prior in its logits is unknown; take a network trained with --loss balanced_softmax, balpoe or '
+            'logit_adjusted, or leave --prior out.'
+        )
+    if counts is None:
+        raise RideError(
+            f'--prior {prior} was given and {trained.name} does not say how many training images each class had, which '
+            'the correction needs; take a checkpoint or an exported folder of ride-timm, or leave --prior out.'
+        )
+    target = parse_prior(prior, trained.class_names or tuple(map(str, range(len(counts)))), counts)
+    serve_prior(trained.model, tau, counts, target)
+    return target
+
+
+def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts) -> tuple[float, ...]:
+    """Read class frequencies.
+
+    Args:
+        text: `uniform`; `train` for those of the training images; or a file of one positive weight for every class and
+            no other: JSON (`.json`) with an object of class name -> weight, else CSV in UTF-8 with the rows
+            `class name,weight`, a heading allowed. A file called `train` is `./train`.
+        class_names: C names in label order.
+        class_counts: Training images per class, shape (C,).
+
+    Returns:
+        C frequencies in label order, of sum 1.
+
+    Raises:
+        RideError: The file cannot be read, or does not give every class a positive weight.
+    """
+    if text == 'uniform':
+        return (1.0 / len(class_names),) * len(class_names)
+    if text == 'train':
+        return tuple(class_prior(class_counts).tolist())
+    weights = _by_class(text, _read_file(text, class_names), class_names)
+    largest = max(weights)
+    shares = [weight / largest for weight in weights]  # the sum of huge weights would overflow
+    if min(shares) < 1e-30:
+        raise RideError(f'{text} has weights from {min(weights):g} to {largest:g}; give some that are less far apart.')
+    total = math.fsum(shares)
+    return tuple(share / total for share in shares)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """Names and weights as they stand in a file, repetitions too; JSON's objects become one, its lists do not."""
+
+
+def _read_file(text: str, class_names: Sequence[str]) -> _Pairs:
+    path = Path(text)
+    if not path.is_file():
+        raise RideError(f'--prior {text} was given and there is no such file; give uniform, train, a CSV or JSON file.')
+    try:
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            if path.suffix.lower() == '.json':
+                pairs: Any = json.load(file, object_pairs_hook=_Pairs)
+            else:
+                pairs = _read_rows(text, file, class_names)
+    except (OSError, ValueError, RecursionError, csv.Error) as error:  # errors of UTF-8 and of JSON are ValueErrors
+        reason = ' '.join(str(error).split())
+        raise RideError(f'{text} cannot be read ({reason}); write CSV or JSON in UTF-8.') from error
+    if not isinstance(pairs, _Pairs):
+        raise RideError(f'{text} holds no JSON object; write one of class name -> weight.')
+    return pairs
+
+
+def _read_rows(text: str, file: Iterable[str], class_names: Sequence[str]) -> _Pairs:
+    pairs = _Pairs()
+    reader = csv.reader(file)
+    for row in reader:
+        if row and len(row) != 2:
+            raise RideError(
+                f'{text} has {len(row)} fields in line {reader.line_num}; write `class name,weight`, with a name that '
+                'holds a comma in double quotes.'
+            )
+        if row:
+            pairs.append((row[0], _number(row[1])))
+    if pairs and isinstance(pairs[0][1], str) and pairs[0][0] not in class_names:  # a heading
+        del pairs[0]
+    return pairs
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _by_class(text: str, pairs: _Pairs, class_names: Sequence[str]) -> list[float]:
+    """One weight a class, in label order."""
+    known = set(class_names)
+    if len(known) < len(class_names):
+        raise RideError(
+            f'{text} cannot tell classes of one name apart, and the network has such; use uniform or train.'
+        )
+    weights: dict[str, float] = {}
+    for name, weight in pairs:
+        if name not in known:
+            near = difflib.get_close_matches(name, class_names, 1)
+            raise RideError(
+                f'{text} names the class "{name}", which the network does not have'
+                f'{f" (nearest: {near[0]})" if near else ""}; give its {len(class_names)} classes and no other.'
+            )
+        if name in weights:
+            raise RideError(f'{text} names the class "{name}" twice; give every class one weight.')
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not 0 < weight <= _LARGEST:
+            raise RideError(f'{text} gives the class "{name}" the weight {weight!r}; it must be a number above 0.')
+        weights[name] = float(weight)
+    missing = [name for name in class_names if name not in weights]
+    if missing:
+        raise RideError(
+            f'{text} lacks {len(missing)} of the {len(class_names)} classes, first "{missing[0]}"; give every class a '
+            'weight above 0.'
+        )
+    return [weights[name] for name in class_names]

@@ -1,0 +1,204 @@
+"""The folder that `ride-timm publish` uploads, made from a published weight's folder or from a finished run.
+
+Only safetensors, JSON, Markdown and pictures get into it, and what is in it loads with timm and with transformers.
+"""
+
+import re
+import shutil
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from huggingface_hub import get_token
+from safetensors import SafetensorError, safe_open
+
+from ride_timm.card import FIGURES, render_card, write_card
+from ride_timm.card_results import Results, images_name, read_json, read_results
+from ride_timm.convert import save_folder
+from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.initial import read_initial
+from ride_timm.engine.provenance import read_run
+from ride_timm.engine.results import write_json
+from ride_timm.errors import RideError
+from ride_timm.markdown import escape
+from ride_timm.models.pretrained import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
+from ride_timm.run_results import run_results
+from ride_timm.shards import merge_shards
+
+__all__ = ['SUFFIXES', 'Staged', 'stage']
+
+SUFFIXES = ('.safetensors', '.json', '.md', '.png')
+"""Kinds of files that are uploaded."""
+
+_RESULTS, _CARD = 'results.json', 'README.md'
+_TOKEN = re.compile(r'\bhf_[A-Za-z0-9]{30,}')
+
+
+class Staged(NamedTuple):
+    """A folder to upload: the weight's name, the folder, and the text of its card."""
+
+    name: str
+    folder: Path
+    card: str
+
+
+def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None) -> Staged:
+    """Make the folder to upload.
+
+    Args:
+        source: Folder of a weight (`config.json`, `results.json`, tensors) or of a finished run.
+        repo_id: `org/name`, for the card's snippets.
+        target: Folder to write, which exists and is empty.
+        data_name: What the card calls the data of a run; by default the data set's name or the folder's.
+
+    Returns:
+        The folder, with its name and card.
+
+    Raises:
+        RideError: The source is neither, or is not whole, or the target cannot be written.
+    """
+    is_run = (source / 'last.pth.tar').is_file()
+    try:
+        if is_run:
+            _export_run(source, target, repo_id, data_name)
+        elif (source / CONFIG).is_file():
+            _copy_weight(source, target)
+        else:
+            raise RideError(
+                f'{source} is neither the folder of a weight (config.json, results.json, tensors) nor that of a '
+                'finished run (last.pth.tar, results.json); name one of them.'
+            )
+        _check_loads(target)
+        results = read_results(target)
+        figures = list(takewhile(lambda name: (target / name).is_file(), FIGURES))
+        card = render_card(
+            results, read_json(target / CONFIG), repo_id=repo_id, others=_others(source), figures=figures
+        )  # fmt: skip
+        if is_run:
+            card = _tell_measured(card, results)
+        (target / _CARD).write_text(card, encoding='utf-8')
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, 'strerror', None) or str(error)
+        where = getattr(error, 'filename2', None) or getattr(error, 'filename', None) or target
+        raise RideError(
+            f'{where} cannot be read or written ({reason}), so nothing was published; make room or change who may.'
+        ) from error
+    _check_secrets(target)
+    return Staged(results['name'], target, card)
+
+
+def _copy_weight(source: Path, target: Path) -> None:
+    _check_hashes(source)
+    for path in sorted(source.iterdir()):
+        if path.name in (CONFIG, _RESULTS) or (path.suffix == '.png' and not path.name.startswith('.')):
+            shutil.copyfile(path, target / path.name)
+    if (source / WEIGHTS).is_file():
+        shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
+    elif (source / SHARD_INDEX).is_file():
+        merge_shards(source, target / WEIGHTS)
+    else:
+        raise RideError(
+            f'{source} holds no {WEIGHTS} and no shards of it; fetch the large files of the checkout first.'
+        )
+
+
+def _check_hashes(source: Path) -> None:
+    """Compare the files with the index beside the folder, if the weight is in it."""
+    root = source.resolve().parent
+    try:
+        weight = read_index(root).get(source.resolve().name) if (root / INDEX).is_file() else None
+        for name, expected in weight.files.items() if weight is not None else ():
+            if name == CONFIG or name.endswith('.safetensors'):
+                check_bytes(source / name, expected)
+    except PretrainedError as error:
+        raise RideError(str(error)) from None
+
+
+def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) -> None:
+    """Tensors, configuration, figures and pictures of a run."""
+    settings, checkpoint = read_run(run), run / 'last.pth.tar'
+    if read_checkpoint(checkpoint).get('epoch') != settings['last_epoch']:
+        raise RideError(
+            f'{checkpoint} is of another epoch than the figures in {run / _RESULTS}; finish the run with --resume auto.'
+        )
+    # the figures of a run with a moving average are those of the average
+    trained = read_initial(checkpoint, use_ema=bool(settings['args'].get('model_ema')))
+    if trained.class_names is None or trained.class_counts is None:
+        raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
+    about: dict[str, Any] = {key: trained.ride[key] for key in ('loss', 'loss_kwargs', 'tau') if key in trained.ride}
+    save_folder(trained.model, target, trained.class_names, trained.class_counts, about)
+    data = data_name or _data_name(settings['args'])
+    name = _weight_name(trained.name.partition('.')[0], repo_id, f'{trained.ride.get("loss") or "ce"}_{data}')
+    num_bytes = (target / WEIGHTS).stat().st_size
+    write_json(target / _RESULTS, run_results(run, trained, name=name, data_name=data, num_bytes=num_bytes))
+    write_card(target)  # for its pictures
+
+
+def _data_name(args: dict[str, Any]) -> str:
+    name = (args.get('dataset') or '').rpartition('/')[2] or Path(args.get('data_dir') or 'data').resolve().name
+    return f'{name}-LT' if args.get('imb_factor') else name
+
+
+def _weight_name(architecture: str, repo_id: str, tag: str) -> str:
+    """The repository's own name, where it is `<architecture>.<tag>`."""
+    own = repo_id.partition('/')[2]
+    if re.fullmatch(rf'{re.escape(architecture)}\.\w+', own):
+        return own
+    return f'{architecture}.{re.sub(r"[^a-z0-9_]+", "", tag.lower())}'
+
+
+def _check_loads(folder: Path) -> None:
+    """Create the network as transformers does, from `config.json` alone, and compare its tensors with the file's."""
+    config = read_json(folder / CONFIG)
+    try:
+        architecture, number = config['architecture'], config['num_classes']
+        with safe_open(folder / WEIGHTS, 'pt') as file:
+            stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        with torch.device('meta'):
+            net = timm.create_model(
+                architecture, pretrained=False, num_classes=number, **config.get('model_args') or {}
+            )
+        needed = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RideError(
+            f'No network can be made from the {CONFIG} and {WEIGHTS} to be published ({" ".join(str(error).split())}); '
+            'write the folder again with `ride-timm export`.'
+        ) from None
+    wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)
+    if wrong is not None:
+        raise RideError(
+            f'{WEIGHTS} does not fit the {CONFIG} beside it at {wrong} ({stored.get(wrong)} in the file, '
+            f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm export`.'
+        )
+
+
+def _tell_measured(card: str, results: Results) -> str:
+    """Say under the title of a run's card which images its figures are of."""
+    where = escape(results['data']['source'] or 'images that it does not name')
+    text = f'The figures are those that the training run measured itself at its end, on {where}.'
+    if images_name(results) != 'test images':
+        text += ' **These are no test images**: they were held out of the training images.'
+    return re.sub(r'^# .*$', lambda title: f'{title[0]}\n\n> {text}', card, count=1, flags=re.MULTILINE)
+
+
+def _others(source: Path) -> list[dict[str, Any]]:
+    """Figures of the other weights beside this one, which its card compares it with."""
+    root = source.resolve().parent
+    if not (source / CONFIG).is_file() or not (root / INDEX).is_file():
+        return []
+    names = [name for name in read_json(root / INDEX).get('weights', {}) if name != source.resolve().name]
+    return [read_results(root / name) for name in names if (root / name / _RESULTS).is_file()]
+
+
+def _check_secrets(folder: Path) -> None:
+    """Refuse a text with an access token in it, such as one typed on a command line that a card repeats."""
+    own = get_token()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in ('.json', '.md'):
+            text = path.read_text(encoding='utf-8')
+            if (own and own in text) or _TOKEN.search(text):
+                raise RideError(
+                    f'{path.name} would show an access token; take it out, and revoke the token if it is out.'
+                )

@@ -1,0 +1,141 @@
+"""`ride-timm weights`: the published weights, their figures, and where they are."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ride_timm.errors import RideError
+from ride_timm.models.pretrained import PretrainedError, Weight, package_root, published_weights, read_index
+
+__all__ = ['build_parser', 'list_weights', 'main', 'weights_root']
+
+_GROUPS = ('many', 'medium', 'few')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm weights`."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm weights',
+        description='List the published weights: accuracy of all experts in percent (overall, and the mean over the '
+        'frequent, medium and rare classes), GMACs of an image, size, and where the weights are.',
+    )
+    parser.add_argument('--json', action='store_true', help='for programs')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List the weights from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+    """
+    args = build_parser().parse_args(argv)
+    rows = list_weights()
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        print(_table(rows))
+    else:
+        print('No weights are published with this version; `ride-timm recipes` lists what can be trained.')
+    return 0
+
+
+def list_weights() -> list[dict[str, Any]]:
+    """The published weights, in the index's order.
+
+    Returns:
+        For each: `name`, `data`, `overall`, `many`, `medium`, `few` in percent, `gmacs` (giga multiply-adds of an
+        image), `routed` (`overall` and `gmacs` with its router, or None), `bytes`, and where it is: `path`, or None if
+        the tensors are not on this machine, and `hub` (`org/name@commit`), or None. What is not known is None.
+    """
+    return [_describe(weight) for weight in published_weights().values()]
+
+
+def weights_root() -> tuple[Path, dict[str, Weight]]:
+    """The folder with the weights' index, and the weights: `RIDE_TIMM_WEIGHTS`, or what came with the package.
+
+    Raises:
+        RideError: There is none, or it cannot be understood.
+    """
+    chosen = os.environ.get('RIDE_TIMM_WEIGHTS')
+    root = Path(chosen).expanduser() if chosen else package_root()
+    try:
+        return root, read_index(root)
+    except PretrainedError as error:
+        failure = str(error)
+    raise RideError(failure)
+
+
+def _describe(weight: Weight) -> dict[str, Any]:
+    results = _results(weight)
+    test = results.get('test') or {}
+    everything, routed = test.get('all_experts') or {}, test.get('routed')
+    sizes = [weight.files[name].size for name in weight.tensor_files]
+    return {
+        'name': weight.name,
+        'data': (results.get('data') or {}).get('name'),
+        'overall': everything.get('top1'),
+        **{name: everything.get(name) for name in _GROUPS},
+        'gmacs': (results.get('network') or {}).get('gmacs'),
+        'routed': None if routed is None else {'overall': routed.get('top1'), 'gmacs': routed.get('gmacs')},
+        'bytes': sum(sizes) if sizes else None,
+        'path': str(weight.folder) if weight.is_local else None,
+        'hub': None if weight.hub is None else f'{weight.hub.repo_id}@{weight.hub.revision}',
+    }
+
+
+def _results(weight: Weight) -> dict[str, Any]:
+    """Content of its `results.json`; empty where there is none to be read."""
+    try:
+        content = json.loads((weight.folder / 'results.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ['name', 'data', 'overall', *_GROUPS, 'GMACs', 'MB', 'where']
+    cells = [
+        [
+            row['name'],
+            row['data'] or '-',
+            *(_number(row[key], 2) for key in ('overall', *_GROUPS)),
+            _number(row['gmacs'], 4),
+            _number(None if row['bytes'] is None else row['bytes'] / 1e6, 1),
+            _where(row),
+        ]
+        for row in rows
+    ]
+    columns = [_aligned(column, left=i in (0, 1, 8)) for i, column in enumerate(zip(header, *cells, strict=True))]
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _aligned(column: tuple[str, ...], left: bool) -> list[str]:
+    width = max(map(len, column))
+    return [cell.ljust(width) if left else cell.rjust(width) for cell in column]
+
+
+def _number(value: float | None, places: int) -> str:
+    return '-' if value is None else f'{value:.{places}f}'
+
+
+def _where(row: dict[str, Any]) -> str:
+    if row['path'] is not None:
+        return str(row['path'])
+    if row['hub'] is None:
+        return 'not available'
+    repo_id, _, revision = row['hub'].partition('@')
+    return f'{repo_id}@{revision[:7]}'
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('weights', main))

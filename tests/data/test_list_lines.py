@@ -1,0 +1,155 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ride_timm.data import ListLine, parse_list, read_class_names
+from ride_timm.data.list_lines import read_lines
+from ride_timm.errors import RideError
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Write a list and read it: [(path, label), ...]."""
+
+    def read(content: str | bytes, name: str = 'list.txt'):
+        file = tmp_path / name
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return [(line.path, line.label) for line in parse_list(file)]
+
+    return read
+
+
+PAIR = [('a/x.jpg', '0'), ('b/y.JPEG', '12')]
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        'a/x.jpg 0\nb/y.JPEG 12\n',
+        'a/x.jpg 0\r\nb/y.JPEG 12\r\n',
+        'a/x.jpg 0\rb/y.JPEG 12',
+        '\n  a/x.jpg \t 0  \n\n\nb/y.JPEG 12',
+        'a/x.jpg,0\nb/y.JPEG,12',
+        'a/x.jpg , 0\nb/y.JPEG, 12',
+        'a/x.jpg\t0\nb/y.JPEG\t12',
+        'a/x.jpg;0\nb/y.JPEG;12',
+        '"a/x.jpg","0"\n"b/y.JPEG","12"',
+        'path label\na/x.jpg 0\nb/y.JPEG 12',
+        'path,label\na/x.jpg,0\nb/y.JPEG,12',
+        'one,two\na/x.jpg,0\nb/y.JPEG,12',
+        'Label,Width,Image Path\n0,640,a/x.jpg\n12,480,b/y.JPEG',
+        b'\xef\xbb\xbfa/x.jpg 0\nb/y.JPEG 12',
+        b'\xef\xbb\xbfpath,label\r\na/x.jpg,0\r\nb/y.JPEG,12',
+        'path,label\na/x.jpg,0\nb/y.JPEG,12'.encode('utf-16'),
+    ],
+)
+@pytest.mark.parametrize('name', ['list.txt', 'list.csv'])
+def test_forms_of_one_list(listed, content, name):
+    assert listed(content, name) == PAIR
+
+
+@pytest.mark.parametrize(
+    ('line', 'pair'),
+    [
+        ('my cat/a b.jpg 3', ('my cat/a b.jpg', '3')),
+        ('cats, dogs/a,b.jpg 3', ('cats, dogs/a,b.jpg', '3')),
+        ('my,cat.jpg,3', ('my,cat.jpg', '3')),
+        ('"my,cat.jpg",3', ('my,cat.jpg', '3')),
+        ('x.jpg,"Smith, John"', ('x.jpg', 'Smith, John')),
+        ('x.jpg great white shark', ('x.jpg', 'great white shark')),
+        ('photos.png/x.jpg great white shark', ('photos.png/x.jpg', 'great white shark')),
+        ('Bär/große Katze.jpg Größe', ('Bär/große Katze.jpg', 'Größe')),
+        ('猫/一.png 猫', ('猫/一.png', '猫')),
+        ('a\u2028b.jpg 1', ('a\u2028b.jpg', '1')),
+        ('<script>alert(1)</script>.jpg <script>', ('<script>alert(1)</script>.jpg', '<script>')),
+        ('#1.jpg 7', ('#1.jpg', '7')),
+        ('no_suffix 4', ('no_suffix', '4')),
+    ],
+)
+def test_names(listed, line, pair):
+    assert listed(f'{line}\n') == [pair]
+
+
+def test_lines_keep_their_numbers(tmp_path):
+    file = tmp_path / 'list.csv'
+    file.write_text('path,label\n\na.jpg,x\n\n\nb.jpg,y\n')
+    assert parse_list(file) == [ListLine('a.jpg', 'x', 3), ListLine('b.jpg', 'y', 6)]
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        ('a.jpg 0\nb.jpg\n', r'line 2 of .*"b.jpg", is no image and label: write "path label"'),
+        ('a.jpg,0\nb.jpg,\n', r'line 2 of .*"b.jpg,", is no image'),
+        ('a.jpg,0\n,1\n', r'line 2 of .*",1"'),
+        ('a.jpg 0\nb.jpg c.jpg\n', r'would give the image b.jpg the label "c.jpg"'),
+        ('a.jpg 0 1\n', r'would give the image a.jpg the label "0 1"'),
+        ('0 a.jpg\n1 b.jpg\n', r'line 1 of .*would give the image 0 the label "a.jpg"'),
+        ('a,b,c\nx.jpg,1,2\n', r'line 1 of .*names no column of paths \(such as path\) and labels'),
+        ('path,size,label\nx.jpg,1\n', r'line 2 of .*is no image and label'),
+        ('path,label\n', 'has a header and no image'),
+        ('', 'is empty: write one entry on each line'),
+        ('\n \r\n', 'is empty'),
+        (b'a.jpg 0\nb\xe4r.jpg 1\n', r'is not in UTF-8 \(line 2\)'),
+    ],
+)
+def test_malformed_lists_are_one_sentence(listed, content, words):
+    with pytest.raises(RideError, match=words) as error:
+        listed(content)
+    assert '\n' not in str(error.value)
+
+
+def test_missing_list(tmp_path):
+    with pytest.raises(RideError, match=r'the list .*none.txt cannot be read \(No such file'):
+        parse_list(tmp_path / 'none.txt')
+    with pytest.raises(RideError, match='cannot be read'):
+        parse_list(tmp_path)
+
+
+@settings(deadline=None, max_examples=200)
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=120).map(str.encode)))
+def test_any_bytes_give_pairs_or_one_sentence(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / 'any.csv'
+    file.write_bytes(content)
+    try:
+        lines = parse_list(file)
+    except RideError as error:
+        assert '\n' not in str(error)
+    else:
+        assert lines
+        assert all(line.path and line.label for line in lines)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    pairs=st.lists(
+        st.tuples(
+            st.text(st.characters(blacklist_categories=('C', 'Z'), blacklist_characters='"'), min_size=1, max_size=12),
+            st.text(st.characters(categories=('L', 'N')), min_size=1, max_size=8),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_what_is_written_is_read(tmp_path_factory, pairs):
+    file = tmp_path_factory.getbasetemp() / 'written.txt'
+    file.write_text(''.join(f'{name}.png {label}\r\n' for name, label in pairs), newline='')
+    assert [(line.path, line.label) for line in parse_list(file)] == [(f'{name}.png', label) for name, label in pairs]
+
+
+def test_class_names(tmp_path):
+    file = tmp_path / 'names.txt'
+    file.write_bytes('\ufeffgreat white shark\r\nBär, groß\r\n'.encode())
+    assert read_class_names(file) == ('great white shark', 'Bär, groß')
+    file.write_text('a\nb\na\n')
+    with pytest.raises(RideError, match=r'has "a" on the lines 1 and 3'):
+        read_class_names(file)
+    file.write_text('a\n\nb\n')
+    with pytest.raises(RideError, match=r'line 2 of the file of class names .* is blank'):
+        read_class_names(file)
+
+
+def test_lines_of_a_text_file(tmp_path):
+    file = tmp_path / 'x'
+    file.write_bytes(b' a \r\n\r\nb')
+    assert read_lines(file, 'the file') == [(1, 'a'), (3, 'b')]

@@ -1,0 +1,135 @@
+"""What goes wrong with images of one's own: right labels, or one clear sentence."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ride_timm.data import check_apart, check_images, find_unreadable, hold_out, open_eval_split, open_train_split
+from ride_timm.errors import RideError
+
+
+def folder_of(split, index):
+    return split.dataset.filename(index).split('/')[-2]
+
+
+def test_numbers_as_folder_names_when_validation_lacks_some(make_folder):
+    root = make_folder({'train': {'0': 1, '1': 1, '2': 1, '10': 2}, 'val': {'10': 2, '2': 1}})
+    train = open_train_split(root)
+    val = open_eval_split(root, class_names=train.class_names)
+    assert train.class_names == ('0', '1', '2', '10')
+    assert {folder_of(val, i): int(val.targets[i]) for i in range(3)} == {'2': 2, '10': 3}
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', b'\xff\xd8\xff\xe0\x00\x10JFIF'])
+def test_unreadable_image_in_a_class_of_one(make_folder, content):
+    root = make_folder({'train': {'a': 2, 'b': 1, 'c': 2}})
+    (root / 'train/b/0.png').write_bytes(content)
+    split = open_train_split(root)
+    assert split.class_counts.tolist() == [2, 1, 2]
+    with pytest.raises(RideError, match=r'1 of 5 images of .*train/b/0.png .*remove or replace'):
+        check_images(split)
+    for index in range(5):
+        if folder_of(split, index) != 'b':
+            assert split.dataset[index][1] == 'abc'.index(folder_of(split, index))
+        else:
+            with pytest.raises(RideError, match=r'train/b/0.png cannot be read'):
+                split.dataset[index]
+
+
+def test_a_class_of_one_is_trained_on_and_not_set_apart(make_folder):
+    split = open_train_split(make_folder({'train': {'a': 6, 'b': 1}}))
+    parts = hold_out(split, 0.5)
+    assert parts.train.class_counts.tolist() == [3, 1]
+    assert parts.held.class_counts.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize('kind', ['png', 'gif', 'webp', 'tiff'])
+def test_the_first_frame_of_an_animation(tmp_path, kind):
+    frames = [Image.new('RGB', (6, 6), (40 * n, 0, 0)) for n in range(4)]
+    (tmp_path / 'x').mkdir()
+    options = {'lossless': True} if kind == 'webp' else {}
+    frames[1].save(tmp_path / f'x/moving.{kind}', save_all=True, append_images=frames[2:], **options)
+    frames[3].save(tmp_path / 'x/still.png')
+    list_file = tmp_path / 'list.txt'
+    list_file.write_text(f'x/moving.{kind} moving\nx/still.png still\n')
+    split = open_train_split(tmp_path, list_file=list_file)
+    assert [split.dataset[index][1] for index in range(2)] == [0, 1]
+    red = split.dataset[0][0].getpixel((3, 3))[0]
+    assert abs(red - 40) <= 2
+
+
+def test_huge_images(make_folder, monkeypatch):
+    root = make_folder({'train': {'a': 1, 'b': 1}}, size=64)
+    split = open_train_split(root)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 64 * 64 // 2 - 1)  # Pillow's own limit is twice 89 million
+    assert [why for _, why in find_unreadable(split)] == ['more than 4,094 pixels, which Pillow refuses'] * 2
+    with pytest.raises(RideError, match=r'train/a/0.png \(more than 4,094 pixels, which Pillow refuses\)'):
+        check_images(split)
+
+
+def test_wide_and_tall_images_are_read(tmp_path):
+    for name, size in (('a', (4000, 2)), ('b', (1, 3000))):
+        (tmp_path / name).mkdir()
+        Image.new('L', size, 7).save(tmp_path / name / 'x.png')
+    split = open_train_split(tmp_path)
+    assert [split.dataset[i][0].size for i in range(2)] == [(4000, 2), (1, 3000)]
+
+
+def test_more_than_16_bits_do_not_wrap(tmp_path):
+    (tmp_path / 'a').mkdir()
+    Image.fromarray(np.array([[0, 65535, 70000]], dtype=np.int32)).save(tmp_path / 'a/x.tiff')
+    (tmp_path / 'list').write_text('a/x.tiff y\n')
+    image = open_train_split(tmp_path, list_file=tmp_path / 'list', in_chans=1).dataset[0][0]
+    assert np.asarray(image).tolist() == [[0, 255, 255]]
+
+
+@pytest.mark.parametrize('name', ['great white', 'a, b', '<script>alert(1)<', 'größe', '猫', 'a=b', "it's", '$x$'])
+def test_names_of_classes(make_folder, name):
+    root = make_folder({'train': {'m': 1, name: 1}, 'val': {name: 2}})
+    train = open_train_split(root)
+    assert set(train.class_names) == {'m', name}
+    val = open_eval_split(root, class_names=train.class_names)
+    assert [train.class_names[val.dataset[i][1]] for i in range(2)] == [name, name]
+
+
+def test_a_class_name_that_is_no_text(make_folder):
+    root = make_folder({'train': {'a': 1, 'b': 1}})
+    (root / 'train/b').rename(root / 'train' / os.fsdecode(b'caf\xe9'))
+    with pytest.raises(RideError, match=r'class name "caf\\udce9" of .*train is not in UTF-8: rename it') as error:
+        open_train_split(root)
+    str(error.value).encode()
+
+
+def test_the_same_folder_on_both_sides(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}})
+    (root / 'val').symlink_to(root / 'train', target_is_directory=True)
+    train = open_train_split(root)
+    with pytest.raises(RideError, match=r'All 3 evaluation images \(.*val\) are training images too, first .*a/0.png'):
+        check_apart(train, open_eval_split(root, class_names=train.class_names))
+
+
+def test_a_shared_class_folder(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}, 'val': {'a': 3}})
+    (root / 'val/b').symlink_to(root / 'train/b', target_is_directory=True)
+    train = open_train_split(root)
+    with pytest.raises(RideError, match=r'1 of the 4 evaluation images .*train/b/0.png'):
+        check_apart(train, open_eval_split(root, class_names=train.class_names))
+
+
+def test_separate_images_pass(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}, 'val': {'a': 2, 'b': 1}})
+    train = open_train_split(root)
+    check_apart(train, open_eval_split(root, class_names=train.class_names))
+    parts = hold_out(train, 0.5)
+    check_apart(parts.train, parts.held)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_an_empty_folder(tmp_path, split):
+    with pytest.raises(RideError, match=r'no image in .*: put images \(.png, .jpg, .jpeg\) into'):
+        if split == 'train':
+            open_train_split(tmp_path)
+        else:
+            open_eval_split(tmp_path, class_names=('a',))

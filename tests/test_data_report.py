@@ -1,0 +1,258 @@
+"""`ride-timm data`, against folders whose faults are known."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import CIFAR, train, write_images
+
+from ride_timm.data_report import main
+from ride_timm.data_text import tail_lines
+from ride_timm.errors import RideError
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_images(tmp_path / 'my images')
+
+
+@pytest.fixture
+def report(capsys):
+    """Exit status and output of the command."""
+
+    def run(*argv):
+        status = main([str(word) for word in argv])
+        return status, capsys.readouterr().out
+
+    return run
+
+
+def found(text):
+    """{level: [text of each finding]} of a JSON report."""
+    levels = {'error': [], 'warning': [], 'ok': []}
+    for finding in json.loads(text)['findings']:
+        levels[finding['level']].append((finding['text'], finding['details']))
+    return levels
+
+
+def test_a_sound_folder(data, report):
+    status, said = report(data)
+    assert status == 0
+    assert 'form        image folders' in said
+    for row in ('training           41         3        24        12         5       4.8', '12         3         4'):
+        assert row in said
+    for name, counts in (('ant', '24'), ('bee', '12'), ('cat', '5')):
+        line = next(line for line in said.splitlines() if line.startswith(name))
+        assert line.split()[1] == counts
+        assert line.split()[-2] == '4'
+    assert 'thirds of the classes' in said
+    assert 'Sizes     8x8' in said
+    assert 'Pixels    RGB 53' in said
+    assert 'ok        all 53 images can be read' in said
+    assert said.endswith(f"ride-timm train --data-dir '{data}'\n")
+
+
+def test_json(data, report):
+    status, said = report(data, '--json')
+    assert status == 0
+    values = json.loads(said)
+    assert values['trainable'] is True
+    assert values['training']['images'] == 41
+    assert values['training']['imbalance_factor'] == 4.8
+    assert values['training']['modes'] == {'RGB': 41}
+    assert values['evaluation']['largest_image'] == [8, 8]
+    assert values['classes'][0] == {'name': 'ant', 'training': 24, 'evaluation': 4, 'group': 'many'}
+    assert values['groups']['rule'] == 'quantile'
+
+
+def test_the_shown_command_trains(data, report, tmp_path):
+    status, said = report(data / 'train', '--val-fraction', '0.25')
+    assert status == 0
+    assert '10 of 41 training images of' in said
+    assert said.endswith(f"--data-dir '{data}/train' --val-fraction 0.25\n")
+    train(data / 'train', tmp_path, 'run', '--model', CIFAR, '--loss', 'ce', '--val-fraction', '0.25')
+
+
+def test_what_a_training_refuses_is_an_error(data, report, tmp_path):
+    """Whatever the report calls an error ends the training too, and the other way round."""
+    faults = {
+        'unreadable': lambda: (data / 'train/cat/1.png').write_bytes(b'none'),
+        'empty class': lambda: (data / 'train/empty').mkdir(),
+        'unknown class': lambda: shutil.copytree(data / 'val/cat', data / 'val/catt'),
+        'loose image': lambda: shutil.copy(data / 'val/cat/0.png', data / 'train/x.png'),
+        'no evaluation images': lambda: shutil.rmtree(data / 'val'),
+        'the same folder': lambda: (data / 'val').symlink_to(data / 'train', target_is_directory=True),
+    }
+    for number, break_it in enumerate(faults.values()):
+        backup = shutil.copytree(data, tmp_path / f'backup{number}')
+        if number == 5:
+            shutil.rmtree(data / 'val')
+        break_it()
+        status, said = report(data, '--json')
+        assert (status, json.loads(said)['trainable']) == (1, False), list(faults)[number]
+        assert found(said)['error']
+        with pytest.raises(RideError):
+            train(data, tmp_path, f'run{number}', '--model', CIFAR, '--loss', 'ce')
+        shutil.rmtree(data)
+        shutil.move(backup, data)
+    assert report(data)[0] == 0
+
+
+def test_unreadable_images_are_named_with_their_reason(data, report):
+    for path in sorted((data / 'train/cat').iterdir())[1:]:
+        path.unlink()
+    (data / 'train/cat/0.png').write_bytes(b'')
+    (data / 'val/ant/3.png').write_bytes((data / 'val/ant/3.png').read_bytes()[:60])
+    status, said = report(data)
+    assert status == 1
+    assert 'error     2 of 49 images cannot be read: remove or replace them' in said
+    assert 'train/cat/0.png (not an image, or an empty file, the only image of its class)' in said
+    assert '  val/ant/3.png (' in said
+    assert report(data, '--counts-only')[0] == 0  # nothing was opened
+
+
+def test_duplicates(data, report):
+    shutil.copy(data / 'train/ant/0.png', data / 'train/ant/copy.png')
+    shutil.copy(data / 'train/ant/1.png', data / 'val/ant/copy.png')
+    shutil.copy(data / 'train/ant/2.png', data / 'train/bee/copy.png')
+    status, said = report(data, '--json')
+    assert status == 0
+    warnings = dict(found(said)['warning'])
+    assert warnings == {
+        'the same file stands under different classes': ['train/ant/2.png = train/bee/copy.png'],
+        'a training image is an evaluation image too, which flatters the accuracy': [
+            'train/ant/1.png = val/ant/copy.png'
+        ],
+        'a training image is there more than once': ['train/ant/0.png = train/ant/copy.png'],
+    }
+
+
+def test_classes_of_one_side_and_of_one_image(data, report):
+    for path in sorted((data / 'train/cat').iterdir())[1:]:
+        path.unlink()
+    shutil.rmtree(data / 'val/bee')
+    status, said = report(data, '--json')
+    assert status == 0
+    assert dict(found(said)['warning']) == {
+        '1 class has a single training image': ['cat'],
+        '1 class has no evaluation image, so no accuracy': ['bee'],
+    }
+
+
+def test_unusual_images_are_counted(data, report):
+    Image.fromarray(np.zeros((9, 9), dtype=np.uint16)).save(data / 'train/ant/deep.png')
+    Image.new('CMYK', (30, 7)).save(data / 'train/ant/print.jpg')
+    frames = [Image.new('RGB', (8, 8), (n, 0, 0)) for n in (1, 2)]
+    frames[0].save(data / 'train/ant/moving.png', save_all=True, append_images=frames[1:])
+    status, said = report(data)
+    assert status == 0
+    assert 'Sizes     8x8 to 30x7 pixels, median 8x8' in said
+    assert 'Pixels    RGB 54, ' in said
+    assert 'warning   1 image has 16 or more bits; the upper 8 are used' in said
+    assert 'warning   1 image is animated; the first frame is used' in said
+
+
+@pytest.mark.parametrize(
+    'name', ['<script>alert(1)<', 'größe, 1', '猫', '\x1b[31mred', 'a\nb', os.fsdecode(b'caf\xe9')]
+)
+def test_any_name_can_be_shown(data, report, name):
+    (data / 'train/cat').rename(data / 'train' / name)
+    shutil.rmtree(data / 'val/cat')
+    shutil.copy(data / 'train' / name / '0.png', data / 'train' / name / 'copy.png')
+    status, said = report(data)
+    assert status == (1 if name.startswith('caf') else 0)
+    said.encode()
+    assert '\x1b' not in said
+    assert json.loads(report(data, '--json')[1])['classes'][0]['name'] is not None
+
+
+def test_many_classes_make_a_tail(tmp_path, report, capsys):
+    counts = {f'class {n}': 1 + 200 // (n + 1) for n in range(30)}
+    for name, count in counts.items():
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / 'train' / name / f'{i}.png').touch()
+    (tmp_path / 'val').symlink_to(tmp_path / 'train', target_is_directory=True)
+    status, said = report(tmp_path, '--counts-only')
+    assert status == 1
+    assert 'Largest   class 0 201, class 1 101, ' in said
+    assert 'Smallest  ' in said
+    assert 'many ' in said
+    assert 'training images (limits of the field: many > 100, medium 20..100, few < 20)' in said
+    assert 'class 17' not in said
+    lines = report(tmp_path, '--counts-only', '--all')[1].splitlines()
+    assert any(line.split() == ['class', '17', '12', '12', 'few'] for line in lines)
+
+
+@pytest.mark.parametrize('columns', [7, 40, 200])
+@pytest.mark.parametrize('blocks', [True, False])
+def test_the_drawing_of_a_tail(columns, blocks):
+    sizes = [100, 50, 50, 10, 1, 1, 1, 1]
+    lines = tail_lines(sizes[::-1], columns, 4, blocks)
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= columns
+    assert len(lines) == 4
+    heights = [sum(line[i] not in ' ' for line in lines) for i in range(len(lines[0]))]
+    tops = [height for height in heights if height]
+    assert tops == sorted(tops, reverse=True)
+    assert (tops[0], tops[-1]) == (3 if columns == 7 else 4, 1)  # of 7 columns the first is the mean of 100 and 50
+
+
+def test_lists(data, report, tmp_path):
+    for split in ('train', 'val'):
+        paths = sorted((data / split).glob('*/*.png'))
+        (tmp_path / f'{split}.txt').write_text(''.join(f'{p.relative_to(data)} {p.parent.name}\n' for p in paths))
+    both = ('--train-list', tmp_path / 'train.txt', '--val-list', tmp_path / 'val.txt')
+    status, said = report(data, *both)
+    assert status == 0
+    assert 'form        lists of images' in said
+    assert said.strip().endswith(f'--train-list {tmp_path}/train.txt --val-list {tmp_path}/val.txt')
+    status, said = report(data, *both[:2])
+    assert status == 0  # val/ beside it has the same names
+    (data / 'val/ant/0.png').unlink()
+    status, said = report(data, *both)
+    assert status == 1
+    assert 'error     an image of' in said
+
+
+def test_the_form_of_a_folder_is_found(tmp_path, report, monkeypatch):
+    datasets = pytest.importorskip('datasets')
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', str(tmp_path / 'cache'))
+    features = datasets.Features({'image': datasets.Image(), 'label': datasets.ClassLabel(names=['a', 'b'])})
+    (tmp_path / 'x').mkdir()
+    for split, start in (('train', 0), ('test', 100)):
+        images = [Image.new('L', (4, 4), start + i) for i in range(3)]
+        rows = datasets.Dataset.from_dict({'image': images, 'label': [0, 1, 0]}, features=features)
+        rows.to_parquet(tmp_path / 'x' / f'{split}-0.parquet')
+    status, said = report(tmp_path / 'x')
+    assert status == 0
+    assert 'form        Hugging Face dataset' in said
+    assert said.strip().endswith('--dataset hfds')
+
+
+def test_plot(data, report, tmp_path, monkeypatch):
+    pytest.importorskip('matplotlib')
+    (data / 'train/cat').rename(data / 'train/$x$ 猫')
+    shutil.rmtree(data / 'val/cat')
+    assert report(data, '--plot', tmp_path / 'tail.png')[0] == 0
+    with Image.open(tmp_path / 'tail.png') as image:
+        assert image.size == (1080, 540)
+        assert len(set(image.convert('RGB').get_flattened_data())) > 50
+    with pytest.raises(RideError, match='there is no folder'):
+        report(data, '--plot', tmp_path / 'none/tail.png')
+    monkeypatch.setattr('importlib.util.find_spec', lambda name, *rest: None)
+    with pytest.raises(RideError, match="matplotlib is not installed; run: pip install 'ride-timm"):
+        report(data, '--plot', tmp_path / 'other.png')
+
+
+def test_nothing_to_report_on(tmp_path, report):
+    with pytest.raises(RideError, match='none does not exist'):
+        report(tmp_path / 'none')
+    with pytest.raises(RideError, match='No --data-dir was given'):
+        report()
+    status, said = report(tmp_path)
+    assert status == 1
+    assert 'error     no image in' in said

@@ -1,0 +1,273 @@
+"""Serving other class frequencies: the arithmetic, networks with hooks, the files of frequencies, and `validate`."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from models.routed_nets import expected_experts, routed_net, safe_thresholds
+from reference import logit_adjusted_loss
+from reference.prior import served_logits
+from tiny_runs import CIFAR, write_images
+
+from ride_timm.convert import save_folder
+from ride_timm.engine.cost import gmacs_by_experts
+from ride_timm.engine.loading import TrainedNet, load_model
+from ride_timm.errors import RideError
+from ride_timm.prior import apply_prior, correct_prior, parse_prior, serve_prior
+from ride_timm.validate import build_parser, validate
+
+COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
+TAU = (0.0, 1.5, 2.0)
+TARGET = (1.0, 2.0, 3.0, 1.0, 0.5, 0.1, 4.0, 2.0, 1.0)
+NAMES = ('ant', 'bee, wild', 'été')
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return routed_net(CIFAR, num_classes=len(COUNTS))
+
+
+def close(actual, wanted):
+    torch.testing.assert_close(actual.detach(), torch.as_tensor(wanted), rtol=1e-5, atol=1e-4)
+
+
+class TestCorrectPrior:
+    def test_oracle(self):
+        logits = torch.randn(5, len(COUNTS), dtype=torch.float64)
+        wanted = logit_adjusted_loss.prior_correction(logits.numpy(), COUNTS, TAU, TARGET)
+        np.testing.assert_allclose(correct_prior(logits, TAU, COUNTS, TARGET).numpy(), wanted, rtol=1e-12)
+
+    @pytest.mark.parametrize('tau', [(0.0, 1.0, 2.0), (1.0, 1.0, 1.0), 1.0])
+    def test_uniform_changes_no_probability_where_the_mean_of_tau_is_1(self, tau):
+        logits = torch.randn(5, len(COUNTS), dtype=torch.float64)
+        corrected = correct_prior(logits, tau, COUNTS, (7.0,) * len(COUNTS))
+        np.testing.assert_allclose(corrected.softmax(1).numpy(), logits.softmax(1).numpy(), rtol=1e-12)
+
+
+class TestServePrior:
+    def test_all_experts(self, net):
+        model, images, _ = net
+        raw = model.forward_experts(images).detach()
+        serve_prior(model, TAU, COUNTS, TARGET)
+        wanted = served_logits(raw.tolist(), [3] * len(raw), COUNTS, TAU, TARGET)
+        close(model(images), wanted)
+        close(model.forward_experts(images).mean(1), wanted)
+
+    def test_each_expert_alone(self, net):
+        model, images, _ = net
+        raw = model.forward_experts(images).detach()
+        serve_prior(model, TAU, COUNTS, TARGET)
+        for k, tau in enumerate(TAU):
+            alone = served_logits(raw[:, k : k + 1].tolist(), [1] * len(raw), COUNTS, (tau,), TARGET)
+            close(model.forward_experts(images)[:, k], alone)
+
+    def test_routed(self, net):
+        """Each image gets the mean tau of the experts that it passes, and passes as many as without correction."""
+        model, images, router_logits = net
+        raw = model.forward_experts(images).tolist()
+        serve_prior(model, TAU, COUNTS, TARGET)
+        close(model.forward_router(images).router_logits, router_logits)
+        thresholds = safe_thresholds(router_logits)
+        assert thresholds
+        for threshold in (0.0, *thresholds, 1.0):
+            routed = model.forward_routed(images, threshold)
+            passed = expected_experts(router_logits, threshold)
+            assert routed.num_experts.tolist() == passed.tolist()
+            close(routed.logits, served_logits(raw, passed.tolist(), COUNTS, TAU, TARGET))
+
+    def test_uniform_changes_images_that_pass_the_first_expert_only(self, net):
+        """With tau (0, 1, 2) the mean of all is unbiased, and the first expert alone expects the training prior."""
+        model, images, _ = net
+        before, first = model(images).softmax(1), model.forward_routed(images, 1.0).logits.softmax(1)
+        serve_prior(model, (0.0, 1.0, 2.0), COUNTS, (1.0,) * len(COUNTS))
+        torch.testing.assert_close(model(images).softmax(1), before)
+        moved = model.forward_routed(images, 1.0).logits.softmax(1)
+        assert (moved[:, 0] < first[:, 0]).all()
+        assert (moved[:, -1] > first[:, -1]).all()
+
+    def test_train_gives_back_the_first_expert(self, net):
+        model, images, _ = net
+        first = model.forward_experts(images)[:, 0].softmax(1)
+        serve_prior(model, TAU, COUNTS, parse_prior('train', [''] * len(COUNTS), COUNTS))
+        torch.testing.assert_close(model.forward_experts(images)[:, 0].softmax(1), first)
+
+    def test_one_tau_for_all(self, net):
+        model, images, _ = net
+        raw = model.forward_experts(images).tolist()
+        serve_prior(model, 1.0, COUNTS, TARGET)
+        close(model(images), served_logits(raw, [3] * len(raw), COUNTS, (1.0, 1.0, 1.0), TARGET))
+
+    @pytest.mark.parametrize('name', ['test_resnet', 'ride_resnet32_1e'])
+    def test_a_network_of_one_expert(self, name):
+        model = timm.create_model(name, num_classes=len(COUNTS)).eval()
+        images = torch.randn(2, 3, 32, 32)
+        raw = model(images)[:, None].tolist()
+        serve_prior(model, (1.5,), COUNTS, TARGET)
+        close(model(images), served_logits(raw, [1, 1], COUNTS, (1.5,), TARGET))
+
+    def test_it_can_be_undone_and_is_not_saved(self, net):
+        model, images, _ = net
+        before, keys = model(images), list(model.state_dict())
+        handles = serve_prior(model, TAU, COUNTS, TARGET)
+        assert list(model.state_dict()) == keys
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(model(images), before, rtol=0, atol=0)
+        routed = model.forward_routed(images, 1.0).logits
+        torch.testing.assert_close(routed, model.forward_experts(images)[:, 0])
+
+    def test_copies_and_costs(self, net):
+        model, images, _ = net
+        costs = gmacs_by_experts(model, (3, 32, 32))
+        serve_prior(model, TAU, COUNTS, TARGET)
+        torch.testing.assert_close(copy.deepcopy(model)(images), model(images))
+        assert gmacs_by_experts(model, (3, 32, 32)) == costs
+
+    def test_tau_of_other_experts(self, net):
+        with pytest.raises(RideError, match=r'has 3 expert\(s\) and tau has 2 numbers'):
+            serve_prior(net[0], (0.0, 2.0), COUNTS, TARGET)
+
+
+class TestParsePrior:
+    def parse(self, path):
+        return parse_prior(str(path), NAMES, (6, 3, 1))
+
+    def test_names(self):
+        assert parse_prior('uniform', NAMES, (6, 3, 1)) == (1 / 3, 1 / 3, 1 / 3)
+        assert parse_prior('train', NAMES, (6, 3, 0)) == pytest.approx((0.6, 0.3, 0.1))
+
+    @pytest.mark.parametrize(
+        'text',
+        [
+            'été,2\nant,5\n"bee, wild",3\n',
+            '\ufeffclass name,weight\r\nant,5\r\n"bee, wild",3\r\n\r\nété,2.0',
+        ],
+        ids=['plain', 'spreadsheet'],
+    )
+    def test_csv(self, tmp_path, text):
+        (tmp_path / 'prior.csv').write_bytes(text.encode())
+        assert self.parse(tmp_path / 'prior.csv') == pytest.approx((0.5, 0.3, 0.2))
+
+    def test_json(self, tmp_path):
+        (tmp_path / 'prior.json').write_text(json.dumps({'été': 20, 'ant': 50.0, 'bee, wild': 30}))
+        assert self.parse(tmp_path / 'prior.json') == pytest.approx((0.5, 0.3, 0.2))
+
+    def test_huge_weights(self, tmp_path):
+        (tmp_path / 'prior.csv').write_text('ant,1e308\n"bee, wild",1e308\nété,1e308', encoding='utf-8')
+        assert self.parse(tmp_path / 'prior.csv') == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+    @pytest.mark.parametrize(
+        ('name', 'text', 'wanted'),
+        [
+            ('a.csv', 'ant,1\n"bee, wild",1', r'lacks 1 of the 3 classes, first "été"'),
+            ('a.csv', '', r'lacks 3 of the 3 classes, first "ant"'),
+            ('a.csv', 'ant,1\nete,1', r'names the class "ete", which the network does not have'),
+            ('a.csv', 'ant,1\nants,1', r'\(nearest: ant\)'),
+            ('a.csv', 'ant,1\nant,1', r'names the class "ant" twice'),
+            ('a.csv', 'ant,1\nbee, wild,1', r'has 3 fields in line 2; .* in double quotes'),
+            ('a.csv', 'ant,0', r'gives the class "ant" the weight 0\.0; it must be a number above 0'),
+            ('a.csv', 'ant,-1', r'the weight -1\.0'),
+            ('a.csv', 'ant,nan', r'the weight nan'),
+            ('a.csv', 'ant,inf', r'the weight inf'),
+            ('a.csv', 'ant,many', r"the weight 'many'"),
+            ('a.csv', 'ant,1\n"bee, wild",1\nété,1e-40', r'weights from 1e-40 to 1; give some that are less far apart'),
+            ('a.json', '{"ant": true}', r'the weight True'),
+            ('a.json', '{"ant": "1"}', r"the weight '1'"),
+            ('a.json', '{"ant": 1, "ant": 2}', r'"ant" twice'),
+            ('a.json', '[1, 2, 3]', r'holds no JSON object'),
+            ('a.json', '{"ant": 1', r'cannot be read \(.*\); write CSV or JSON in UTF-8'),
+            ('a.json', '[' * 100_000, r'cannot be read'),
+        ],
+    )  # fmt: skip
+    def test_refusals(self, tmp_path, name, text, wanted):
+        (tmp_path / name).write_text(text, encoding='utf-8')
+        with pytest.raises(RideError, match=wanted) as error:
+            self.parse(tmp_path / name)
+        assert '\n' not in str(error.value)
+
+    def test_other_encodings_and_no_file(self, tmp_path):
+        (tmp_path / 'latin.csv').write_bytes('été,1'.encode('latin-1'))
+        with pytest.raises(RideError, match=r'latin.csv cannot be read'):
+            self.parse(tmp_path / 'latin.csv')
+        with pytest.raises(
+            RideError, match=r'--prior unifrom was given and there is no such file; give uniform, train'
+        ):
+            self.parse('unifrom')
+
+    def test_classes_of_one_name(self, tmp_path):
+        (tmp_path / 'a.csv').write_text('crane,1')
+        with pytest.raises(RideError, match='cannot tell classes of one name apart'):
+            parse_prior(str(tmp_path / 'a.csv'), ('crane', 'crane'), (1, 1))
+
+
+class TestApplyPrior:
+    @pytest.mark.parametrize('about', [{}, {'tau': None, 'loss': 'ride'}])
+    def test_weights_without_tau(self, about):
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), about)
+        loss = r' \(loss ride\)' if about else ''
+        with pytest.raises(
+            RideError, match=rf'--prior train was given and some_net{loss} has no tau list, so .* unknown'
+        ):
+            apply_prior(trained, 'train')
+
+    def test_weights_without_counts(self):
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None, {'tau': [0, 1, 2]})
+        with pytest.raises(RideError, match='does not say how many training images each class had'):
+            apply_prior(trained, 'uniform')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('images'), {'ant': 30, 'bee': 6, 'cat': 2}, val=3)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model(CIFAR, num_classes=3, router=True)
+    folder = tmp_path_factory.mktemp('weights') / 'net'
+    save_folder(model, folder, ['ant', 'bee', 'cat'], [30, 6, 2], {'loss': 'balpoe', 'tau': [0.0, 1.0, 2.0]})
+    return folder
+
+
+class TestValidate:
+    def figures(self, data, folder, *options):
+        argv = ['--model', f'local-dir:{folder}', '--data-dir', str(data), '--device', 'cpu', *options]
+        results = validate(build_parser().parse_args(argv))
+        return {key: value for key, value in results.items() if key not in ('environment', 'prior')}
+
+    def test_uniform_is_what_mean_tau_1_answers_anyway(self, data, folder):
+        plain, uniform = self.figures(data, folder), self.figures(data, folder, '--prior', 'uniform')
+        for key in ('top1', 'loss', 'ece'):
+            assert uniform[key] == pytest.approx(plain[key], abs=1e-4), key
+
+    def test_the_loss_is_that_of_the_corrected_logits(self, data, folder, tmp_path):
+        (tmp_path / 'prior.csv').write_text('bee,1\ncat,1\nant,8')
+        options = ['--prior', str(tmp_path / 'prior.csv')]
+        plain, served = self.figures(data, folder), self.figures(data, folder, *options)
+        assert served['loss'] != pytest.approx(plain['loss'], abs=1e-3)
+        for key in served:  # of every expert too, and at the same cost
+            assert key in plain
+        assert served['gmacs'] == plain['gmacs']
+        results = validate(
+            build_parser().parse_args(['--model', f'local-dir:{folder}', '--data-dir', str(data), *options])
+        )
+        assert results['prior'] == {'target': options[1], 'frequencies': pytest.approx((0.8, 0.1, 0.1))}
+        trained = load_model(folder)
+        apply_prior(trained, options[1])
+        images = torch.zeros(1, 3, 8, 8)
+        raw = load_model(folder).model.forward_experts(images).tolist()
+        close(trained.model(images), served_logits(raw, [3], (30, 6, 2), (0.0, 1.0, 2.0), (8, 1, 1)))
+
+    def test_a_prior_that_rules_all_but_one_class_out_in_practice(self, data, folder, tmp_path):
+        for name in ('ant', 'bee', 'cat'):
+            weights = dict.fromkeys(('ant', 'bee', 'cat'), 1e-25) | {name: 1}
+            (tmp_path / 'prior.json').write_text(json.dumps(weights))
+            for more in ([], ['--routed'], ['--threshold', '1']):
+                results = self.figures(data, folder, '--prior', str(tmp_path / 'prior.json'), *more)
+                assert results['top1'] == pytest.approx(100 / 3)
+                assert results['worst_class'] == 0
