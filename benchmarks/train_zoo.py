@@ -170,6 +170,15 @@ def tasks(nets: list[Net], seeds: list[int]) -> Iterator[tuple[Net, str, int]]:
             yield net, 'B', seed
 
 
+def _renew_cards(root: Path) -> None:
+    """Write all cards again, each beside the others, and the table of `MODEL_CARD.md` next to `weights/`."""
+    folders = [str(path.parent) for path in sorted(root.glob('*/results.json'))]
+    page = root.resolve().parent / 'MODEL_CARD.md'
+    if folders:
+        table = ['--model-card', str(page)] if page.is_file() else []
+        subprocess.run([sys.executable, '-m', 'ride_timm.cli', 'card', *folders, *table], check=True)
+
+
 def main() -> int:
     """Train what is missing, export what is done, print the table."""
     args = build_parser().parse_args()
@@ -196,6 +205,7 @@ def main() -> int:
             if results['test'][kind] is not None:
                 figures = ', '.join(f'{key} {results["test"][kind][key]:.2f}' for key in SHOWN)
                 print(f'{net.name:<42} {kind:<11} {figures}, {results["test"][kind]["gmacs"]:.4f} GMACs')
+    _renew_cards(Path(args.weights))
     if missing:
         print(f'Not finished: {", ".join(missing)}; the same command goes on.')
     return 0 if not missing else 3

@@ -18,6 +18,7 @@ from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.figures import routing_figure, tail_figure
 from ride_timm.markdown import count, escape, gmacs, percent, table
+from ride_timm.weights_index import renew_entry
 
 __all__ = ['build_parser', 'main', 'models_table', 'render_card', 'update_model_card', 'write_card']
 
@@ -149,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='ride-timm card',
         description='Write the cards of weights again from their results.json, with figures that compare those of the '
-        'same data; nothing is measured.',
+        'same data, and enter their hashes into the index beside them; nothing is measured.',
     )
     parser.add_argument('folders', nargs='+', metavar='DIR', help='folders that ride-timm export wrote')
     parser.add_argument(
@@ -179,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise RideError(f'Two of the folders hold {twice}; name each once.')
     for folder, results in zip(folders, everything, strict=True):
         write_card(folder, everything)
-        print(f'{folder / "README.md"}: {results["name"]}')
+        listed = ', its hashes entered into the index' if renew_entry(folder.resolve()) else ''
+        print(f'{folder / "README.md"}: {results["name"]}{listed}')
     if args.model_card:
         page = Path(args.model_card)
         update_model_card(page, everything)

@@ -5,10 +5,11 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ride_timm.errors import RideError, one_line
 
-__all__ = ['COMMANDS', 'guarded', 'main']
+__all__ = ['COMMANDS', 'guarded', 'main', 'module_of']
 
 COMMANDS = {
     'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
@@ -55,7 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f', did you mean {close[0]}?' if close else ';'
         print(f'ride-timm: error: there is no command {name}{hint} see ride-timm --help.', file=sys.stderr)
         return 2
-    return guarded(name, lambda: importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}').main(arguments[1:]))
+    return guarded(name, lambda: module_of(name).main(arguments[1:]))
+
+
+def module_of(name: str) -> Any:
+    """The module of a command, with `build_parser()` and `main(argv)`.
+
+    Args:
+        name: One of `COMMANDS`.
+    """
+    return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:

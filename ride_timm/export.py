@@ -5,6 +5,7 @@ with its pictures. Where an `index.json` lies beside the folder, the weight is e
 """
 
 import argparse
+import importlib.util
 import json
 import logging
 import re
@@ -97,6 +98,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     from ride_timm.card import write_card
 
+    if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
+        raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
     output = Path(args.output)
     name = output.resolve().name
     trained = read_initial(Path(args.runs[-1]) / 'last.pth.tar')

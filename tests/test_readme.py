@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ride_timm import cli, run, train, validate
-from ride_timm.convert import build_parser as convert_parser
+from ride_timm import cli, run, train
 from ride_timm.recipes import list_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
-PARSERS = {'train': train.build_parser, 'validate': validate.build_parser, 'convert': convert_parser}
 
 
 def _blocks(language: str) -> list[str]:
@@ -19,7 +17,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def _commands() -> list[list[str]]:
-    return [shlex.split(line) for block in _blocks('bash') for line in block.splitlines() if line]
+    return [shlex.split(line, comments=True) for block in _blocks('bash') for line in block.splitlines() if line]
 
 
 def test_python_block_runs_and_its_comments_are_true():
@@ -42,14 +40,14 @@ def test_every_command_parses():
             train.build_parser().parse_args(words[5:])
             seen.add('torchrun')
         elif words[0] == 'ride-timm':
-            parsed = PARSERS[words[1]]().parse_args(words[2:])
+            parsed = cli.module_of(words[1]).build_parser().parse_args(words[2:])
             if getattr(parsed, 'recipe', None):
                 assert parsed.recipe in list_recipes()
             seen.add(words[1])
         elif words[:3] == ['python', '-m', 'ride_timm.run']:
             run.build_parser()
             seen.add('run')
-    assert seen == {'torchrun', 'train', 'validate', 'convert', 'run'}
+    assert seen == {'torchrun', 'train', 'validate', 'convert', 'run', 'data', 'predict', 'publish'}
 
 
 @pytest.mark.parametrize('extra', ['quickstart', 'test'])
