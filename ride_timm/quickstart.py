@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'  {what:<10}  {path}')
     print(
         '\nThe same on your own images (a folder with train/CLASS/*.jpg and val/CLASS/*.jpg):\n'
-        '  ride-timm train --model ride_resnet50_3e --data-dir YOUR_FOLDER'
+        '  ride-timm train --data-dir YOUR_FOLDER'
     )
     return 0
 

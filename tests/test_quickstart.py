@@ -45,7 +45,7 @@ def test_shows_every_experts_vote(printed):
 
 
 def test_says_how_to_go_on(printed):
-    assert 'ride-timm train --model ride_resnet50_3e --data-dir YOUR_FOLDER' in printed
+    assert 'ride-timm train --data-dir YOUR_FOLDER' in printed
 
 
 def test_files_are_there_and_agree_with_the_table(printed, folder):
