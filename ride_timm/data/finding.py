@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from timm.data import get_img_extensions
 
-__all__ = ['FoundImages', 'find_images']
+__all__ = ['FoundImages', 'find_images', 'natural_order']
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _expand(name: str, expand: bool, problems: list[str]) -> Iterator[str]:
     try:
         mode = Path(name or '\0').stat().st_mode  # Path('') is the current folder
     except (OSError, ValueError) as error:  # ValueError: a zero byte
-        matches = sorted(glob.glob(name, recursive=True), key=_natural) if expand else []  # noqa: PTH207  absolute too
+        matches = sorted(glob.glob(name, recursive=True), key=natural_order) if expand else []  # noqa: PTH207  absolute too
         if not matches:
             problems.append(f'there is no image "{name}" ({getattr(error, "strerror", None) or error})')
         for match in matches:
@@ -88,11 +88,11 @@ def _search(folder: Path, problems: list[str]) -> list[str]:
 
     for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
         place = Path(root).resolve()
-        folders[:] = [] if place in seen else sorted(filter(_is_visible, folders), key=_natural)
+        folders[:] = [] if place in seen else sorted(filter(_is_visible, folders), key=natural_order)
         if place in seen:
             continue
         seen.add(place)
-        for path in (Path(root, file) for file in sorted(filter(_is_visible, files), key=_natural)):
+        for path in (Path(root, file) for file in sorted(filter(_is_visible, files), key=natural_order)):
             if path.suffix.lower() in types:
                 images.append(str(path))
             elif (mimetypes.guess_type(path.name)[0] or '').startswith('image/'):
@@ -109,7 +109,13 @@ def _is_visible(name: str) -> bool:
     return not name.startswith('.')
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key that counts: 2 before 10; the name itself breaks ties. Only ASCII digits are numbers, `²` is none."""
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: 2 before 10; the name itself breaks ties ('1' and '01', 'Cat' and 'cat').
+
+    As timm's `natural_key`, which fails on names such as `²` and leaves ties to the order of a hash table.
+
+    Args:
+        name: Of a file or a class. Only ASCII digits are numbers.
+    """
     parts = re.split(r'([0-9]+)', name)
     return [int(part) if i % 2 else part.lower() for i, part in enumerate(parts)], name

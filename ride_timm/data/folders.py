@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from timm.data import create_dataset, get_img_extensions
-from timm.utils.misc import natural_key
 
+from ride_timm.data.finding import natural_order
 from ride_timm.data.sources import TRAIN_NAMES, Source, split_names
 from ride_timm.errors import RideError
 
@@ -93,8 +93,7 @@ def _extensions() -> str:
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
     names = (entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
-    # the name itself breaks ties ('1' and '01', 'Cat' and 'cat'), which timm leaves to the order of a hash table
-    return tuple(sorted(names, key=lambda name: (natural_key(name), name)))
+    return tuple(sorted(names, key=natural_order))
 
 
 def _report_other_images(folder: Path, names: Sequence[str]) -> None:

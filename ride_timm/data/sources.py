@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from timm.data import ImageDataset
 from timm.data.readers.reader import Reader
-from timm.utils.misc import natural_key
 
 from ride_timm.data.counts import IntArray, class_counts
+from ride_timm.data.finding import natural_order
 from ride_timm.errors import RideError
 
 __all__ = ['TRAIN_NAMES', 'VAL_NAMES', 'Source', 'name_labels', 'printable', 'split_names', 'wrap_reader']
@@ -91,7 +91,7 @@ def name_labels(
     known = {label: label for label in written} if names is None else _translate(written, names, labels, text, place)
     used = set(known.values())
     if names is None:
-        own = tuple(sorted(used, key=lambda name: (natural_key(name), name)))
+        own = tuple(sorted(used, key=natural_order))
     else:
         own = tuple(name for name in names if name in used)
     if tell and names is None:
