@@ -70,8 +70,8 @@ def read_folder(folder: Path) -> Source:
         raise RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/') from error
     except ValueError as error:  # of timm's sort key
         raise RideError(
-            f'a folder or file in {folder} has a sign in its name, such as a raised 2, that timm takes for a number and '
-            f'cannot count with ({error}): rename it'
+            f'a folder or file in {folder} has a sign in its name, such as a raised 2, that timm takes for a number '
+            f'and cannot count with ({error}): rename it'
         ) from error
     names = _class_folders(folder)
     below = len(str(folder).rstrip(os.sep)) + 1
