@@ -17,6 +17,7 @@ COMMANDS = {
     'train': 'train a model',
     'recipes': 'list the named training settings, or print one',
     'validate': 'measure a model: overall, many, medium, few',
+    'report': 'write one HTML page on what a model can and cannot do',
     'predict': 'say what is on images, with the vote of every expert',
     'weights': 'list the published weights',
     'download': 'fetch a published weight',

@@ -16,7 +16,7 @@ from ride_timm.card_results import Results, comparable, images_name, is_plain
 from ride_timm.errors import RideError
 from ride_timm.figure_labels import PointLabel, list_labels, place_labels, spread
 
-__all__ = ['routing_figure', 'tail_figure']
+__all__ = ['new_figure', 'routing_figure', 'tail_figure']
 
 # Okabe and Ito's palette, whose hues people with any colour vision tell apart
 BLUE, GREEN, VERMILLION, PURPLE = '#0072B2', '#009E73', '#D55E00', '#CC79A7'
@@ -49,7 +49,7 @@ def tail_figure(results: Results, path: str | Path) -> None:
     Raises:
         RideError: matplotlib is not installed.
     """
-    with _figure(4.0) as (figure, save):
+    with new_figure(4.0) as (figure, save):
         counts_axes, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.4))
         spans = _spans(results)
         rows = [row for span in spans for row in span.rows]
@@ -85,7 +85,7 @@ def routing_figure(results: Results, path: str | Path, others: Sequence[Results]
     Raises:
         RideError: matplotlib is not installed.
     """
-    with _figure(4.2) as (figure, save):
+    with new_figure(4.2) as (figure, save):
         axes = figure.subplots()
         data = results['data']
         title = axes.set_title(_literal(f'{results["name"]} on {data["name"]}: accuracy over cost'))
@@ -252,8 +252,18 @@ def _draw_plain_line(axes: Any, nets: Sequence[Results]) -> list[tuple[float, fl
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure in our style, whatever the user's is, and the function that saves it."""
+def new_figure(height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure in our style, whatever the user's is, and the function that saves it.
+
+    Args:
+        height: Inches; the width is that of a page.
+
+    Yields:
+        The figure, and a function from a path or stream that writes the PNG.
+
+    Raises:
+        RideError: matplotlib is not installed.
+    """
     try:
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -28,7 +28,7 @@ from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
 from ride_timm.prior import apply_prior
 
-__all__ = ['build_parser', 'main', 'validate']
+__all__ = ['build_parser', 'main', 'open_images', 'validate']
 
 _logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     trained = load_trained(args)
     prior = apply_prior(trained, args.prior) if args.prior else None
     args.in_chans = trained.model.in_chans
-    split, counts = _open(args, trained)
+    split, counts = open_images(args, trained)
     if len(split.targets) <= MAX_CHECKED:
         check_images(split)
     model: Any = trained.model.to(device)
@@ -167,8 +167,19 @@ def _measure(
     return metrics
 
 
-def _open(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSplit, Any]:
-    """The images, labelled by the names the network was trained with, and the training counts if known."""
+def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSplit, Any]:
+    """The images to measure on, labelled by the names the network was trained with.
+
+    Args:
+        args: Of `build_parser()`, with `in_chans`.
+        trained: The network.
+
+    Returns:
+        The images, and the training images (C,) of each class, None if unknown.
+
+    Raises:
+        RideError: The images cannot be opened, or are of other classes.
+    """
     names, counts = trained.class_names, trained.class_counts
     if names is None or counts is None:
         names, counts = _from_training_images(args, names)

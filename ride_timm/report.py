@@ -1,0 +1,272 @@
+"""`ride-timm report RUN`: one HTML page on what a network can and cannot do, to look at, send and print.
+
+RUN is the folder of a run of `ride-timm train`, or a checkpoint in it: the evaluation images are those that its
+`args.yaml` names. Any other model that `ride-timm predict` takes needs `--data-dir`, and has no training curves. The
+page holds its pictures and loads nothing; it shows small copies of the images with the most confident wrong answers.
+"""
+
+import argparse
+import importlib.util
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from ride_timm import validate as validation
+from ride_timm.data import DataSplit, check_images
+from ride_timm.engine.data_options import add_form_options, check_form, data_name
+from ride_timm.engine.files import write_whole
+from ride_timm.engine.loading import TrainedNet, load_model
+from ride_timm.engine.logs import setup_logging
+from ride_timm.engine.results import environment
+from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.values import check_values, check_writable
+from ride_timm.errors import RideError
+from ride_timm.report_figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
+from ride_timm.report_measure import Measured, take_stock
+from ride_timm.report_page import Content, Example, render
+
+__all__ = ['build_parser', 'main', 'write_report']
+
+MOST_ERRORS = 24
+_FORM = ('dataset', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
+
+
+@dataclass
+class _Run:
+    """The folder of a training run and its arguments; a model that is none has neither."""
+
+    folder: Path | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm report`."""
+    parser = argparse.ArgumentParser(
+        prog='ride-timm report',
+        description='Write one HTML page on what a network can and cannot do, with figures and wrong answers.',
+    )
+    parser.add_argument(
+        'run', metavar='RUN',
+        help='folder of a run, or any model that predict takes: checkpoint, exported folder, hf-hub:ORG/NAME, ...',
+    )  # fmt: skip
+    parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
+    add_form_options(parser)
+    parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
+    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
+    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a report from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: Something the user can put right.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
+    setup_logging(logging.WARNING)  # not where timm finds each file
+    path = write_report(args, shlex.join(['ride-timm', 'report', *arguments]))
+    print(f'Written to {path} ({path.stat().st_size / 1e6:.1f} MB)')
+    return 0
+
+
+def write_report(args: argparse.Namespace, command: str = '') -> Path:
+    """Measure a network once and write its report.
+
+    Args:
+        args: Of `build_parser()`.
+        command: What the page says it was made with.
+
+    Returns:
+        The page.
+
+    Raises:
+        RideError: Something the user can put right.
+    """
+    check_values(args)
+    if importlib.util.find_spec('matplotlib') is None:
+        raise RideError(
+            'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
+        )
+    run = _find_run(args.run)
+    path = Path(args.output) if args.output else (run.folder or Path()) / 'report.html'
+    check_writable(str(path), '--output')
+    options = _data_options(args, run)
+    trained = load_model(args.run)
+    split, counts = _open_images(options, run, trained)
+    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    model: Any = trained.model
+    config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
+    measured = take_stock(
+        model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device
+    )  # fmt: skip
+    content = _content(args, run, trained, split, measured, data_name(options), command)
+    write_whole(path, render(content))
+    return path
+
+
+def _find_run(source: str) -> _Run:
+    """The run that a name belongs to, if it is one."""
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    settings = folder / 'args.yaml'
+    if not path.exists() or not settings.is_file():
+        return _Run()
+    if path.is_dir() and not (path / 'last.pth.tar').is_file():
+        raise RideError(
+            f'{path} holds no last.pth.tar, which a training writes after its first epoch; wait for it, or name the '
+            'folder of another run.'
+        )
+    try:
+        found = yaml.safe_load(settings.read_text(encoding='utf-8'))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RideError(f'{settings} cannot be read ({" ".join(str(error).split())}); give the data by hand.') from None
+    if not isinstance(found, dict):
+        raise RideError(f'{settings} holds no arguments of a training; name the folder of a run.')
+    return _Run(folder, found)
+
+
+def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
+    """Where the images are, as options of `ride-timm validate`: the run's, as far as the command line says no other."""
+    options = validation.build_parser().parse_args([])
+    for name in ('imb_factor', *_FORM):
+        if run.args.get(name) is not None:
+            setattr(options, name, run.args[name])
+    if any(getattr(args, name) for name in _FORM):  # the images have another form now
+        for name in _FORM:
+            setattr(options, name, getattr(args, name))
+    options.dataset_download = args.dataset_download
+    options.data_dir = args.data_dir or run.args.get('data_dir')
+    options.split = run.args.get('val_split') or 'val'
+    check_form(options)
+    if options.data_dir and not Path(options.data_dir).is_dir():
+        if args.data_dir:
+            raise RideError(f'--data-dir {args.data_dir} was given and there is no such folder; name another.')
+        raise RideError(
+            f'The images of {args.run} were in {options.data_dir}, where there is no folder now; say where they are '
+            'with --data-dir.'
+        )
+    return options
+
+
+def _open_images(options: argparse.Namespace, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
+    """The images to measure on, and the training images of each class if they are known."""
+    if trained.about.get('val_part'):
+        options.split = 'val'
+    model: Any = trained.model
+    options.in_chans = model.in_chans
+    split, counts = validation.open_images(options, trained)
+    if len(split.targets) <= MAX_CHECKED:
+        check_images(split)
+    return split, counts
+
+
+def _content(
+    args: argparse.Namespace,
+    run: _Run,
+    trained: TrainedNet,
+    split: DataSplit,
+    measured: Measured,
+    data: str,
+    command: str,
+) -> Content:
+    """What the page shows."""
+    curves = _read_summary(run)
+    pictures = {'calibration': draw_calibration(measured.answers, measured.figures['ece'])}
+    if measured.groups is not None:
+        pictures['tail'] = draw_tail(measured, trained.name, data, split.source)
+    if measured.sweep is not None:
+        pictures['routing'] = draw_routing(measured, trained.name, data, split.source)
+    if curves:
+        pictures['curves'] = draw_curves(curves)
+    return Content(
+        name=(run.folder or Path()).resolve().name if run.folder else args.run,
+        model=trained.name,
+        data=data,
+        measured=measured,
+        about=_about(run, trained, split, measured, command),
+        pictures=pictures,
+        examples=_examples(split, measured),
+        curves_note=_curves_note(run, curves),
+    )
+
+
+def _about(
+    run: _Run, trained: TrainedNet, split: DataSplit, measured: Measured, command: str
+) -> dict[str, str]:  # fmt: skip
+    """Lines of the header."""
+    made = environment()
+    counts = trained.class_counts
+    total = f', {sum(counts):,} images, {max(counts):,} to {min(counts):,} a class' if counts else ''
+    now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
+    return {
+        'Measured on': f'{len(split.targets):,} images of {split.num_classes:,} classes: {split.source}',
+        'Training': f'loss {trained.about.get("loss") or run.args.get("loss") or "not known"}{total}',
+        'Measured': f'{now}, float32, ride-timm {made["ride_timm"]}, torch {made["torch"]}, {made["hardware"]}',
+        'Trained with': str(run.args.get('command') or ''),
+        'Report made with': command,
+    }
+
+
+def _examples(split: DataSplit, measured: Measured) -> list[Example]:
+    """The most confident wrong answers."""
+    said = measured.answers
+    names = (*split.class_names, 'no finite answer')
+    wrong = np.flatnonzero(said.answers != said.targets)
+    found = []
+    for row in wrong[np.argsort(-said.confidence[wrong], kind='stable')][:MOST_ERRORS].tolist():
+        votes = zip(said.experts[row].tolist(), said.expert_confidence[row].tolist(), strict=True)
+        found.append(
+            Example(
+                file=split.dataset.filename(row),
+                picture=thumbnail(split.dataset.load(row)),
+                truth=names[said.targets[row]],
+                answer=names[said.answers[row]],
+                confidence=float(said.confidence[row]),
+                votes=[(names[index], share) for index, share in votes],
+            )
+        )
+    return found
+
+
+def _read_summary(run: _Run) -> dict[str, list[float]]:
+    """The figures of every epoch, if a run wrote them."""
+    path = None if run.folder is None else run.folder / 'summary.csv'
+    if path is None or not path.is_file():
+        return {}
+    return read_curves(path.read_text(encoding='utf-8', errors='replace'))
+
+
+def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:
+    if not curves:
+        return ''
+    epochs = len(curves['epoch'])
+    note = f'{epochs} {"epoch" if epochs == 1 else "epochs"} of {run.args.get("epochs", epochs)}.'
+    if run.args.get('stage') == 'router':
+        note += ' The router alone was trained; the accuracy is that of routed inference.'
+    if run.args.get('holdout'):
+        note += ' During training the accuracy was measured on held-out training images, here on the evaluation images.'
+    return note
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('report', main))

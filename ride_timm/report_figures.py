@@ -1,0 +1,200 @@
+"""The pictures of a report as PNG bytes: those of a model card, calibration, training curves and thumbnails."""
+
+import csv
+import io
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ride_timm.data.sources import printable
+from ride_timm.figures import (
+    BLUE,
+    GREY,
+    GROUP_COLOURS,
+    INK,
+    OTHER_COLOURS,
+    VERMILLION,
+    new_figure,
+    routing_figure,
+    tail_figure,
+)
+from ride_timm.report_measure import Answers, Measured, reliability
+
+__all__ = ['draw_calibration', 'draw_curves', 'draw_routing', 'draw_tail', 'read_curves', 'thumbnail']
+
+THUMBNAIL = 128
+"""Pixels of a thumbnail's longer side."""
+_MARKED = 30  # epochs; up to here each has a point
+
+Curves = Mapping[str, Sequence[float]]
+"""Figures of every epoch by their name in `summary.csv`, NaN where there is none."""
+
+
+def draw_tail(measured: Measured, name: str, data_name: str, source: str) -> bytes:
+    """Accuracy of every class along the tail, under its training images.
+
+    Args:
+        measured: With groups.
+        name: What the network is called.
+        data_name: What the data are called.
+        source: Which images were measured.
+    """
+    return _as_bytes(lambda path: tail_figure(_results(measured, name, data_name, source), path))
+
+
+def draw_routing(measured: Measured, name: str, data_name: str, source: str) -> bytes:
+    """Accuracy over cost at every threshold of the router.
+
+    Args:
+        measured: Of a network with a router.
+        name: What the network is called.
+        data_name: What the data are called.
+        source: Which images were measured.
+    """
+    return _as_bytes(lambda path: routing_figure(_results(measured, name, data_name, source), path))
+
+
+def draw_calibration(answers: Answers, ece: float) -> bytes:
+    """Reliability diagram: accuracy over confidence, and how many images have which.
+
+    Args:
+        answers: What was said of the images.
+        ece: Expected calibration error in percent.
+    """
+    images, accuracy, confidence = reliability(answers)
+    edges = np.linspace(0, 100, len(images) + 1)
+    with new_figure(3.6) as (figure, save):
+        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        left.set_title(f'Reliability (ECE {ece:.1f} %)')
+        left.bar(edges[:-1], 100 * np.nan_to_num(accuracy), np.diff(edges), align='edge', color=BLUE, edgecolor='white')
+        left.plot([0, 100], [0, 100], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
+        left.plot(100 * confidence, 100 * accuracy, color=VERMILLION, marker='o', markersize=3.5, linestyle='none')
+        left.text(
+            4, 97, 'bars: right answers (%)\npoints: at their mean confidence', va='top', color=GREY, fontsize=8.5
+        )
+        left.set(xlim=(0, 100), ylim=(0, 103), xlabel='confidence (%)', ylabel='accuracy (%)')
+        right.set_title('Images by confidence')
+        right.bar(edges[:-1], images, np.diff(edges), align='edge', color=GREY, edgecolor='white')
+        for value, text, colour in (
+            (100 * float(answers.confidence.mean()), 'mean confidence', VERMILLION),
+            (100 * float((answers.answers == answers.targets).mean()), 'accuracy', BLUE),
+        ):
+            right.axvline(value, color=colour, linewidth=1.6, label=f'{text} {value:.1f} %')
+        right.legend(frameon=True, framealpha=1.0, edgecolor='none', loc='upper left', fontsize=8.5)
+        right.yaxis.get_major_locator().set_params(integer=True)
+        right.yaxis.set_major_formatter('{x:,.0f}')
+        right.set(xlim=(0, 100), ylim=(0, 1.3 * images.max()), xlabel='confidence (%)', ylabel='images')
+        return _as_bytes(save)
+
+
+def draw_curves(curves: Curves) -> bytes:
+    """Loss, accuracy and learning rate over the epochs.
+
+    Args:
+        curves: Of `read_curves`, with at least one epoch.
+    """
+    epochs = 1 + np.asarray(curves['epoch'])
+    with new_figure(3.0) as (figure, save):
+        panels = figure.subplots(1, 3)
+        for axes, title in zip(panels, ('Loss', 'Accuracy (%)', 'Learning rate'), strict=True):
+            axes.set_title(title)
+            axes.set_xlabel('epoch')
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+        loss, accuracy, rate = panels
+        _line(loss, epochs, curves.get('train_loss'), INK, 'training')
+        _line(loss, epochs, curves.get('eval_loss'), VERMILLION, 'evaluation')
+        _line(accuracy, epochs, curves.get('eval_top1'), INK, 'overall', 2.0)
+        for name, colour in GROUP_COLOURS.items():
+            _line(accuracy, epochs, curves.get(f'eval_{name}'), colour, name)
+        _line(rate, epochs, curves.get('lr'), OTHER_COLOURS[0], '')
+        accuracy.set_ylim(0, 104)
+        rate.set_ylim(bottom=0)
+        for axes in (loss, accuracy):
+            if axes.lines:
+                axes.legend(frameon=False, fontsize=8, labelspacing=0.25)
+        return _as_bytes(save)
+
+
+def read_curves(text: str) -> dict[str, list[float]]:
+    """Read a `summary.csv`.
+
+    Args:
+        text: Its content.
+
+    Returns:
+        Figures of every epoch by name, NaN where a field is empty or no number; empty without epochs.
+    """
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if (row.get('epoch') or '').isdigit()]
+    names = [name for name in (rows[0] if rows else ()) if name]
+    return {name: [_number(row.get(name)) for row in rows] for name in names}
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A small copy of an image as PNG; one that is small already stays as it is.
+
+    Args:
+        image: Of any size, RGB or L.
+    """
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = io.BytesIO()
+    small.save(content, 'PNG', optimize=True)
+    return content.getvalue()
+
+
+def _line(
+    axes: Any, epochs: NDArray[Any], values: Sequence[float] | None, colour: str, label: str, width: float = 1.4
+) -> None:
+    """One curve through the epochs that have a value, with points where they are few."""
+    if values is None:
+        return
+    there = np.isfinite(values)
+    if there.any():
+        marker = 'o' if there.sum() <= _MARKED else ''
+        axes.plot(
+            epochs[there], np.asarray(values)[there], color=colour, label=label, linewidth=width, marker=marker,
+            markersize=3,
+        )  # fmt: skip
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 'nan')
+    except ValueError:
+        return math.nan
+
+
+def _as_bytes(save: Callable[[Path], None]) -> bytes:
+    """What a function that writes a file writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'figure.png')
+        save(path)
+        return path.read_bytes()
+
+
+def _results(measured: Measured, name: str, data_name: str, source: str) -> dict[str, Any]:
+    """The part of a published `results.json` that the figures of a model card show."""
+    groups = measured.groups.groups if measured.groups else {}
+    return {
+        'name': printable(name),
+        'method': None,
+        'data': {'name': printable(data_name), 'test_images': len(measured.answers.targets), 'source': source},
+        'network': {'num_experts': measured.num_experts or 1, 'gmacs': measured.figures['gmacs']},
+        'test': {
+            'all_experts': measured.figures,
+            'routed': measured.routed,
+            'sweep': measured.sweep,
+            'groups': {group: [int(index) for index in members] for group, members in groups.items()},
+            'per_class': [
+                row._asdict() | {'accuracy': None if math.isnan(row.accuracy) else row.accuracy}
+                for row in measured.per_class
+            ],
+        },
+    }

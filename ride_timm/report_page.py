@@ -1,0 +1,332 @@
+"""The HTML of a report: one page without scripts that loads nothing; every text that comes from outside is escaped."""
+
+import base64
+import html
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Template
+from typing import NamedTuple
+
+import numpy as np
+
+from ride_timm.data.sources import printable
+from ride_timm.figures import GREY, GROUP_COLOURS
+from ride_timm.metrics import ClassResult
+from ride_timm.report_measure import Measured, agreement, worst_pairs
+from ride_timm.report_style import PAGE, STYLE
+
+__all__ = ['Content', 'Example', 'render']
+
+MOST_PAIRS = 15
+TINY = 64  # pixels
+NOTHING = '&ndash;'
+NO_ANSWER = 'no finite answer'
+
+
+class Example(NamedTuple):
+    """A wrong answer with its picture; classes by name, confidences 0..1."""
+
+    file: str
+    picture: bytes
+    truth: str
+    answer: str
+    confidence: float
+    votes: Sequence[tuple[str, float]]
+
+
+@dataclass
+class Content:
+    """What a page shows.
+
+    Attributes:
+        name: What was measured, as the user named it.
+        model: The architecture.
+        data: What the data are called.
+        measured: The figures.
+        about: Further lines of the header: what, and its value.
+        pictures: PNG files of `tail`, `calibration`, `routing` and `curves`, as far as there are any.
+        examples: Wrong answers, the most confident first.
+        curves_note: A sentence on the training curves.
+    """
+
+    name: str
+    model: str
+    data: str
+    measured: Measured
+    about: Mapping[str, str]
+    pictures: Mapping[str, bytes]
+    examples: Sequence[Example] = ()
+    curves_note: str = ''
+    class_names: Sequence[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.class_names = [row.name for row in self.measured.per_class] + [NO_ANSWER]
+
+
+def render(content: Content) -> str:
+    """Write the page.
+
+    Args:
+        content: What it shows.
+
+    Returns:
+        HTML that can be encoded in UTF-8, whatever bytes names of files are of.
+    """
+    sections = [(name, title, body) for name, title, body in _sections(content) if body]
+    links = ''.join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in sections)
+    body = ''.join(f'<section id="{name}"><h2>{title}</h2>{text}</section>\n' for name, title, text in sections)
+    title = _text(f'{content.name} on {content.data}')
+    return Template(PAGE).substitute(
+        title=title, style=STYLE, header=_header(content), tiles=_tiles(content.measured), links=links, sections=body
+    )
+
+
+def _sections(content: Content) -> Iterator[tuple[str, str, str]]:
+    """Identifier, title and HTML of each section; those without anything to show are empty."""
+    yield 'accuracy', 'Accuracy', _accuracy(content.measured)
+    yield 'tail', 'Along the tail', _tail(content)
+    yield 'confusions', 'What is taken for what', _confusions(content)
+    yield 'calibration', 'Calibration', _calibration(content)
+    yield 'experts', 'Do the experts agree?', _experts(content.measured)
+    yield 'routing', 'Routing', _routing(content)
+    yield 'training', 'Training', _training(content)
+    yield 'errors', 'Most confident wrong answers', _errors(content)
+    yield 'classes', 'Every class', _classes(content.measured)
+
+
+def _header(content: Content) -> str:
+    lines = {'Model': content.model, 'Data': content.data, **content.about}
+    rows = ''.join(f'<dt>{_text(name)}</dt><dd>{_text(value)}</dd>' for name, value in lines.items() if value)
+    return f'<p class="kind">Report of a network</p><h1>{_name(content.name)}</h1><dl>{rows}</dl>'
+
+
+def _tiles(measured: Measured) -> str:
+    """The figures that matter most, large."""
+    figures = measured.figures
+    shown = {'overall': 'top1', **_groups(measured), 'worst class': 'worst_class'}
+    tiles = [(label, f'{_number(figures.get(key))} %') for label, key in shown.items()]
+    tiles.append(('calibration error', f'{_number(figures.get("ece"))} %'))
+    return ''.join(
+        f'<li{_tint(label)}><span>{_text(label)}</span> <strong>{value}</strong></li>' for label, value in tiles
+    )
+
+
+def _accuracy(measured: Measured) -> str:
+    figures, routed = measured.figures, measured.routed
+    top5 = {'top 5': 'top5'} if len(measured.per_class) > 5 else {}
+    rows = {
+        'overall': 'top1', **top5, **_groups(measured), 'worst class': 'worst_class',
+        'harmonic mean of the classes': 'harmonic', 'calibration error (ECE)': 'ece',
+    }  # fmt: skip
+    together = f'all {measured.num_experts} experts' if measured.num_experts > 1 else 'network'
+    heads = ['percent', together] + ([f'routed, threshold {routed["threshold"]:g}'] if routed else [])
+    columns = [figures] + ([routed] if routed else [])
+    table = [[_text(label), *(_number(column.get(key)) for column in columns)] for label, key in rows.items()]
+    table += [
+        [f'expert {k} alone', _number(figures[f'expert{k}_top1']), *([NOTHING] if routed else [])]
+        for k in range(measured.num_experts if measured.num_experts > 1 else 0)
+    ]
+    table.append(['GMACs per image, mean', *(f'{column["gmacs"]:.4g}' for column in columns)])
+    if routed:
+        table.append(['experts per image, mean', str(measured.num_experts), f'{routed["mean_experts"]:.2f}'])
+    if measured.groups is None:
+        note = 'The training images of the classes are not known, so there are no groups.'
+    else:
+        note = (
+            f'Groups by training images a class: {measured.groups.text}; the figure of a group is the mean of its '
+            "classes' accuracies."
+        )
+    untested = int(figures['num_classes_without_images'])
+    note += f' {_counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
+    return f'<p>{_text(note)}</p>' + _table(heads, table)
+
+
+def _tail(content: Content) -> str:
+    if 'tail' not in content.pictures:
+        return ''
+    alt = 'Accuracy of every class, sorted by training images, under the number of its training images'
+    return _figure(content.pictures['tail'], alt, 'Each point is a class, each line the mean of a group.')
+
+
+def _confusions(content: Content) -> str:
+    measured = content.measured
+    pairs = worst_pairs(measured.confusion, MOST_PAIRS)
+    if not pairs:
+        return '<p>No image was taken for another class.</p>'
+    names, rows = content.class_names, measured.per_class
+    table = []
+    for true, taken, times, images in pairs:
+        cells = [_name(names[true]), _name(names[taken]), f'{times:,}', f'{images:,}', f'{100 * times / images:.0f} %']
+        if measured.groups is not None:
+            other = f'{rows[taken].train_images:,}' if taken < len(rows) else NOTHING
+            cells.append(f'{rows[true].train_images:,} → {other}')
+        table.append(cells)
+    heads = ['true class', 'taken for', 'times', 'of images', 'share']
+    heads += ['training images'] if measured.groups is not None else []
+    return '<p>The pairs that are mistaken most often.</p>' + _table(heads, table, words=2)
+
+
+def _calibration(content: Content) -> str:
+    figures = content.measured.figures
+    mean = 100 * float(content.measured.answers.confidence.mean())
+    lean = 'more confident than right' if mean > figures['top1'] else 'less confident than right'
+    text = (
+        f'The confidence of an answer should be how often such answers are right. Its mean is {mean:.1f} % and '
+        f'{figures["top1"]:.1f} % are right: on the whole the network is {lean}. The expected calibration error over '
+        f'15 bins is {figures["ece"]:.2f} %.'
+    )
+    alt = 'Reliability diagram: accuracy over confidence, and the number of images at each confidence'
+    return f'<p>{_text(text)}</p>' + _figure(content.pictures['calibration'], alt)
+
+
+def _experts(measured: Measured) -> str:
+    if measured.num_experts < 2:
+        return ''
+    matrix = agreement(measured.answers)
+    heads = ['images with the same answer', *(f'expert {k}' for k in range(measured.num_experts))]
+    rows = ''.join(
+        f'<tr><th scope="row">expert {i}</th>' + ''.join(_shade(value) for value in row) + '</tr>'
+        for i, row in enumerate(matrix)
+    )
+    votes = measured.answers.experts
+    same = (votes == votes[:, :1]).all(1)
+    right = measured.answers.answers == measured.answers.targets
+    table = []
+    for label, chosen in (('all experts agree', same), ('they differ', ~same)):
+        share = f'{100 * chosen.mean():.1f} %'
+        table.append([label, f'{chosen.sum():,}', share, f'{_number(_percent(right[chosen]))} %'])
+    return (
+        f'{_scroll(f"<thead>{_head(heads)}</thead><tbody>{rows}</tbody>")}'
+        '<p>How often the answer of all together is right:</p>' + _table(['', 'images', 'share', 'accuracy'], table)
+    )
+
+
+def _routing(content: Content) -> str:
+    routed, measured = content.measured.routed, content.measured
+    if routed is None or 'routing' not in content.pictures:
+        return ''
+    shares = ', '.join(
+        f'{_counted(k, "expert", "experts")} {100 * routed[f"share_{k}"]:.1f} %'
+        for k in range(1, measured.num_experts + 1)
+    )
+    text = f'With its own threshold {routed["threshold"]:g}, so many images pass so many experts: {shares}.'
+    alt = 'Accuracy over the mean cost of an image at every threshold of the router'
+    return f'<p>{_text(text)}</p>' + _figure(content.pictures['routing'], alt)
+
+
+def _training(content: Content) -> str:
+    if 'curves' not in content.pictures:
+        return ''
+    note = f'<p>{_text(content.curves_note)}</p>' if content.curves_note else ''
+    return note + _figure(content.pictures['curves'], 'Loss, accuracy and learning rate over the epochs')
+
+
+def _errors(content: Content) -> str:
+    answers = content.measured.answers
+    wrong = int((answers.answers != answers.targets).sum())
+    if not wrong:
+        return '<p>Every answer is right.</p>'
+    shown = len(content.examples)
+    first = f'{wrong:,} of {_counted(len(answers.targets), "answer", "answers")} {"is" if wrong == 1 else "are"} wrong'
+    note = f'{first}; the {shown} with the highest confidence:' if shown < wrong else f'{first}:'
+    return f'<p>{note}</p><ul class="errors">{"".join(map(_example, content.examples))}</ul>'
+
+
+def _example(example: Example) -> str:
+    votes = ''.join(
+        f'<li{"" if label == example.truth else _class("off")}>expert {k}: {_name(label)} {100 * share:.0f} %</li>'
+        for k, (label, share) in enumerate(example.votes)
+    )
+    return (
+        f'<li>{_image(example.picture, f"Image of {example.truth}")}<div><p><b>{_name(example.truth)}</b></p>'
+        f'<p>answer: {_name(example.answer)} {100 * example.confidence:.0f} %</p>'
+        + (f'<ol>{votes}</ol>' if len(example.votes) > 1 else '')
+        + f'<p class="file">{_name(example.file)}</p></div></li>'
+    )
+
+
+def _classes(measured: Measured) -> str:
+    known = measured.groups is not None
+    order = sorted(measured.per_class, key=lambda row: (-row.train_images if known else 0, row.label))
+    heads = ['class', *(['group', 'training images'] if known else []), 'images here', 'accuracy (%)']
+    return _table(heads, [_class_row(row, known) for row in order], words=2 if known else 1, kind='classes')
+
+
+def _class_row(row: ClassResult, known: bool) -> list[str]:
+    group = f'<span class="group"{_tint(row.group)}>{_text(row.group)}</span>' if row.group else NOTHING
+    width = 0.0 if math.isnan(row.accuracy) else row.accuracy
+    bar = f'<span class="bar"{_tint(row.group, f";--part:{width:.1f}%")}></span>{_number(row.accuracy)}'
+    return [_name(row.name), *([group, f'{row.train_images:,}'] if known else []), f'{row.test_images:,}', bar]
+
+
+def _groups(measured: Measured) -> dict[str, str]:
+    return {name: name for name in (measured.groups.groups if measured.groups else ())}
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1, kind: str = '') -> str:
+    """A table of cells that are HTML already under heads that are text; the first `words` columns are no numbers."""
+    lines = []
+    for row in rows:
+        cells = ''.join(f'<td{_class("word") if i < words else ""}>{cell}</td>' for i, cell in enumerate(row))
+        lines.append(f'<tr>{cells}</tr>\n')
+    return _scroll(f'<thead>{_head(heads, words)}</thead><tbody>{"".join(lines)}</tbody>', kind)
+
+
+def _head(heads: Sequence[str], words: int = 1) -> str:
+    cells = (f'<th scope="col"{_class("word") if i < words else ""}>{_text(head)}</th>' for i, head in enumerate(heads))
+    return f'<tr>{"".join(cells)}</tr>'
+
+
+def _scroll(table: str, kind: str = '') -> str:
+    return f'<div class="scroll"><table{_class(kind) if kind else ""}>{table}</table></div>'
+
+
+def _shade(percent: float) -> str:
+    """A cell that is darker the higher its percentage is."""
+    return f'<td style="background:rgb(0 114 178/{0.5 * percent / 100:.2f})">{_number(percent)} %</td>'
+
+
+def _figure(picture: bytes, alt: str, caption: str = '') -> str:
+    below = f'<figcaption>{_text(caption)}</figcaption>' if caption else ''
+    return f'<figure><div class="scroll">{_image(picture, alt)}</div>{below}</figure>'
+
+
+def _image(picture: bytes, alt: str) -> str:
+    """An image inside the page; its size is in the header of a PNG."""
+    width, height = struct.unpack('>II', picture[16:24])
+    encoded = base64.b64encode(picture).decode('ascii')
+    kind = _class('tiny') if max(width, height) <= TINY else ''  # enlarged, so let its pixels be seen
+    return f'<img{kind} src="data:image/png;base64,{encoded}" alt="{_text(alt)}" width="{width}" height="{height}">'
+
+
+def _tint(group: str, more: str = '') -> str:
+    """A style attribute with the colour of a group."""
+    return f' style="--tint:{GROUP_COLOURS.get(group, GREY)}{more}"'
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"'
+
+
+def _name(text: str) -> str:
+    """A name from outside, whose direction of writing stays its own."""
+    return f'<bdi>{_text(text)}</bdi>'
+
+
+def _text(text: str) -> str:
+    """Text for HTML, also between quotes; what cannot be shown or encoded is written as an escape."""
+    return html.escape(printable(text))
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None or math.isnan(value) else f'{value:.2f}'
+
+
+def _percent(right: np.ndarray) -> float:
+    return 100 * float(right.mean()) if len(right) else math.nan
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f'{number:,} {one if number == 1 else several}'

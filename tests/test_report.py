@@ -1,0 +1,363 @@
+"""The report: a page that is safe, whole and says what `validate` says."""
+
+import base64
+import io
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.models._input import update_model_args
+from tiny_runs import CIFAR, train, write_images
+
+import ride_timm.validate as validation
+from ride_timm import figures
+from ride_timm.cli import guarded
+from ride_timm.convert import save_folder
+from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
+from ride_timm.engine.loading import load_model
+from ride_timm.engine.prediction import predict
+from ride_timm.engine.sweep import sweep_thresholds
+from ride_timm.errors import RideError
+from ride_timm.metrics import ClassResult, expected_calibration_error
+from ride_timm.report import build_parser, main
+from ride_timm.report_figures import read_curves, thumbnail
+from ride_timm.report_measure import Answers, Measured, agreement, reliability, take_stock, worst_pairs
+from ride_timm.report_page import Content, Example, render
+
+NAMES = ['<script>alert(1)</script>', 'a & b "wild" <img src=x onerror=alert(1)>', "été d'hiver 猫 {x} $title"]
+TAGS = """html head meta title style body header main nav section p h1 h2 dl dt dd ul ol li a span strong b bdi div
+    table thead tbody tr th td figure figcaption img"""
+ATTRIBUTES = 'lang charset name content http-equiv class id href src alt width height style scope aria-label'
+VOID = {'meta', 'img'}
+
+
+class Page(HTMLParser):
+    """Everything on a page, by kind; fails where tags do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.links, self.images, self.ids, self.alts = [], [], [], [], [], []
+        self.texts, self.cells, self.rows = [], [], []
+        self.attributes = set()
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.attributes |= set(found)
+        self.links += [found[name] for name in ('href',) if name in found]
+        self.ids += [found['id']] if 'id' in found else []
+        if tag == 'img':
+            assert found['src'].startswith('data:image/png;base64,')
+            self.images.append(base64.b64decode(found['src'].partition(',')[2], validate=True))
+            self.alts.append(found['alt'])
+        if tag == 'tr':
+            self.rows.append([])
+        if tag in ('td', 'th'):
+            self.rows[-1].append('')
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if 'style' in self.open:
+            assert 'url(' not in data
+            assert '@import' not in data
+            return
+        self.texts.append(data)
+        if {'td', 'th'} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def row(self, label):
+        return next(row for row in self.rows if row[0] == label)
+
+    def class_row(self, name):
+        return next(row for row in self.rows[::-1] if row[0] == name)
+
+
+def read(path):
+    """Parse a page, and check what holds for every one."""
+    text = path.read_text(encoding='utf-8')
+    page = Page(text)
+    assert set(page.tags) <= set(TAGS.split())
+    assert page.attributes <= set(ATTRIBUTES.split())
+    assert 'http:' not in text
+    assert 'https:' not in text
+    assert [link[1:] for link in page.links] == page.ids
+    assert all(link.startswith('#') for link in page.links)
+    for picture in page.images:
+        with Image.open(io.BytesIO(picture)) as image:
+            image.load()
+            assert image.format == 'PNG'
+    return page
+
+
+@pytest.fixture(autouse=True)
+def small_figures(monkeypatch):
+    """What is on the figures is tested elsewhere; large ones take seconds."""
+    monkeypatch.setattr(figures, 'DPI', 50)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Images with lists, whose class names are trouble."""
+    root = write_images(tmp_path_factory.mktemp('images'))
+    for split in ('train', 'val'):
+        files = [(label, path) for label, name in enumerate(('ant', 'bee', 'cat'))
+                 for path in sorted((root / split / name).iterdir())]  # fmt: skip
+        (root / f'{split}.txt').write_text(''.join(f'{path.relative_to(root)} {label}\n' for label, path in files))
+    (root / 'names.txt').write_text('\n'.join(NAMES) + '\n', encoding='utf-8')
+    return root
+
+
+@pytest.fixture(scope='module')
+def forms(data):
+    return ['--train-list', data / 'train.txt', '--val-list', data / 'val.txt', '--class-names', data / 'names.txt']
+
+
+@pytest.fixture(scope='module')
+def experts(tmp_path_factory, data, forms):
+    """A run of two epochs without a router, from lists."""
+    return train(
+        data, tmp_path_factory.mktemp('runs'), 'a <b> & c', '--model', CIFAR, *map(str, forms), '--epochs', '2'
+    )
+
+
+@pytest.fixture(scope='module')
+def routed(tmp_path_factory, data):
+    """An exported folder with a router that parts the images; its weights are random."""
+    torch.manual_seed(3)
+    net = timm.create_model(CIFAR, num_classes=3, router=True).eval()
+    with torch.no_grad():
+        net.router.out.weight.normal_(std=3)
+        for weight in net.experts.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=3)
+        net.pretrained_cfg.update(input_size=(3, 8, 8), crop_pct=1.0)
+        images = torch.cat([batch for batch, _ in loading(net, data)])
+        threshold = float(net.forward_router(images).router_logits.sigmoid().median())
+    update_model_args(net, router_threshold=threshold)
+    net.router_threshold = threshold
+    folder = tmp_path_factory.mktemp('weights') / 'net'
+    save_folder(net, folder, ['ant', 'bee', 'cat'], [24, 12, 5], {'loss': 'ride'})
+    return folder
+
+
+def loading(net, data):
+    """Batches of the evaluation images as the network takes them."""
+    config = timm.data.resolve_data_config({}, model=net)
+    keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    split = open_eval_split(data, class_names=['ant', 'bee', 'cat'])
+    options = {key: config[key] for key in keys}
+    return create_eval_loader(split, batch_size=7, device=torch.device('cpu'), **options)
+
+
+def report(source, *options):
+    assert main([str(source), *map(str, options), '--device', 'cpu', '-b', '5']) == 0
+
+
+def validated(source, *options):
+    options = [*map(str, options), '--device', 'cpu']
+    name = '--checkpoint' if str(source).endswith('.tar') else '--model'
+    return validation.validate(validation.build_parser().parse_args([name, str(source), *options]))
+
+
+def assert_column(page, column, measured, names):
+    labels = {'overall': 'top1', 'worst class': 'worst_class', 'calibration error (ECE)': 'ece',
+              'harmonic mean of the classes': 'harmonic', 'many': 'many', 'medium': 'medium', 'few': 'few'}  # fmt: skip
+    for name in names:
+        assert page.row(name)[column] == f'{measured[labels[name]]:.2f}', name
+
+
+ALL = ('overall', 'many', 'medium', 'few', 'worst class', 'calibration error (ECE)', 'harmonic mean of the classes')
+
+
+def test_a_run_from_lists_with_troublesome_names(experts, data, forms, capsys):
+    report(experts)
+    assert str(experts / 'report.html') in capsys.readouterr().out
+    page = read(experts / 'report.html')
+    assert page.ids == [
+        'accuracy', 'tail', 'confusions', 'calibration', 'experts', 'training', 'errors', 'classes'
+    ]  # fmt: skip
+    assert set(NAMES) <= set(page.texts)
+    assert experts.name in page.texts
+    measured = validated(experts / 'last.pth.tar', '--data-dir', data, *forms)
+    assert_column(page, 1, measured, ALL)
+    for k in range(3):
+        assert page.row(f'expert {k} alone')[1] == f'{measured[f"expert{k}_top1"]:.2f}'
+    table = (experts / 'per_class.csv').read_text(encoding='utf-8')
+    for name, count in zip(NAMES, (24, 12, 5), strict=True):
+        row = page.class_row(name)
+        assert row[2:4] == [str(count), '4']
+        assert f',{count},4,{float(row[4])}' in table
+    wrong = round(12 * (1 - measured['top1'] / 100))
+    assert len(page.images) == 3 + wrong
+    assert any('2 epochs of 2.' in text for text in page.texts)
+
+
+def test_the_answers_on_the_page_are_those_of_predict(experts, data):
+    report(experts / 'last.pth.tar', '--output', experts / 'other.html')
+    page = read(experts / 'other.html')
+    trained = load_model(experts)
+    paths = [str(path) for path in sorted((data / 'val').rglob('*.png'))]
+    truth = dict(zip(('ant', 'bee', 'cat'), NAMES, strict=True))
+    found = dict(zip(paths, predict(trained, paths), strict=True))
+    wrong = {path: p.top[0] for path, p in found.items() if p.top[0].label != truth[path.split('/')[-2]]}
+    order = sorted(wrong, key=lambda path: -wrong[path].confidence)
+    assert wrong
+    assert page.alts[3:] == [f'Image of {truth[path.split("/")[-2]]}' for path in order]
+    with Image.open(order[0]) as image, Image.open(io.BytesIO(page.images[3])) as shown:
+        assert np.array_equal(np.asarray(image), np.asarray(shown))
+
+
+def test_a_router(routed, data, tmp_path):
+    report(f'local-dir:{routed}', '--data-dir', data, '--output', tmp_path / 'a.html')
+    page = read(tmp_path / 'a.html')
+    assert 'routing' in page.ids
+    assert 'training' not in page.ids
+    common = [f'local-dir:{routed}', '--data-dir', data]
+    assert_column(page, 1, validated(*common), ALL)
+    own = validated(*common, '--routed')
+    assert 1 < own['mean_experts'] < 3  # the threshold parts the images
+    assert_column(page, 2, own, ALL)
+    assert page.row('experts per image, mean')[1:] == ['3', f'{own["mean_experts"]:.2f}']
+
+
+def test_one_pass_gives_the_same_sweep(routed, data):
+    net = load_model(routed).model
+    split = open_eval_split(data, class_names=['ant', 'bee', 'cat'])
+    config = timm.data.resolve_data_config({}, model=net)
+    measured = take_stock(net, split, [24, 12, 5], config, batch_size=5)
+    wanted = sweep_thresholds(net, loading(net, data), choose_groups([24, 12, 5]).groups, input_size=(3, 8, 8))
+    assert len({row['top1'] for row in wanted}) > 1
+    for found, row in zip(measured.sweep, wanted, strict=True):
+        assert found == pytest.approx({key: value for key, value in row.items() if key != 'balanced'})
+
+
+def test_a_plain_network_of_timms_without_names(data, tmp_path):
+    torch.manual_seed(0)
+    net = timm.create_model('test_resnet', num_classes=3)
+    net.pretrained_cfg.update(input_size=(3, 32, 32))
+    save_folder(net, tmp_path / 'net')
+    report(tmp_path / 'net', '--data-dir', data, '--output', tmp_path / 'a.html')
+    page = read(tmp_path / 'a.html')
+    assert not {'experts', 'routing', 'training'} & set(page.ids)
+    measured = validated(f'local-dir:{tmp_path / "net"}', '--data-dir', data)
+    assert_column(page, 1, measured, ALL)
+    assert page.class_row('ant')[1:4] == ['many', '24', '4']  # names and counts of the train folder
+
+
+def test_without_training_counts(tmp_path):
+    root = write_images(tmp_path / 'images', {'ant': 1, 'bee': 1})
+    net = timm.create_model('test_resnet', num_classes=2)
+    net.pretrained_cfg.update(input_size=(3, 32, 32))
+    save_folder(net, tmp_path / 'net', ['ant', 'bee'])
+    only = tmp_path / 'only'
+    only.mkdir()
+    (root / 'val').rename(only / 'val')
+    report(tmp_path / 'net', '--data-dir', only, '--output', tmp_path / 'a.html')
+    page = read(tmp_path / 'a.html')
+    assert 'tail' not in page.ids
+    assert page.class_row('ant')[1] == '4'
+    assert 'training images' not in str(page.rows)
+
+
+@pytest.mark.parametrize('change', ['gone', 'named', 'none', 'output', 'unfinished'])
+def test_what_cannot_be_is_one_sentence(experts, routed, tmp_path, capsys, change):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (folder / 'args.yaml').write_text(f'data_dir: {tmp_path / "away"}\ndataset: ""\n')
+    if change != 'unfinished':
+        (folder / 'last.pth.tar').write_bytes((experts / 'last.pth.tar').read_bytes())
+    argv, said = {
+        'gone': ([folder], 'say where they are with --data-dir'),
+        'named': ([experts, '--data-dir', tmp_path / 'no'], 'no such folder'),
+        'none': ([routed], 'No --data-dir was given'),
+        'output': ([experts, '--output', tmp_path / 'no' / 'a.html'], 'make it first'),
+        'unfinished': ([folder], 'no last.pth.tar'),
+    }[change]
+    assert guarded('report', lambda: main(list(map(str, argv)))) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count('\n') == 1
+    with pytest.raises(RideError):
+        main(list(map(str, argv)))
+
+
+def test_every_text_from_outside_is_escaped(routed, data, tmp_path):
+    net = load_model(routed).model
+    split = replace(open_eval_split(data, class_names=['ant', 'bee', 'cat']), class_names=tuple(NAMES))
+    measured = take_stock(net, split, [24, 12, 5], timm.data.resolve_data_config({}, model=net))
+    picture = thumbnail(Image.new('RGB', (300, 150)))
+    evil = '"><script>\x00\udcff\u202e' + NAMES[1]
+    example = Example(evil, picture, evil, evil, 0.5, [(evil, 0.5)] * 3)
+    pictures = dict.fromkeys(('tail', 'calibration', 'routing', 'curves'), picture)
+    content = Content(evil, evil, evil, measured, {evil: evil}, pictures, [example] * 2, evil)
+    path = tmp_path / 'a.html'
+    path.write_text(render(content), encoding='utf-8')  # no byte of a file name is left that UTF-8 has not
+    page = read(path)
+    shown = '"><script>\\x00\\udcff\\u202e' + NAMES[1]
+    assert page.texts.count(shown) >= 8
+    assert not {'script', 'onerror'} & {*page.tags, *page.attributes}
+    assert Image.open(io.BytesIO(page.images[0])).size == (128, 64)
+
+
+def test_without_wrong_answers():
+    names = ('a', 'b')
+    measured = _measured(Answers(*map(np.array, ([0, 1], [0, 1], [0.9, 0.8], [[0], [1]], [[0.9], [0.8]]))), names)
+    page = Page(render(Content('n', 'm', 'd', measured, {}, {'calibration': thumbnail(Image.new('L', (4, 4)))})))
+    assert 'Every answer is right.' in page.texts
+    assert 'No image was taken for another class.' in page.texts
+
+
+def _measured(answers, names):
+    table = [ClassResult(i, name, 'many', 5, 1, 100.0) for i, name in enumerate(names)]
+    measured = {'top1': 100.0, 'ece': 1.0, 'gmacs': 1.0, 'num_classes_without_images': 0}
+    confusion = np.eye(len(names), len(names) + 1, dtype=np.int64)
+    return Measured(measured, None, None, table, confusion, answers, choose_groups([5] * len(names)), 1)
+
+
+def test_the_small_figures():
+    rng = np.random.default_rng(0)
+    targets, votes = rng.integers(0, 4, 60), rng.integers(0, 4, (60, 3))
+    confidence = np.concatenate([rng.random(57), [0.0, 1.0, 1 / 15]])
+    answers = Answers(targets, votes[:, 0], confidence, votes, rng.random((60, 3)))
+    images, right, mean = reliability(answers)
+    hits = np.nan_to_num(right) * images
+    assert images.sum() == 60
+    assert hits.sum() == pytest.approx((votes[:, 0] == targets).sum())
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15) | ((m == 0) & (confidence == 0))
+        assert images[m] == inside.sum()
+        assert np.isnan(mean[m]) if not inside.any() else mean[m] == pytest.approx(confidence[inside].mean())
+    assert 0 < expected_calibration_error(images, hits, np.nan_to_num(mean) * images) < 100
+    matrix = agreement(answers)
+    for i in range(3):
+        for j in range(3):
+            same = sum(a == b for a, b in zip(votes[:, i], votes[:, j], strict=True))
+            assert matrix[i, j] == pytest.approx(100 * same / 60)
+    confusion = np.array([[5, 3, 0, 0], [1, 2, 0, 3], [0, 0, 4, 0]])
+    assert worst_pairs(confusion) == [(1, 3, 3, 6), (0, 1, 3, 8), (1, 0, 1, 6)]
+    assert worst_pairs(confusion, 1) == [(1, 3, 3, 6)]
+
+
+def test_the_curves_of_a_summary():
+    found = read_curves('epoch,train_loss,eval_top1,lr\n0,2.5,,0.1\n1,nan,50.0,0.05\nbroken\n')
+    assert found['epoch'] == [0.0, 1.0]
+    assert found['lr'] == [0.1, 0.05]
+    assert json.dumps(found['eval_top1']) == '[NaN, 50.0]'
+    assert read_curves('') == read_curves('epoch,lr\n') == {}
+
+
+def test_the_parser_has_defaults():
+    args = build_parser().parse_args(['somewhere'])
+    assert (args.run, args.data_dir, args.output, args.batch_size) == ('somewhere', None, None, 256)
