@@ -11,14 +11,14 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ride_timm.card_results import Results, check_results, comparable, images_name, is_plain, read_json, read_results
-from ride_timm.card_text import body_sections, summary
-from ride_timm.card_usage import checking_section, usage_section
+from ride_timm.cards.figures import routing_figure, tail_figure
+from ride_timm.cards.markdown import count, escape, gmacs, percent, table
+from ride_timm.cards.results import Results, check_results, comparable, images_name, is_plain, read_json, read_results
+from ride_timm.cards.text import body_sections, summary
+from ride_timm.cards.usage import checking_section, usage_section
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
-from ride_timm.figures import routing_figure, tail_figure
-from ride_timm.markdown import count, escape, gmacs, percent, table
-from ride_timm.weights_index import renew_entry
+from ride_timm.publishing.index import renew_entry
 
 __all__ = ['build_parser', 'main', 'models_table', 'render_card', 'update_model_card', 'write_card']
 

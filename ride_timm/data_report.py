@@ -15,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ride_timm.data import guess_dataset, imbalance_factor
-from ride_timm.data_survey import Side, Survey, survey
-from ride_timm.data_text import render
 from ride_timm.engine.data_options import add_form_options, check_form, data_name
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.values import check_writable
 from ride_timm.errors import RideError
+from ride_timm.surveys.survey import Side, Survey, survey
+from ride_timm.surveys.text import render
 
 __all__ = ['build_parser', 'main', 'to_json']
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         _print(args, found)
     if args.plot and found.groups is not None:
-        from ride_timm.data_plot import draw_tail
+        from ride_timm.surveys.plot import draw_tail
 
         draw_tail(found, args.plot, data_name(args))
         logging.getLogger(__name__).info(f'Plot written to {args.plot}')

@@ -21,7 +21,7 @@ from ride_timm.models.pretrained import (
     check_bytes,
     published_weights,
 )
-from ride_timm.shards import is_shard, merge_shards
+from ride_timm.publishing.shards import is_shard, merge_shards
 
 __all__ = ['build_parser', 'download', 'main']
 

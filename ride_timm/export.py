@@ -24,7 +24,7 @@ from ride_timm.engine.provenance import read_run, stage_record
 from ride_timm.engine.results import format_metrics, write_json
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.errors import RideError
-from ride_timm.weights_index import renew_entry
+from ride_timm.publishing.index import renew_entry
 
 __all__ = ['build_parser', 'export', 'main']
 

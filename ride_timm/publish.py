@@ -14,11 +14,11 @@ from ride_timm.engine.logs import setup_logging
 from ride_timm.errors import RideError
 from ride_timm.hub import hub_org, split_revision
 from ride_timm.models.pretrained import Weight
-from ride_timm.staging import Staged, stage
-from ride_timm.upload import Published, Target, upload
+from ride_timm.publishing.index import hash_folder, pin_copy
+from ride_timm.publishing.staging import Staged, stage
+from ride_timm.publishing.upload import Published, Target, upload
 from ride_timm.version import __version__
 from ride_timm.weights import weights_root
-from ride_timm.weights_index import hash_folder, pin_copy
 
 __all__ = ['build_parser', 'main', 'publish']
 

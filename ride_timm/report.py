@@ -30,9 +30,9 @@ from ride_timm.engine.results import environment
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.engine.values import check_values, check_writable
 from ride_timm.errors import RideError
-from ride_timm.report_figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
-from ride_timm.report_measure import Measured, take_stock
-from ride_timm.report_page import Content, Example, render
+from ride_timm.reports.figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
+from ride_timm.reports.measure import Measured, take_stock
+from ride_timm.reports.page import Content, Example, render
 
 __all__ = ['build_parser', 'main', 'write_report']
 

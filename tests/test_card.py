@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from weight_results import GMACS, RULE, make_results
 
-from ride_timm.markdown import escape
+from ride_timm.cards.markdown import escape
 
 GROUPS = ('many', 'medium', 'few')
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from weight_results import make_config, make_results, write_folder
 
 from ride_timm.card import BEGIN, END, main, models_table, render_card, update_model_card, write_card
-from ride_timm.card_results import check_results, read_results
+from ride_timm.cards.results import check_results, read_results
 from ride_timm.errors import RideError
 
 GROUPS = ('many', 'medium', 'few')

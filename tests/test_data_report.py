@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.data_report import main
-from ride_timm.data_text import tail_lines
 from ride_timm.errors import RideError
+from ride_timm.surveys.text import tail_lines
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.errors import RideError
 from ride_timm.export import main
 from ride_timm.models.pretrained import read_index
+from ride_timm.publishing.index import hash_folder
 from ride_timm.validate import build_parser, validate
-from ride_timm.weights_index import hash_folder
 
 NAME = f'{CIFAR}.tiny_colours'
 RIDE = ('--model', CIFAR, '--loss', 'balpoe')

@@ -15,7 +15,7 @@ from timm.models._input import update_model_args
 from tiny_runs import CIFAR, train, write_images
 
 import ride_timm.validate as validation
-from ride_timm import figures
+from ride_timm.cards import figures
 from ride_timm.cli import guarded
 from ride_timm.convert import save_folder
 from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
@@ -25,9 +25,9 @@ from ride_timm.engine.sweep import sweep_thresholds
 from ride_timm.errors import RideError
 from ride_timm.metrics import ClassResult, expected_calibration_error
 from ride_timm.report import build_parser, main
-from ride_timm.report_figures import read_curves, thumbnail
-from ride_timm.report_measure import Answers, Measured, agreement, reliability, take_stock, worst_pairs
-from ride_timm.report_page import Content, Example, render
+from ride_timm.reports.figures import read_curves, thumbnail
+from ride_timm.reports.measure import Answers, Measured, agreement, reliability, take_stock, worst_pairs
+from ride_timm.reports.page import Content, Example, render
 
 NAMES = ['<script>alert(1)</script>', 'a & b "wild" <img src=x onerror=alert(1)>', "été d'hiver 猫 {x} $title"]
 TAGS = """html head meta title style body header main nav section p h1 h2 dl dt dd ul ol li a span strong b bdi div

@@ -11,7 +11,7 @@ from ride_timm.card import models_table, render_card
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.sweep import choose_threshold
 from ride_timm.models.pretrained import package_root, published_weights, read_index
-from ride_timm.weights_index import hash_folder
+from ride_timm.publishing.index import hash_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = read_index(package_root()) if (package_root() / 'index.json').is_file() else {}

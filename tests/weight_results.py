@@ -5,7 +5,7 @@
     results = make_results(experts=1, method='ce')             # the plain net beside them
     folder = write_folder(tmp_path, results)                   # tmp_path/<name>/{results,config}.json
 
-Each is what `ride_timm.card_results.check_results` accepts.
+Each is what `ride_timm.cards.results.check_results` accepts.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from weight_results import make_results
 
 from ride_timm.card import render_card
 from ride_timm.convert import save_folder
-from ride_timm.weights_index import renew_entry
+from ride_timm.publishing.index import renew_entry
 
 ARCHITECTURE = 'test_ride_resnet_cifar_3e'
 NAME = f'{ARCHITECTURE}.ride_toys'

@@ -283,13 +283,15 @@ class TestRefusals:
         def full(*args):
             raise OSError(28, 'No space left on device')
 
-        monkeypatch.setattr('ride_timm.weights_index.write_whole', full)
+        monkeypatch.setattr('ride_timm.publishing.index.write_whole', full)
         with pytest.raises(RideError, match=r'is published at .* which is not in the index .*No space left'):
             publish(weight)
         assert list(hub.files(REPO)) == UPLOADED
 
     def test_a_bad_card(self, hub, hub_login, weight, monkeypatch):
-        monkeypatch.setattr('ride_timm.staging.render_card', lambda *args, **kwargs: '---\ntags: a\n---\n# x\n')
+        monkeypatch.setattr(
+            'ride_timm.publishing.staging.render_card', lambda *args, **kwargs: '---\ntags: a\n---\n# x\n'
+        )
         with pytest.raises(RideError, match=r'README\.md is not taken by .*must be an array.*nothing was published'):
             publish(weight)
         assert hub.files(REPO) == {}

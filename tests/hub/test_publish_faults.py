@@ -11,8 +11,8 @@ from published import NAME, UPLOADED, hub_entry, make_weight
 from ride_timm.cli import guarded
 from ride_timm.errors import RideError
 from ride_timm.publish import main
-from ride_timm.staging import stage
-from ride_timm.upload import Target, upload
+from ride_timm.publishing.staging import stage
+from ride_timm.publishing.upload import Target, upload
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
 OLD = {'config.json': b'{}', 'README.md': b'---\ntags: [old]\n---\n'}

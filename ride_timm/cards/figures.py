@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ride_timm.card_results import Results, comparable, images_name, is_plain
+from ride_timm.cards.figure_labels import PointLabel, list_labels, place_labels, spread
+from ride_timm.cards.results import Results, comparable, images_name, is_plain
 from ride_timm.errors import RideError
-from ride_timm.figure_labels import PointLabel, list_labels, place_labels, spread
 
 __all__ = ['new_figure', 'routing_figure', 'tail_figure']
 

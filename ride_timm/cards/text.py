@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ride_timm.card_origin import choices_section, held_out, seeds_text, seen_images, training_section
-from ride_timm.card_results import Results, images_name, is_plain
-from ride_timm.markdown import code, count, escape, fence, gmacs, percent, table
+from ride_timm.cards.markdown import code, count, escape, fence, gmacs, percent, table
+from ride_timm.cards.origin import choices_section, held_out, seeds_text, seen_images, training_section
+from ride_timm.cards.results import Results, images_name, is_plain
 
 __all__ = ['body_sections', 'result_rows', 'summary']
 

@@ -15,17 +15,17 @@ from huggingface_hub import get_token
 from safetensors import SafetensorError, safe_open
 
 from ride_timm.card import FIGURES, render_card, write_card
-from ride_timm.card_results import Results, images_name, read_json, read_results
+from ride_timm.cards.markdown import escape
+from ride_timm.cards.results import Results, images_name, read_json, read_results
 from ride_timm.convert import save_folder
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.initial import read_initial
 from ride_timm.engine.provenance import read_run
 from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
-from ride_timm.markdown import escape
 from ride_timm.models.pretrained import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
-from ride_timm.run_results import run_results
-from ride_timm.shards import merge_shards
+from ride_timm.publishing.run_results import run_results
+from ride_timm.publishing.shards import merge_shards
 
 __all__ = ['SUFFIXES', 'Staged', 'stage']
 

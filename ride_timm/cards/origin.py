@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from ride_timm.card_results import Results, images_name
-from ride_timm.markdown import NONE, code, count, duration, escape, fence, percent, table
+from ride_timm.cards.markdown import NONE, code, count, duration, escape, fence, percent, table
+from ride_timm.cards.results import Results, images_name
 
 __all__ = ['choices_section', 'held_out', 'seeds_text', 'seen_images', 'training_section']
 

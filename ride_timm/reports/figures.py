@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ride_timm.data.sources import printable
-from ride_timm.figures import (
+from ride_timm.cards.figures import (
     BLUE,
     GREY,
     GROUP_COLOURS,
@@ -24,7 +23,8 @@ from ride_timm.figures import (
     routing_figure,
     tail_figure,
 )
-from ride_timm.report_measure import Answers, Measured, reliability
+from ride_timm.data.sources import printable
+from ride_timm.reports.measure import Answers, Measured, reliability
 
 __all__ = ['draw_calibration', 'draw_curves', 'draw_routing', 'draw_tail', 'read_curves', 'thumbnail']
 

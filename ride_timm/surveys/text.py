@@ -8,7 +8,7 @@ import numpy as np
 
 from ride_timm.data import imbalance_factor
 from ride_timm.data.sources import printable
-from ride_timm.data_survey import Finding, Survey
+from ride_timm.surveys.survey import Finding, Survey
 
 __all__ = ['render', 'tail_lines']
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ride_timm.data.sources import printable
-from ride_timm.data_survey import Survey
+from ride_timm.surveys.survey import Survey
 
 __all__ = ['draw_tail']
 

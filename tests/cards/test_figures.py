@@ -14,10 +14,10 @@ from matplotlib.text import Text
 from PIL import Image
 from weight_results import GMACS, THRESHOLD, make_results
 
-from ride_timm import figures
+from ride_timm.cards import figures
+from ride_timm.cards.figure_labels import PointLabel, place_labels, spread
+from ride_timm.cards.figures import routing_figure, tail_figure
 from ride_timm.errors import RideError
-from ride_timm.figure_labels import PointLabel, place_labels, spread
-from ride_timm.figures import routing_figure, tail_figure
 
 PLAIN = {'experts': 1, 'method': 'ce', 'level': 40}
 

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from ride_timm.card_results import Results, images_name, is_registered
-from ride_timm.markdown import fence
+from ride_timm.cards.markdown import fence
+from ride_timm.cards.results import Results, images_name, is_registered
 
 __all__ = ['checking_section', 'usage_section']
 

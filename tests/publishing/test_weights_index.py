@@ -5,7 +5,7 @@ import pytest
 
 from ride_timm.errors import RideError
 from ride_timm.models.pretrained import read_index
-from ride_timm.weights_index import hash_folder, renew_entry
+from ride_timm.publishing.index import hash_folder, renew_entry
 
 NAME = 'test_ride_resnet_cifar_3e.toy_digits'
 HUB = {'repo_id': 'org/name', 'revision': 'a' * 40, 'files': {}}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ride_timm.card_results import FORMAT, check_results
+from ride_timm.cards.results import FORMAT, check_results
 from ride_timm.engine.initial import Initial
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import read_run, stage_record

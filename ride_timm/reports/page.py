@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ride_timm.cards.figures import GREY, GROUP_COLOURS
 from ride_timm.data.sources import printable
-from ride_timm.figures import GREY, GROUP_COLOURS
 from ride_timm.metrics import ClassResult
-from ride_timm.report_measure import Measured, agreement, worst_pairs
-from ride_timm.report_style import PAGE, STYLE
+from ride_timm.reports.measure import Measured, agreement, worst_pairs
+from ride_timm.reports.style import PAGE, STYLE
 
 __all__ = ['Content', 'Example', 'render']
 

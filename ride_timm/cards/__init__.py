@@ -1,0 +1,1 @@
+"""What model cards are made of: text, figures and the results they come from."""

@@ -1,0 +1,1 @@
+"""What `ride-timm publish` is made of: the folder that goes up, and the upload."""

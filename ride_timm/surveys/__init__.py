@@ -1,0 +1,1 @@
+"""What `ride-timm data` is made of: survey, text, plot."""
