@@ -135,7 +135,8 @@ class Zoo:
             return [str(folder), f'{folder}-router'] if net.router else [str(folder)]
 
         command = [sys.executable, '-m', 'ride_timm.cli', 'export', *runs('B', seed), '--output', str(root / net.name)]
-        command += ['--data-dir', self.args.data_dir, '--data-name', 'CIFAR-100-LT', '--device', self.args.device]
+        command += ['--data-dir', self.args.data_dir, '--data-name', 'CIFAR-100-LT', '--data-id', 'uoft-cs/cifar100']
+        command += ['--device', self.args.device]
         command += ['--choices', *runs('A', self.args.seeds[0])] if net.router else []
         command += ['--other-seeds', *others] if others else []
         subprocess.run(command, check=True)

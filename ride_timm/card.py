@@ -202,6 +202,7 @@ def _metadata(results: Results) -> ModelCardData:
         datasets=datasets,
         metrics=['accuracy'],
         model_name=results['name'],
+        base_model=results.get('base_model'),
         eval_results=_eval_results(results, datasets[0] if datasets else _slug(results['data']['name'])),
     )
 

@@ -20,7 +20,7 @@ from ride_timm.data.folders import find_split_folder
 from ride_timm.engine.initial import Initial, read_initial
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
-from ride_timm.engine.provenance import read_run, stage_record
+from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import format_metrics, write_json
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.errors import RideError
@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-dir', required=True, metavar='DIR', help='folder with val/, or root of the data set')
     parser.add_argument('--dataset', default='', metavar='NAME', help='torch/cifar100, ...; else a folder')
     parser.add_argument('--data-name', metavar='NAME', help="the data's name on the card (default: the folder's)")
+    parser.add_argument(
+        '--data-id', metavar='ORG/NAME', help="the data's repository on the Hub (default: known for hfds/ and torch/)"
+    )
     parser.add_argument(
         '--choices', nargs='+', default=[], metavar='RUN',
         help='the runs, in the same order, that held images out and chose the threshold there',
@@ -105,6 +108,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     trained = read_initial(Path(args.runs[-1]) / 'last.pth.tar')
     _check(args, name, trained)
     stages = [stage_record(Path(run)) for run in args.runs]
+    first = read_run(Path(args.runs[0]))['args']
     choices = _choices([Path(run) for run in args.choices], trained) if args.choices else None
     split = _open(args, trained)
     counts = trained.class_counts
@@ -131,7 +135,9 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             'imbalance_factor': max(counts) / max(min(counts), 1),
             'test_images': len(split.targets),
             'source': split.source,
+            'datasets': hub_datasets(first) if args.data_id is None else [args.data_id],
         },
+        'base_model': base_model(first),
         'network': {**describe_network(trained.model, config['input_size']), 'bytes': size},
         'training': stages,
         'choices': choices,

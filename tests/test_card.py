@@ -237,3 +237,11 @@ def test_figures_are_shown_by_name():
     assert '](routing.png)' in render()
     assert '.png' not in render(figures=())
     assert 'Accuracy over GMACs of an image](routing.png)' in render(figures=['routing.png', 'tail.png'])
+
+
+def test_the_base_model_and_the_data_set_are_in_the_metadata():
+    results = make_results()
+    results['base_model'], results['data']['datasets'] = 'timm/resnet50.a1_in1k', ['uoft-cs/cifar100']
+    data = ModelCard(render(results)).data
+    assert data.base_model == 'timm/resnet50.a1_in1k'
+    assert data.datasets == ['uoft-cs/cifar100']

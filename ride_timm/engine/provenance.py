@@ -2,14 +2,20 @@
 
 import csv
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ride_timm.errors import RideError
+import timm
 
-__all__ = ['read_run', 'source_commit', 'stage_record']
+from ride_timm.errors import RideError
+from ride_timm.models.pretrained import published_weights
+
+__all__ = ['base_model', 'hub_datasets', 'read_run', 'source_commit', 'stage_record']
+
+_ON_THE_HUB = {'torch/cifar10': 'uoft-cs/cifar10', 'torch/cifar100': 'uoft-cs/cifar100'}
 
 
 def source_commit(package: Path | None = None) -> str | None:
@@ -91,6 +97,36 @@ def stage_record(folder: Path) -> dict[str, Any]:
         'commit': environment.pop('commit', None),
         'environment': environment,
     }
+
+
+def hub_datasets(args: Mapping[str, Any]) -> list[str] | None:
+    """The data sets of the Hugging Face Hub that a run was trained on, for the card; None if it was none of them.
+
+    Args:
+        args: The run's arguments.
+    """
+    dataset = args.get('dataset') or ''
+    name = _ON_THE_HUB.get(dataset, dataset.partition('hfds/')[2])
+    return [name] if re.fullmatch(r'[\w.-]+/[\w.-]+', name) and not Path(name).exists() else None
+
+
+def base_model(args: Mapping[str, Any]) -> str | None:
+    """The repository of the Hub whose weights a run began with, for the card; None if it was none.
+
+    Args:
+        args: The run's arguments; `init` is a repository, one of our published names, or a name of timm's.
+    """
+    name = str(args.get('init') or '')
+    if name.startswith('hf-hub:'):
+        return name.removeprefix('hf-hub:').partition('@')[0]
+    weight = published_weights().get(name)
+    if weight is not None:
+        return None if weight.hub is None else weight.hub.repo_id
+    if Path(name).exists() or not timm.is_model(name.partition('.')[0]):
+        return None
+    cfg = timm.get_pretrained_cfg(name)
+    repository = cfg.hf_hub_id if cfg is not None else None
+    return None if repository is None else str(repository).partition('@')[0]
 
 
 def _seconds(folder: Path, images: int | None) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ride_timm.cards.results import FORMAT, check_results
 from ride_timm.engine.initial import Initial
 from ride_timm.engine.measure import describe_network
-from ride_timm.engine.provenance import read_run, stage_record
+from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.errors import RideError
 
 __all__ = ['run_results']
@@ -65,7 +65,9 @@ def run_results(folder: Path, trained: Initial, *, name: str, data_name: str, nu
             'imbalance_factor': max(counts) / max(min(counts), 1),
             'test_images': int(run['last'].get('num_images', sum(row['test_images'] for row in test['per_class']))),
             'source': run.get('evaluated_on'),
+            'datasets': hub_datasets(stages[0].run['args']),
         },
+        'base_model': base_model(stages[0].run['args']),
         'network': network,
         'training': training,
         'choices': _choices(run, training),

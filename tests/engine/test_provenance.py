@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ride_timm.engine.provenance import source_commit, stage_record
+from ride_timm.engine.provenance import base_model, hub_datasets, source_commit, stage_record
 from ride_timm.engine.results import environment
 from ride_timm.errors import RideError
 
@@ -41,6 +41,36 @@ def test_a_package_inside_someone_elses_checkout(tmp_path):
 
 def test_the_environment_names_it():
     assert environment()['commit'] == source_commit()
+
+
+@pytest.mark.parametrize(
+    'dataset, wanted',
+    [
+        ('', None),
+        ('torch/cifar100', ['uoft-cs/cifar100']),
+        ('hfds/org/photos', ['org/photos']),
+        ('hfds', None),
+        ('wds', None),
+        ('torch/svhn', None),
+    ],
+)
+def test_data_on_the_hub(dataset, wanted):
+    assert hub_datasets({'dataset': dataset}) == wanted
+
+
+@pytest.mark.parametrize(
+    'init, wanted',
+    [
+        (None, None),
+        ('', None),
+        ('hf-hub:org/name', 'org/name'),
+        ('hf-hub:org/name@' + 'a' * 40, 'org/name'),
+        ('resnet50.a1_in1k', 'timm/resnet50.a1_in1k'),
+        ('output/run/last.pth.tar', None),
+    ],
+)
+def test_the_weights_that_a_run_began_with(init, wanted):
+    assert base_model({'init': init}) == wanted
 
 
 def write_run(folder, **more):
