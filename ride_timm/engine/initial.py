@@ -138,7 +138,8 @@ def _seeds(args: argparse.Namespace, init: Initial) -> bool:
     if isinstance(init.model, MultiExpertNet):
         return False
     if args.model is None:
-        args.model = next((name for name in (f'ride_{init.name}_3e',) if timm.is_model(name)), init.name)
+        counterpart = f'ride_{init.name}_3e'
+        args.model = counterpart if timm.is_model(counterpart) else init.name
     return args.model.startswith(('ride_', 'test_ride_'))
 
 
@@ -186,8 +187,9 @@ def load_initial(model: Any, init: Initial, keep_heads: bool, noise: float = 0.0
     """
     state = init.model.state_dict()
     own = model.state_dict()
-    if state['conv1.weight'].shape[1] != model.in_chans if 'conv1.weight' in state else False:
-        state['conv1.weight'] = adapt_input_conv(model.in_chans, state['conv1.weight'])
+    stem = state.get('conv1.weight')
+    if stem is not None and stem.shape[1] != model.in_chans:
+        state['conv1.weight'] = adapt_input_conv(model.in_chans, stem)
     try:
         if isinstance(model, MultiExpertNet):
             state = checkpoint_filter_fn(state, model)

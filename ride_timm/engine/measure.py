@@ -98,6 +98,4 @@ def describe_network(model: Any, input_size: Sequence[int]) -> dict[str, Any]:
 def _evaluator(
     split: DataSplit, counts: Sequence[int], groups: Any, experts: int, device: torch.device
 ) -> LongTailEvaluator:
-    return LongTailEvaluator(
-        counts, groups=groups, class_names=split.class_names, num_experts=experts, device=device
-    )  # fmt: skip
+    return LongTailEvaluator(counts, groups=groups, class_names=split.class_names, num_experts=experts, device=device)
