@@ -19,6 +19,7 @@ COMMANDS = {
     'validate': 'measure a model: overall, many, medium, few',
     'report': 'write one HTML page on what a model can and cannot do',
     'predict': 'say what is on images, with the vote of every expert',
+    'demo': 'try a model in the browser',
     'weights': 'list the published weights',
     'download': 'fetch a published weight',
     'export': 'make a finished run a folder with model card, measured anew',

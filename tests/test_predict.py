@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -165,7 +166,14 @@ def test_votes_of_the_experts_that_an_image_passed(experts, data, threshold):
     for row, passed in enumerate(routed.num_experts.tolist()):
         torch.testing.assert_close(routed.expert_logits[row, :passed], every.expert_logits[row, :passed])
         assert routed.expert_logits[row, passed:].isnan().all()
+        limit, asked = math.log(threshold / (1 - threshold)), routed.router_logits[row, :passed]
+        assert (asked > limit).tolist() == [True] * (passed - 1) + [False] * (passed < 3)
+        assert routed.router_logits[row, passed:].isnan().all()
+    assert every.router_logits.isnan().all()
+    with torch.no_grad():
+        torch.testing.assert_close(forward_votes(net, images, 0.0).router_logits, net.forward_router(images)[0])
     assert not net.experts[0]._forward_hooks
+    assert not net.router._forward_hooks
 
 
 def test_the_three_forms_agree(experts, data, threshold, run, tmp_path):

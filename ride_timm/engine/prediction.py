@@ -1,6 +1,7 @@
 """What a network and its experts say of image files, prepared as an evaluation prepares them."""
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,13 +37,15 @@ class Prediction(NamedTuple):
     """What a network says of an image.
 
     `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
-    where the image did not pass the expert. A plain network has no experts, and `num_experts` None.
+    where the image did not pass the expert. A plain network has no experts, and `num_experts` None. `go_on` holds for
+    each expert but the last the probability, 0..1, of the router that another is needed; None where it was not asked.
     """
 
     path: str
     top: tuple[Vote, ...]
     experts: tuple[Vote | None, ...]
     num_experts: int | None
+    go_on: tuple[float | None, ...] = ()
 
 
 class Skipped(NamedTuple):
@@ -61,6 +64,8 @@ class Votes(NamedTuple):
     """Each expert's, shape (B, K, C); NaN where the image did not pass the expert."""
     num_experts: Tensor
     """How many experts each image passed, shape (B,), int64."""
+    router_logits: Tensor
+    """Logit of "go on" after each expert but the last, shape (B, K - 1); NaN where the router was not asked."""
 
 
 def predict(
@@ -125,17 +130,19 @@ def forward_votes(model: Any, images: Tensor, threshold: float | None = None) ->
     """
     if not isinstance(model, MultiExpertNet):
         logits = model(images)
-        return Votes(logits, logits[:, None][:, :0], torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+        passed = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return Votes(logits, logits[:, None][:, :0], passed, logits[:, :0])
     if threshold is None:
         experts = model.forward_experts(images)
         passed = torch.full((len(experts),), model.num_experts, dtype=torch.int64, device=experts.device)
-        return Votes(experts.mean(dim=1), experts, passed)
+        return Votes(experts.mean(dim=1), experts, passed, torch.full_like(experts[:, :-1, 0], torch.nan))
     parts: list[Tensor] = []  # one an expert, in turn, for the images that reach it
+    asked: list[Tensor] = []  # the same of the routers between them
 
     def keep(module: Any, inputs: Any, logits: Tensor) -> None:
-        parts.append(logits)
+        (asked if module is model.router else parts).append(logits)
 
-    hooks = [expert.register_forward_hook(keep) for expert in model.experts]
+    hooks = [module.register_forward_hook(keep) for module in (*model.experts, model.require_router())]
     try:
         routed = model.forward_routed(images, threshold)
     finally:
@@ -145,7 +152,10 @@ def forward_votes(model: Any, images: Tensor, threshold: float | None = None) ->
     experts = routed.logits.new_full((batch, model.num_experts, classes), torch.nan)
     for index, part in enumerate(parts):
         experts[routed.num_experts > index, index] = part.to(experts.dtype)
-    return Votes(routed.logits, experts, routed.num_experts)
+    router = experts.new_full((batch, model.num_experts - 1), torch.nan, dtype=torch.float32)
+    for index, part in enumerate(asked):
+        router[routed.num_experts > index, index] = part.float()
+    return Votes(routed.logits, experts, routed.num_experts, router)
 
 
 def _predictions(votes: Votes, names: Sequence[str], top_k: int) -> Iterator[Prediction | None]:
@@ -153,9 +163,11 @@ def _predictions(votes: Votes, names: Sequence[str], top_k: int) -> Iterator[Pre
     tops = _ranked(votes.logits, names, top_k)
     firsts = _ranked(votes.expert_logits.flatten(0, 1), names, 1)
     experts = votes.expert_logits.shape[1]
+    go_on = votes.router_logits.sigmoid().tolist()
     for row, (top, passed) in enumerate(zip(tops, votes.num_experts.tolist(), strict=True)):
         own = [None if vote is None else vote[0] for vote in firsts[row * experts : (row + 1) * experts]]
-        yield None if top is None else Prediction('', top, tuple(own), passed or None)
+        asked = tuple(None if math.isnan(share) else share for share in go_on[row])
+        yield None if top is None else Prediction('', top, tuple(own), passed or None, asked)
 
 
 def _ranked(logits: Tensor, names: Sequence[str], top_k: int) -> list[tuple[Vote, ...] | None]:
