@@ -1,15 +1,21 @@
-"""Train, route, measure and export the published CIFAR-100-LT networks, one after the other or side by side.
+"""Train, route, measure and export the published networks of a data set, one after the other or side by side.
 
     python benchmarks/train_zoo.py --data-dir data/cifar100_lt [--only NAME ...] [--parallel 1] [--seeds 42]
+    python benchmarks/train_zoo.py --plan tinyimagenetlt --data-dir data/tiny_imagenet_lt [--epochs 40] [--one-run]
 
 Every network with a router is trained twice. Run A holds a tenth of the training images out, stratified, and chooses
 the router's threshold there. Run B is trained on all images and takes that choice; it is what `weights/NAME` publishes,
 and its figures are the first and only look at the test images. With several seeds, B is trained with each and the one
 with the median overall accuracy is published, beside the mean and standard deviation of all.
 
+`--one-run` saves half of that where a training is dear: there is no run B, every network of the plan is trained without
+the held-out tenth, so that they remain comparable, and run A itself is published. Its card says under the title that it
+saw only a part of the training images, and how many.
+
 The same command goes on where it was stopped: each stage resumes from its last checkpoint, finished ones are skipped.
 `--deadline SECONDS` stops in time (the stages get SIGTERM and save); `--dry-run` prints the commands. `--options` go to
-every training, such as `--amp --channels-last --torchcompile`.
+every training, such as `--amp --channels-last --torchcompile`. `--epochs` trains the experts for another number of
+epochs than the recipe's, whose schedule must scale with it; commands and epochs stand in the results and on the cards.
 """
 
 import argparse
@@ -21,36 +27,17 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from zoo_plans import PLANS, TEACHER, Net
 
 HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
 LAST_ONLY = ['--val-interval', '100000']
 """Run B sees the test images after its last epoch only."""
+FEW_EPOCHS = 20
+"""Below these the recipes' five epochs of warm-up would be a quarter and more of the training."""
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
-
-
-@dataclass(frozen=True)
-class Net:
-    """A network to publish: its name, the recipe of its experts, further options, whether it gets a router."""
-
-    name: str
-    recipe: str
-    options: tuple[str, ...] = ()
-    router: bool = True
-
-
-NETS = (
-    Net('ride_resnet32_3e.ride_cifar100lt', 'cifar100lt_ride'),
-    Net('ride_resnet32_1e.ce_cifar100lt', 'cifar100lt_ce', router=False),
-    Net('ride_resnet32_3e.balpoe_cifar100lt', 'cifar100lt_balpoe'),
-    Net('ride_resnet32_4e.ride_cifar100lt', 'cifar100lt_ride', ('--model', 'ride_resnet32_4e')),
-    Net('ride_resnet32_2e.ride_cifar100lt', 'cifar100lt_ride', ('--model', 'ride_resnet32_2e')),
-    Net('ride_resnet32_6e.ride_cifar100lt', 'cifar100lt_ride_teacher', router=False),
-    Net('ride_resnet32_3e.ride_distill_cifar100lt', 'cifar100lt_ride_distill'),
-)
-TEACHER = 'ride_resnet32_6e.ride_cifar100lt'
 
 
 class Zoo:
@@ -62,9 +49,15 @@ class Zoo:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
+        self.plan = PLANS[args.plan]
         self.output = Path(args.output)
         self.end = time.monotonic() + args.deadline if args.deadline else None
         self.extra = shlex.split(args.options)
+
+    @property
+    def published(self) -> str:
+        """Which run is published."""
+        return 'A' if self.args.one_run else 'B'
 
     def run(self, net: Net, part: str, seed: int) -> Path:
         """Folder of a run: A or B of a network, with a seed."""
@@ -74,9 +67,10 @@ class Zoo:
         """Train the experts, then the router; returns whether both are done."""
         experts = self.run(net, part, seed)
         held = HOLDOUT if part == 'A' else LAST_ONLY
-        teacher = self.run(Net(TEACHER, ''), 'B', self.args.seeds[0]) / 'last.pth.tar'
+        teacher = self.run(Net(TEACHER, ''), self.published, self.args.seeds[0]) / 'last.pth.tar'
         distil = ['--teacher', str(teacher)] if net.recipe.endswith('_distill') else []
-        if not self._stage(experts, ['--recipe', net.recipe, *net.options, *held, *distil, '--seed', str(seed)]):
+        options = [*net.options, *self._epochs(), *held, *distil, '--seed', str(seed)]
+        if not self._stage(experts, ['--recipe', net.recipe, *options]):
             return False
         if not net.router:
             return True
@@ -88,7 +82,13 @@ class Zoo:
             fixed += ['--router-threshold', f'{chosen:g}']
         init = ['--init', str(experts / 'last.pth.tar')]
         router = experts.with_name(experts.name + '-router')
-        return self._stage(router, ['--recipe', 'cifar100lt_router', *init, *fixed, '--seed', str(seed)])
+        return self._stage(router, ['--recipe', self.plan.router_recipe, *init, *fixed, '--seed', str(seed)])
+
+    def _epochs(self) -> list[str]:
+        if self.args.epochs is None:
+            return []
+        short = ['--warmup-epochs', '1'] if self.args.epochs < FEW_EPOCHS else []
+        return ['--epochs', str(self.args.epochs), *short]
 
     def choice(self, net: Net) -> float | None:
         """The threshold that run A chose on held-out images; None while it is not done."""
@@ -118,7 +118,7 @@ class Zoo:
         """Export the run with the median accuracy to `weights/NAME`; None while a run is not done."""
         ranked = []
         for seed in self.args.seeds:
-            folder = self.run(net, 'B', seed)
+            folder = self.run(net, self.published, seed)
             last = folder.with_name(folder.name + '-router') if net.router else folder
             if not (last / 'results.json').is_file():
                 return None
@@ -134,10 +134,12 @@ class Zoo:
             folder = self.run(net, part, seed)
             return [str(folder), f'{folder}-router'] if net.router else [str(folder)]
 
-        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *runs('B', seed), '--output', str(root / net.name)]
-        command += ['--data-dir', self.args.data_dir, '--data-name', 'CIFAR-100-LT', '--data-id', 'uoft-cs/cifar100']
-        command += ['--device', self.args.device]
-        command += ['--choices', *runs('A', self.args.seeds[0])] if net.router else []
+        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *runs(self.published, seed)]
+        command += ['--output', str(root / net.name), '--data-dir', self.args.data_dir, '--device', self.args.device]
+        command += ['--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
+        command += self.plan.export if net.kept else ['--figures-only']
+        chooser = seed if self.args.one_run else self.args.seeds[0]
+        command += ['--choices', *runs('A', chooser)] if net.router else []
         command += ['--other-seeds', *others] if others else []
         subprocess.run(command, check=True)
         results: dict[str, Any] = json.loads((root / net.name / 'results.json').read_text())
@@ -148,6 +150,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', required=True, help='folder with train/ and val/')
+    parser.add_argument(
+        '--plan', default='cifar100lt', choices=list(PLANS), help='whose networks (default: cifar100lt)'
+    )
+    parser.add_argument('--one-run', action='store_true', help='train and publish run A alone')
+    parser.add_argument('--epochs', type=int, metavar='N', help="of the experts (default: the recipe's)")
     parser.add_argument('--only', nargs='+', metavar='NAME', help='these networks (default: all, in order of worth)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[42])
     parser.add_argument('--parallel', type=int, default=1, metavar='N', help='trainings at a time')
@@ -161,14 +168,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tasks(nets: list[Net], seeds: list[int]) -> Iterator[tuple[Net, str, int]]:
+def tasks(nets: list[Net], seeds: list[int], one_run: bool) -> Iterator[tuple[Net, str, int]]:
     """Trainings in order: A before B, the teacher before its student."""
     ordered = sorted(nets, key=lambda net: net.recipe.endswith('_distill'))
     for net in ordered:
-        if net.router:
+        if net.router and not one_run:
             yield net, 'A', seeds[0]
         for seed in seeds:
-            yield net, 'B', seed
+            yield net, 'A' if one_run else 'B', seed
 
 
 def _renew_cards(root: Path) -> None:
@@ -183,17 +190,23 @@ def _renew_cards(root: Path) -> None:
 def main() -> int:
     """Train what is missing, export what is done, print the table."""
     args = build_parser().parse_args()
-    known = {net.name: net for net in NETS}
+    plan = PLANS[args.plan]
+    known = {net.name: net for net in plan.nets}
     unknown = set(args.only or ()) - known.keys()
     if unknown:
         print(f'There is no network {unknown.pop()}; choose from {", ".join(known)}.', file=sys.stderr)
         return 2
-    nets = [known[name] for name in args.only] if args.only else list(NETS)
+    nets = [known[name] for name in args.only] if args.only else list(plan.nets)
+    if args.epochs is not None and not plan.scales:
+        print(
+            f'The schedules of {args.plan} have fixed milestones that --epochs cuts off; leave it out.', file=sys.stderr
+        )
+        return 2
     zoo = Zoo(args)
     with ThreadPoolExecutor(args.parallel) as pool:
         # with several at a time a B may come to its router before A has chosen; the second pass finishes it
         for _ in range(2 if args.parallel > 1 else 1):
-            list(pool.map(lambda task: zoo.train(*task), tasks(nets, args.seeds)))
+            list(pool.map(lambda task: zoo.train(*task), tasks(nets, args.seeds, args.one_run)))
     if args.no_export or args.dry_run:
         return 0
     missing = []

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ride_timm.cards.figures import routing_figure, tail_figure
 from ride_timm.cards.markdown import count, escape, gmacs, percent, table
+from ride_timm.cards.origin import held_out
 from ride_timm.cards.results import Results, check_results, comparable, images_name, is_plain, read_json, read_results
 from ride_timm.cards.text import body_sections, summary
 from ride_timm.cards.usage import checking_section, usage_section
@@ -113,8 +114,8 @@ def models_table(all_results: Sequence[Results]) -> str:
         check_results(results, f'results.json of {results.get("name")}')
     ordered = sorted(all_results, key=lambda net: (net['data']['name'], not is_plain(net), net['name']))
     header = [
-        'weights', 'data', 'overall', 'many', 'medium', 'few', 'GMACs', 'routed: overall', 'experts', 'GMACs',
-        'parameters (M)', 'MB', 'seeds',
+        'weights', 'data', 'overall', 'many', 'medium', 'few', 'ECE', 'GMACs', 'routed: overall', 'experts', 'GMACs',
+        'parameters (M)', 'MB', 'epochs', 'seeds',
     ]  # fmt: skip
     return table(header, [_model_row(results) for results in ordered])
 
@@ -244,11 +245,11 @@ def _comparison(results: Results, others: Sequence[Results]) -> str:
         return ''
     rows = []
     for net in (results, *others):
-        name = escape(net['name']) + (' (plain)' if is_plain(net) else '')
+        name = escape(net['name']) + (' (plain)' if is_plain(net) else '') + _part_seen(net)
         everything = net['test']['all_experts']
-        cells = [percent(everything.get(key)) for key in ('top1', *results['test']['groups'])]
+        cells = [percent(everything.get(key)) for key in ('top1', *results['test']['groups'], 'ece')]
         rows.append([f'**{name}**' if net is results else name, *cells, gmacs(net['network']['gmacs'])])
-    header = ['all experts', 'overall', *map(escape, results['test']['groups']), 'GMACs']
+    header = ['all experts', 'overall', *map(escape, results['test']['groups']), 'ECE', 'GMACs']
     return '\n\n'.join(['### Beside other weights of the same data', table(header, rows)])
 
 
@@ -257,19 +258,26 @@ def _model_row(results: Results) -> list[str]:
     everything, routed = test['all_experts'], test['routed'] or {}
     name = escape(results['name'])
     experts = routed.get('mean_experts')
-    size = network['bytes']
+    size, epochs = network['bytes'], results['training'][0]['epochs']
     return [
         f'[{name}](weights/{quote(results["name"])}/README.md)',
-        escape(results['data']['name']),
-        *(percent(everything.get(key), 1) for key in ('top1', 'many', 'medium', 'few')),
+        escape(results['data']['name']) + _part_seen(results),
+        *(percent(everything.get(key), 1) for key in ('top1', 'many', 'medium', 'few', 'ece')),
         gmacs(network['gmacs']),
         percent(routed.get('top1'), 1),
         '-' if experts is None else f'{experts:.2f}',
         gmacs(routed.get('gmacs')),
         f'{network["parameters"] / 1e6:.3f}',
         '-' if size is None else f'{size / 1e6:.1f}',
+        '-' if epochs is None else count(epochs),
         _seeds(results),
     ]
+
+
+def _part_seen(results: Results) -> str:
+    """How much of the data it saw, where that is less than all."""
+    seen, total = results['training'][0]['images'], results['data']['train_images']
+    return f' ({100 * seen / total:.0f} % of the images)' if held_out(results) and seen not in (None, total) else ''
 
 
 def _seeds(results: Results) -> str:

@@ -5,21 +5,14 @@
 """
 
 import argparse
-import json
-import os
-import shutil
-import stat
 import sys
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import save_for_hf
 
 from .engine.values import KeyValues
 from .errors import RideError
@@ -28,6 +21,7 @@ from .models._factory import head_names
 from .models.ride_resnet_cifar import CIFAR_MEAN, CIFAR_STD
 from .models.router import HIDDEN_FEATURES
 from .official import from_official, load_official
+from .publishing.folder import save_folder
 
 __all__ = ['build_parser', 'convert', 'from_official', 'load_official', 'main', 'save_folder']
 
@@ -192,60 +186,6 @@ def _find_architecture(path: str | Path, tensors: StateDict, model_kwargs: dict[
         f'{path} has {experts} expert(s) and fits no architecture as it stands; name the nearest of '
         f"timm.list_models('ride_*') and state its channels= and layers= (--model-kwargs)."
     )
-
-
-def save_folder(
-    model: torch.nn.Module,
-    output: Path,
-    class_names: Sequence[str] | None = None,
-    class_counts: Sequence[int] | None = None,
-    training: Mapping[str, Any] | None = None,
-) -> None:
-    """Write `model.safetensors` and then `config.json`, without which timm takes no folder for a whole one.
-
-    Args:
-        model: What to save: a network of ours, or any of timm's.
-        output: The folder; it is created where there is none.
-        class_names: Names of the classes in label order, if known.
-        class_counts: Training images of each class, if known.
-        training: What else users need to know of it: `loss`, `loss_kwargs`, `tau`.
-
-    Raises:
-        RideError: It cannot be written.
-    """
-    router, threshold = getattr(model, 'router', None), getattr(model, 'router_threshold', None)
-    about: dict[str, Any] = {
-        'num_experts': getattr(model, 'num_experts', 1),
-        'router': router is not None,
-        'router_threshold': threshold,
-    }
-    if class_counts is not None:
-        about['class_counts'] = list(class_counts)
-    about.update(training or {})
-    known: dict[str, Any] = (
-        {'ride': about} if class_names is None else {'ride': about, 'label_names': list(class_names)}
-    )
-    partial = output / f'.partial-{uuid.uuid4().hex[:8]}'
-    weights, config = partial / 'model.safetensors', partial / 'config.json'
-    try:
-        partial.mkdir(parents=True)
-        save_for_hf(model, str(partial), model_config=known, safe_serialization=True)
-        content = json.loads(config.read_text())
-        # timm reads the number of classes from the root, and transformers passes it beside these arguments
-        content['model_args'].pop('num_classes', None)
-        if router is not None:
-            content['model_args']['router_threshold'] = threshold  # it may have been set after creation
-        config.write_text(json.dumps(content, indent=2) + '\n')
-        # safetensors makes its file private; the other has the mode that the user's umask asks for
-        weights.chmod(stat.S_IMODE(config.stat().st_mode))
-        for file in (weights, config):
-            with file.open('rb') as stream:
-                os.fsync(stream.fileno())
-            file.replace(output / file.name)
-    except (OSError, SafetensorError) as error:
-        raise RideError(f'{output} cannot be written ({error}); choose another folder or make room.') from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -105,6 +105,11 @@ def _get(weight: Weight) -> tuple[Path, list[str]]:
         except PretrainedError as error:
             raise RideError(str(error)) from None
         return weight.folder, names
+    if not weight.has_tensors:
+        raise RideError(
+            f'Of {weight.name} the figures alone are kept ({weight.folder}), for comparison; its card has the command '
+            'that trains it.'
+        )
     if weight.hub is None:
         raise RideError(
             f'The tensors of {weight.name} are not in {weight.folder} and the index pins no copy on the Hugging Face '

@@ -1,7 +1,8 @@
 """`ride-timm export`: from finished runs to the folder of a published weight, measured on the way.
 
 The folder holds what is uploaded: `model.safetensors`, `config.json`, `results.json` with every figure, and the card
-with its pictures. Where an `index.json` lies beside the folder, the weight is entered there with its hashes.
+with its pictures. Where an `index.json` lies beside the folder, the weight is entered there with its hashes. What is
+measured is the network as it is stored: in the precision of `--dtype`.
 """
 
 import argparse
@@ -14,17 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ride_timm.convert import save_folder
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
 from ride_timm.engine.initial import Initial, read_initial
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
-from ride_timm.engine.results import format_metrics, write_json
+from ride_timm.engine.results import format_metrics, read_per_class, write_json
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.errors import RideError
+from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
+from ride_timm.publishing.precision import DTYPES, round_network
 
 __all__ = ['build_parser', 'export', 'main']
 
@@ -56,6 +58,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--other-seeds', nargs='+', default=[], metavar='DIR',
         help='folders written by this command from runs with other seeds, for mean and spread',
+    )  # fmt: skip
+    tensors = parser.add_argument_group('tensors')
+    tensors.add_argument(
+        '--dtype', default='float32', choices=list(DTYPES),
+        help='store large tensors so (default: float32); normalisation, biases and the router stay float32',
+    )  # fmt: skip
+    tensors.add_argument(
+        '--max-shard-size', type=float, metavar='MIB',
+        help='split the tensors into files of at most so many MiB, for hosts that take no larger ones (timm reads one '
+        'file; ride-timm reads either, and publishes one)',
+    )  # fmt: skip
+    tensors.add_argument(
+        '--figures-only', action='store_true',
+        help='leave the tensors out, for a network that others are only compared with',
     )  # fmt: skip
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
@@ -111,17 +127,21 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     first = read_run(Path(args.runs[0]))['args']
     choices = _choices([Path(run) for run in args.choices], trained) if args.choices else None
     split = _open(args, trained)
-    counts = trained.class_counts
-    assert counts is not None
+    counts = _all_counts(Path(args.runs[-1]), trained)
     config = data_config(args, trained.model)
+    dtype = DTYPES[args.dtype]
+    round_network(trained.model, dtype)
     test = measure(
         trained.model, split, counts, config,
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
     about: dict[str, Any] = {key: trained.ride[key] for key in ('loss', 'loss_kwargs', 'tau') if key in trained.ride}
-    save_folder(trained.model, output, trained.class_names, counts, about)
-    size = (output / 'model.safetensors').stat().st_size
+    save_folder(
+        trained.model, output, trained.class_names, counts, about, dtype=dtype, with_tensors=not args.figures_only,
+        max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),
+    )  # fmt: skip
+    stored = {'bytes': None} if args.figures_only else {'bytes': tensor_bytes(output), 'dtype': args.dtype}
     results = {
         'format': FORMAT,
         'name': name,
@@ -138,11 +158,12 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             'datasets': hub_datasets(first) if args.data_id is None else [args.data_id],
         },
         'base_model': base_model(first),
-        'network': {**describe_network(trained.model, config['input_size']), 'bytes': size},
+        'network': {**describe_network(trained.model, config['input_size']), **stored},
         'training': stages,
         'choices': choices,
         'test': test,
         'seeds': _seeds(stages[0]['seed'], test['all_experts'], [Path(folder) for folder in args.other_seeds]),
+        'figures_only': args.figures_only,
     }
     write_json(output / 'results.json', results)
     write_card(output, others=[])
@@ -173,6 +194,19 @@ def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
             )
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{args.runs[-1]} does not name its classes and their counts; export a run of ride-timm train.')
+    if args.max_shard_size is not None and args.max_shard_size <= 0.0:
+        raise RideError(f'--max-shard-size {args.max_shard_size:g} was given; it is a number of MiB above 0.')
+
+
+def _all_counts(run: Path, trained: Initial) -> tuple[int, ...]:
+    """Training images of each class, with those that were held out: they make a class a frequent or a rare one."""
+    assert trained.class_counts is not None
+    if not trained.ride.get('holdout'):
+        return trained.class_counts
+    rows = sorted(read_per_class(run / 'per_class.csv'), key=lambda row: int(row['label']))  # of the held-out images
+    if [row['name'] for row in rows] != list(trained.class_names or ()):
+        raise RideError(f'{run / "per_class.csv"} is of other classes than the network; finish the run.')
+    return tuple(row['train_images'] + row['test_images'] for row in rows)
 
 
 def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:

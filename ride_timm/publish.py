@@ -122,7 +122,9 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Path, str]]:
     root, weights = weights_root()
     here = [weight for weight in weights.values() if weight.is_local]
     for weight in weights.values():
-        if not weight.is_local:
+        if not weight.has_tensors:
+            print(f'{weight.name}: its figures alone are kept, left out', file=sys.stderr)
+        elif not weight.is_local:
             _check_absent(weight)
             print(f'{weight.name}: its tensors are not here and on the Hub already, left out', file=sys.stderr)
     if not here:

@@ -130,7 +130,7 @@ def _where(row: dict[str, Any]) -> str:
     if row['path'] is not None:
         return str(row['path'])
     if row['hub'] is None:
-        return 'not available'
+        return 'figures only' if row['bytes'] is None else 'not available'
     repo_id, _, revision = row['hub'].partition('@')
     return f'{repo_id}@{revision[:7]}'
 

@@ -131,20 +131,23 @@ def test_the_table_of_all_weights():
     text = models_table(everything)
     assert text == models_table(everything[::-1])
     header, _, *lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
-    assert header[:7] == ['weights', 'data', 'overall', 'many', 'medium', 'few', 'GMACs']
+    assert header[:8] == ['weights', 'data', 'overall', 'many', 'medium', 'few', 'ECE', 'GMACs']
     plain, balpoe, ride = lines
     for row, results in ((plain, everything[2]), (balpoe, everything[1]), (ride, everything[0])):
         figures, network = results['test']['all_experts'], results['network']
         assert row[0] == f'[{results["name"]}](weights/{results["name"]}/README.md)'
-        assert row[2:6] == [f'{figures[key]:.1f}' for key in ('top1', *GROUPS)]
-        assert row[6] == f'{network["gmacs"]:.4f}'
-        assert row[10:12] == [f'{network["parameters"] / 1e6:.3f}', f'{network["bytes"] / 1e6:.1f}']
+        assert row[2:7] == [f'{figures[key]:.1f}' for key in ('top1', *GROUPS, 'ece')]
+        assert row[7] == f'{network["gmacs"]:.4f}'
+        assert row[11:14] == [f'{network["parameters"] / 1e6:.3f}', f'{network["bytes"] / 1e6:.1f}', '200']
     routed = everything[0]['test']['routed']
-    assert ride[7:10] == [f'{routed["top1"]:.1f}', f'{routed["mean_experts"]:.2f}', f'{routed["gmacs"]:.4f}']
-    assert plain[7:10] == balpoe[7:10] == ['-'] * 3
+    assert ride[8:11] == [f'{routed["top1"]:.1f}', f'{routed["mean_experts"]:.2f}', f'{routed["gmacs"]:.4f}']
+    assert plain[8:11] == balpoe[8:11] == ['-'] * 3
     values = [row['top1'] for row in everything[0]['seeds']]
-    assert ride[12] == f'3 ({statistics.mean(values):.1f} ± {statistics.stdev(values):.1f})'
-    assert plain[12] == '1'
+    assert ride[14] == f'3 ({statistics.mean(values):.1f} ± {statistics.stdev(values):.1f})'
+    assert plain[14] == '1'
+    assert plain[1] == 'CIFAR-100-LT'
+    held = models_table([make_results(held_out=True)]).splitlines()[2]
+    assert held.split('|')[2].strip() == 'CIFAR-100-LT (90 % of the images)'
 
 
 def test_update_model_card(tmp_path):

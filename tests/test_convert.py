@@ -149,14 +149,14 @@ def test_files_have_ordinary_modes(tmp_path, umask):
     assert (tmp_path / 'out').stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-@pytest.mark.parametrize('step', ['save_for_hf', 'json.dumps', 'os.fsync'])
+@pytest.mark.parametrize('step', ['save_config_for_hf', 'json.dumps', 'save_torch_state_dict', 'os.fsync'])
 def test_a_failure_leaves_nothing_that_loads(tmp_path, monkeypatch, step):
     model = timm.create_model('test_ride_resnet_cifar_3e')
 
     def fail(*args, **kwargs):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(f'ride_timm.convert.{step}', fail)
+    monkeypatch.setattr(f'ride_timm.publishing.folder.{step}', fail)
     with pytest.raises(RideError, match='No space left on device'):
         save_folder(model, tmp_path / 'out')
     assert list((tmp_path / 'out').iterdir()) == []

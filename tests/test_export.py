@@ -158,7 +158,56 @@ def test_without_router_and_with_another_seed(data, runs, tmp_path):
         export(data, runs, tmp_path / 'again' / NAME, '--other-seeds', str(tmp_path / 'five' / NAME), names=['B'])
 
 
+@pytest.fixture(scope='module')
+def held_out(tmp_path_factory, data, runs):
+    """The run that held images out, published itself, in half precision and in parts."""
+    root = tmp_path_factory.mktemp('held_out')
+    names = ('A', 'A-router')
+    options = ('--dtype', 'float16', '--max-shard-size', '0.05', '--choices', *(str(runs / name) for name in names))
+    assert export(data, runs, root / NAME, *options, names=names) == 0
+    return root
+
+
+def test_held_out_images_count_for_the_groups_and_not_as_seen(held_out):
+    results = json.loads((held_out / NAME / 'results.json').read_text())
+    config = json.loads((held_out / NAME / 'config.json').read_text())
+    assert config['ride']['class_counts'] == list(COUNTS.values())
+    assert [row['train_images'] for row in results['test']['per_class']] == list(COUNTS.values())
+    assert results['data']['train_images'] == sum(COUNTS.values())
+    seen = results['training'][0]['images']
+    assert seen + results['choices']['held_out']['images'] == sum(COUNTS.values())
+    assert (
+        f'only a part of the training images**: {seen} of {sum(COUNTS.values())};'
+        in (held_out / NAME / 'README.md').read_text()
+    )
+
+
+def test_what_is_measured_is_what_is_stored(held_out, data):
+    results = json.loads((held_out / NAME / 'results.json').read_text())
+    stored = {path.name for path in (held_out / NAME).glob('*.safetensors')}
+    assert len(stored) > 1
+    assert results['network']['dtype'] == 'float16'
+    assert results['network']['bytes'] == sum((held_out / NAME / name).stat().st_size for name in stored)
+    every, routed = validated(held_out, data), validated(held_out, data, '--routed')
+    for name in ('top1', 'ece', 'loss'):
+        assert results['test']['all_experts'][name] == pytest.approx(every[name], abs=1e-6), name
+        assert results['test']['routed'][name] == pytest.approx(routed[name], abs=1e-6), name
+
+
+def test_figures_alone(data, runs, tmp_path):
+    assert export(data, runs, tmp_path / NAME, '--figures-only', names=['B']) == 0
+    assert {path.suffix for path in (tmp_path / NAME).iterdir()} == {'.json', '.md', '.png'}
+    results = json.loads((tmp_path / NAME / 'results.json').read_text())
+    assert results['figures_only']
+    assert results['network']['bytes'] is None
+    assert 'Are not kept' in (tmp_path / NAME / 'README.md').read_text()
+
+
 class TestRefusals:
+    def test_a_size_that_is_none(self, data, runs, tmp_path):
+        with pytest.raises(RideError, match='--max-shard-size 0 was given'):
+            export(data, runs, tmp_path / NAME, '--max-shard-size', '0')
+
     def test_a_name_of_another_architecture(self, data, runs, tmp_path):
         with pytest.raises(RideError, match=f'name the folder {CIFAR}.TAG'):
             export(data, runs, tmp_path / 'ride_resnet32_3e.tiny')

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import write_images
 
+from ride_timm.recipes import load_recipe
+
 SCRIPT = Path(__file__).resolve().parents[1] / 'benchmarks' / 'train_zoo.py'
 RIDE = 'ride_resnet32_3e.ride_cifar100lt'
 
@@ -36,6 +38,57 @@ def test_run_a_holds_images_out_and_comes_first():
     assert f'--init output/zoo/{RIDE}.A-42/last.pth.tar' in router
 
 
+TINY = ('--plan', 'tinyimagenetlt', '--data-dir', 'data', '--dry-run')
+TINY_RIDE, TINY_PLAIN = 'ride_resnet50_4e.ride_tinyimagenetlt', 'resnet50.ce_tinyimagenetlt'
+
+
+def test_the_plan_of_tiny_imagenet():
+    lines = run(*TINY).stdout.splitlines()
+    trained = [line.partition('--recipe ')[2].split()[0] for line in lines]
+    ride, router = 'tinyimagenetlt_ride', 'tinyimagenetlt_router'
+    # run B's router waits for the choice of run A, which a dry run has not
+    assert trained == [
+        ride, router, ride, 'tinyimagenetlt_ce', 'tinyimagenetlt_balanced_softmax', ride, ride
+    ]  # fmt: skip
+    assert ['--holdout 0.1' in line for line in lines] == [True] + [False] * 6
+    others = [line.partition('--model ')[2].partition(' ')[0] for line in lines if '--model ' in line]
+    assert others == ['ride_resnet50_3e', 'ride_resnet50_2e']
+
+
+def test_one_run_holds_the_same_images_out_everywhere():
+    lines = run(*TINY, '--one-run', '--epochs', '40', '--only', TINY_RIDE, TINY_PLAIN).stdout.splitlines()
+    assert len(lines) == 3
+    experts, router, plain = lines
+    for line in (experts, plain):
+        assert '--epochs 40 --holdout 0.1' in line
+        assert '--warmup-epochs' not in line
+        assert '.A-42 ' in line
+    assert '--epochs' not in router
+    assert f'--init output/zoo/{TINY_RIDE}.A-42/last.pth.tar' in router
+    assert '--router-threshold' not in router
+    assert '--epochs 8 --warmup-epochs 1 ' in run(*TINY, '--epochs', '8', '--only', TINY_PLAIN).stdout
+
+
+def test_milestones_that_do_not_scale():
+    done = run('--data-dir', 'data', '--dry-run', '--epochs', '40', '--only', RIDE)
+    assert done.returncode == 2
+    assert 'The schedules of cifar100lt have fixed milestones' in done.stderr
+
+
+def test_plans_agree_with_the_recipes(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from zoo_plans import PLANS
+
+    for name, plan in PLANS.items():
+        assert load_recipe(plan.router_recipe)['stage'] == 'router'
+        for net in plan.nets:
+            recipe = load_recipe(net.recipe)
+            model = net.options[1] if net.options else recipe['model']
+            assert net.name == f'{model}.{net.name.partition(".")[2]}'
+            assert net.name.endswith(f'_{name}')
+            assert plan.scales == (recipe['sched'] == 'cosine')
+
+
 def test_an_unknown_network():
     done = run('--data-dir', 'data', '--only', 'resnet50')
     assert done.returncode == 2
@@ -58,3 +111,32 @@ def test_two_seeds_of_one_network(tmp_path):
     assert RIDE in json.loads((tmp_path / 'weights' / 'index.json').read_text())['weights']
     again = run(*options, '--no-export', cwd=tmp_path)  # nothing is left to train
     assert again.returncode == 0
+
+
+@pytest.mark.slow
+def test_one_run_is_published_beside_a_plain_network(tmp_path):
+    """Three trainings of one epoch, two exports: about two minutes."""
+    data = write_images(tmp_path / 'data', {'ant': 40, 'bee': 30, 'cat': 20}, val=6, size=64)
+    (tmp_path / 'weights').mkdir()
+    (tmp_path / 'weights' / 'index.json').write_text('{"format": 1, "weights": {}}')
+    (tmp_path / 'MODEL_CARD.md').write_text('<!-- models: begin -->\n<!-- models: end -->\n')
+    small = '-b 16 -j 0 --model-kwargs layers=(1,1,1,1) channels=(8,8,12,12)'
+    options = ['--plan', 'tinyimagenetlt', '--one-run', '--epochs', '1', '--only', TINY_RIDE, TINY_PLAIN]
+    done = run('--data-dir', str(data), *options, '--options', small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / 'weights' / TINY_RIDE / 'results.json').read_text())
+    assert results['choices']['training'] == results['training']
+    assert results['training'][0]['epochs'] == 1
+    assert results['training'][0]['images'] == 81
+    assert results['data'] | {'source': None} == {
+        'name': 'Tiny-ImageNet-LT', 'num_classes': 3, 'train_images': 90, 'imbalance_factor': 2.0, 'test_images': 18,
+        'source': None, 'datasets': ['zh-plus/tiny-imagenet'],
+    }  # fmt: skip
+    plain = json.loads((tmp_path / 'weights' / TINY_PLAIN / 'results.json').read_text())
+    assert plain['training'][0]['images'] == 81
+    assert plain['figures_only']
+    table = (tmp_path / 'MODEL_CARD.md').read_text()
+    assert table.count('Tiny-ImageNet-LT (90 % of the images)') == 2
+    index = json.loads((tmp_path / 'weights' / 'index.json').read_text())['weights']
+    assert 'model.safetensors' in index[TINY_RIDE]['files']
+    assert not any(name.endswith('.safetensors') for name in index[TINY_PLAIN]['files'])

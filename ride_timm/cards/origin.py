@@ -80,7 +80,7 @@ def choices_section(results: Results) -> str:
     recipes = dict.fromkeys(stage['recipe'] for stage in results['training'] if stage.get('recipe'))
     if recipes:
         names = ' and '.join(code(name) for name in recipes)
-        points.append(f'Settings: {names}, which `ride-timm recipes NAME` prints.')
+        points.append(f'Settings: {names}, which `ride-timm recipes NAME` prints{_other_epochs(results)}.')
     if results['test']['routed'] is not None:
         points.append(_threshold(results))
     if images_name(results) == 'test images':
@@ -94,6 +94,17 @@ def choices_section(results: Results) -> str:
             * (results['choices'] is not None)
         )
     return '## How each choice was made\n\n' + '\n'.join(f'- {point}' for point in points)
+
+
+def _other_epochs(results: Results) -> str:
+    """That a stage was trained for another number of epochs than its recipe says, where its command says so."""
+    stages = [stage for stage in results['training'] if stage.get('recipe') and stage['epochs'] is not None]
+    changed = [f'`--epochs {stage["epochs"]}` ({stage["stage"]})' for stage in stages if _sets_epochs(stage['command'])]
+    return f', but for {" and ".join(changed)}' if changed else ''
+
+
+def _sets_epochs(command: str | None) -> bool:
+    return any(word == '--epochs' or word.startswith('--epochs=') for word in (command or '').split())
 
 
 def _threshold(results: Results) -> str:

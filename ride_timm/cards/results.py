@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from ride_timm.errors import RideError
 
 __all__ = [
-    'FORMAT', 'Results', 'check_results', 'comparable', 'images_name', 'is_plain', 'is_registered', 'read_json',
-    'read_results',
+    'FORMAT', 'Results', 'check_results', 'comparable', 'figures_only', 'images_name', 'is_plain', 'is_registered',
+    'read_json', 'read_results',
 ]  # fmt: skip
 
 Results: TypeAlias = dict[str, Any]
@@ -189,6 +189,11 @@ def images_name(results: Results) -> str:
     """What the images are that the figures were measured on: a run's own figures may be of held-out ones."""
     source = str(results['data'].get('source') or '')
     return 'held-out training images' if source.endswith('held out') else 'test images'
+
+
+def figures_only(results: Results) -> bool:
+    """Whether its tensors are left out: a network that others are only compared with."""
+    return bool(results.get('figures_only', False))
 
 
 def is_plain(results: Results) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ride_timm.cards.markdown import code, count, escape, fence, gmacs, percent, table
+from ride_timm.cards.notes import data_limits, data_terms
 from ride_timm.cards.origin import choices_section, held_out, seeds_text, seen_images, training_section
 from ride_timm.cards.results import Results, images_name, is_plain
 
@@ -140,6 +141,8 @@ def _is_list_of_numbers(value: Any) -> bool:
 def _network(results: Results, config: Mapping[str, Any]) -> str:
     network = results['network']
     size = '' if network['bytes'] is None else f', {network["bytes"] / 1e6:.1f} MB'
+    if size and network.get('dtype', 'float32') != 'float32':
+        size += f' in {network["dtype"]} (normalisation, biases and router in float32)'
     parts = [f'{code(results["architecture"])}, {count(network["parameters"])} parameters{size}']
     if network['num_experts'] > 1:
         parts.append(f'{network["num_experts"]} experts' + (' and a router' if network['router'] else ', no router'))
@@ -232,23 +235,12 @@ def _limits(results: Results) -> str:
             '- Classes with few training images stay weak.'
             + (' Those that it recognises worst, with all experts:' * bool(rows)),
             *([table(['class', 'training images', 'measured on', 'accuracy (%)'], rows)] if rows else []),
+            *filter(None, [data_limits(results)]),
         ]
     )
 
 
 def _terms(results: Results) -> str:
-    data = results['data']['name']
-    if 'cifar' in data.lower():
-        terms = (
-            f'{escape(data)} is made of CIFAR images, for which their authors state no licence; they ask to cite their '
-            'technical report (Alex Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009). The '
-            'weights are therefore meant for research.'
-        )
-    else:
-        terms = (
-            f'The training data, {escape(data)}, has terms of its own, which this licence does not replace: read them '
-            'before you use the weights for more than research.'
-        )
     papers = ['ride'] + [results['method']] * (results['method'] in ('balpoe', 'sade'))
     entries = []
     for name in papers:
@@ -260,7 +252,7 @@ def _terms(results: Results) -> str:
     return '\n\n'.join(
         [
             '## Data and licence',
-            f'The files of these weights are under the Apache-2.0 licence. {terms}',
+            f'The files of these weights are under the Apache-2.0 licence. {data_terms(results)}',
             '## Citation',
             fence('\n'.join(entries), 'bibtex'),
         ]

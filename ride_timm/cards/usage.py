@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ride_timm.cards.markdown import fence
-from ride_timm.cards.results import Results, images_name, is_registered
+from ride_timm.cards.results import Results, figures_only, images_name, is_registered
 
 __all__ = ['checking_section', 'usage_section']
 
@@ -20,6 +20,11 @@ def usage_section(results: Results, config: Mapping[str, Any], repo_id: str | No
         config: Content of `config.json`.
         repo_id: Repository on the Hub, if the card is for one.
     """
+    if figures_only(results):
+        return (
+            '## Its weights\n\nAre not kept, only its figures, for others to be compared with. The commands under '
+            '*Training* make them again.'
+        )
     source = _source(results, repo_id)
     parts = [
         '## Use it',
@@ -52,7 +57,12 @@ def checking_section(results: Results, repo_id: str | None) -> str:
     Args:
         results: Content of `results.json`.
         repo_id: Repository on the Hub, if the card is for one.
+
+    Returns:
+        The section, empty where the weights are not kept.
     """
+    if figures_only(results):
+        return ''
     dataset = re.match(r'(torch/[\w.-]+) \(', results['data'].get('source') or '')
     command = f'ride-timm validate --model {shlex.quote(_source(results, repo_id))} --pretrained --data-dir DIR'
     where = 'the folder that holds the test images in `val/`, one folder a class'

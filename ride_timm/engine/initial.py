@@ -20,7 +20,9 @@ from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
+from ride_timm.models.pretrained import SHARD_INDEX
 from ride_timm.models.seeding import perturb_experts
+from ride_timm.publishing.shards import tensors_file
 
 __all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'weights_file']
 
@@ -57,8 +59,8 @@ class Initial:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file of weights that a path names: itself, or the one in an exported folder."""
-    return Path(path, 'model.safetensors') if Path(path).is_dir() else Path(path)
+    """The file of weights that a path names: itself, or the one in an exported folder (or the index of several)."""
+    return tensors_file(Path(path)) if Path(path).is_dir() else Path(path)
 
 
 def read_initial(
@@ -214,7 +216,7 @@ def _is_head(key: str, model: nn.Module) -> bool:
 
 def _records(file: Path, use_ema: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a file says of its training: the `ride` entry and the arguments."""
-    if file.suffix != '.safetensors':
+    if file.suffix != '.safetensors' and file.name != SHARD_INDEX:
         checkpoint = read_checkpoint(file)
         if use_ema and 'state_dict_ema' not in checkpoint:
             raise RideError(f'{file} holds no moving average; leave --init-ema out.')

@@ -18,7 +18,8 @@ from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
-from ride_timm.models.pretrained import PretrainedError, published_weights
+from ride_timm.models.pretrained import SHARD_INDEX, PretrainedError, published_weights
+from ride_timm.publishing.shards import read_shards, tensors_file
 
 __all__ = ['TrainedNet', 'load_model', 'load_trained']
 
@@ -77,9 +78,16 @@ def load_model(
     if path.is_dir() and (path / 'last.pth.tar').is_file():
         options.checkpoint = str(path / 'last.pth.tar')
     elif path.is_dir():
+        if not (path / 'config.json').is_file():
+            raise RideError(
+                f'{path} holds neither the last.pth.tar of a run nor the config.json of an exported network; name '
+                'another folder, or a checkpoint.'
+            )
         options.model = f'local-dir:{path}'
     elif path.is_file() or path.suffix in ('.tar', '.pth', '.safetensors'):
         options.checkpoint = text
+    elif ':' not in text and len(path.parts) > 1:
+        raise RideError(f'There is no {text}; name a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.')
     else:
         options.model = text
         if hub.get('cache_dir') is not None:
@@ -111,12 +119,20 @@ def load_trained(args: argparse.Namespace) -> TrainedNet:
     pretrained = args.pretrained or ':' in args.model
     if not pretrained:
         _logger.warning(f'{args.model} has random weights; add --pretrained or --checkpoint FILE for trained ones.')
-    model: Any = _create(args.model, pretrained, args.num_classes, args.model_kwargs)
+    model: Any = _create(args.model, pretrained, args.num_classes, {**args.model_kwargs, **_merged(local)})
+    model.pretrained_cfg.pop('state_dict', None)
     names = model.pretrained_cfg.get('label_names') if pretrained else None
     about = _about(model, local) if pretrained else {}
     if model.num_classes != model.pretrained_cfg.get('num_classes'):  # new heads
         return _checked(model, args.model, None, None)
     return _checked(model, args.model, names, about.get('class_counts'), about)
+
+
+def _merged(local: str | None) -> dict[str, Any]:
+    """What has timm take the tensors of a folder that holds them in several files, which it does not read itself."""
+    if local is None or tensors_file(Path(local)).name != SHARD_INDEX:
+        return {}
+    return {'pretrained_cfg_overlay': {'source': '', 'state_dict': read_shards(Path(local))}}
 
 
 def _check_registered(config: Path) -> None:
@@ -146,7 +162,7 @@ def _about(model: Any, local: str | None) -> Mapping[str, Any]:
 def _from_file(args: argparse.Namespace) -> TrainedNet:
     path = Path(args.checkpoint)
     known: dict[str, Any] = {}
-    if path.suffix == '.safetensors':
+    if path.suffix == '.safetensors' or path.name == SHARD_INDEX:
         state, known = _read_safetensors(path)
         name = args.model or known.get('arch')
         settings = known.get('args', {})
@@ -183,7 +199,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     if not path.is_file():
         raise RideError(f'There is no file {path}; give the path of a model.safetensors.')
     try:
-        state = load_file(path)
+        state = read_shards(path.parent) if path.name == SHARD_INDEX else load_file(path)
     except SafetensorError:
         raise RideError(f'{path} is not a safetensors file, or a damaged one; get it again.') from None
     beside = path.with_name('config.json')

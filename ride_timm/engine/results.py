@@ -15,10 +15,11 @@ import torch
 
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.provenance import source_commit
+from ride_timm.errors import RideError
 from ride_timm.metrics import ClassResult
 from ride_timm.version import __version__
 
-__all__ = ['environment', 'format_metrics', 'write_json', 'write_per_class', 'write_results']
+__all__ = ['environment', 'format_metrics', 'read_per_class', 'write_json', 'write_per_class', 'write_results']
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
 
@@ -52,6 +53,36 @@ def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
         writer = csv.writer(file)
         writer.writerow(ClassResult._fields)
         writer.writerows((*row[:-1], '' if math.isnan(row.accuracy) else row.accuracy) for row in table)
+
+
+def read_per_class(path: Path) -> list[dict[str, Any]]:
+    """Read a `per_class.csv`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A row a class: `label`, `name`, `group`, `train_images`, `test_images`, `accuracy` (percent, or None).
+
+    Raises:
+        RideError: It cannot be read.
+    """
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            return [_class_row(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RideError(f'{path} cannot be read ({error!r}); finish the run with --resume auto.') from error
+
+
+def _class_row(row: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        'label': int(row['label']),
+        'name': row['name'],
+        'group': row['group'],
+        'train_images': int(row['train_images']),
+        'test_images': int(row['test_images']),
+        'accuracy': float(row['accuracy']) if row['accuracy'] else None,
+    }
 
 
 def write_results(

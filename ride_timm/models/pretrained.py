@@ -96,9 +96,14 @@ class Weight:
         return tuple(name for name in self.files if name.endswith('.safetensors'))
 
     @property
+    def has_tensors(self) -> bool:
+        """Whether there are tensors at all; of a network that only others are compared with there are figures alone."""
+        return bool(self.tensor_files)
+
+    @property
     def is_local(self) -> bool:
-        """Whether every file with tensors lies in the folder."""
-        return all((self.folder / name).is_file() for name in self.tensor_files)
+        """Whether it has tensors and every file of them lies in the folder."""
+        return self.has_tensors and all((self.folder / name).is_file() for name in self.tensor_files)
 
     @property
     def source(self) -> dict[str, str]:
@@ -276,7 +281,8 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
     """
     tagged: dict[str, Any] = {}
     for variant, base in cfgs.items():
-        own = [weight for weight in published_weights().values() if weight.architecture == variant]
+        weights = published_weights().values()
+        own = [weight for weight in weights if weight.architecture == variant and weight.has_tensors]
         for weight in own:
             tagged[weight.name] = base | weight.cfg()
         if not own:
@@ -306,7 +312,7 @@ def weight_of(cfg: PretrainedCfg | Mapping[str, Any], variant: str) -> Weight | 
 
 
 def _unpublished(variant: str) -> str:
-    names = ', '.join(published_weights()) or 'none yet'
+    names = ', '.join(name for name, weight in published_weights().items() if weight.has_tensors) or 'none yet'
     return (
         f'{variant} has no published weights (those there are: {names}); leave pretrained=True out, train them with '
         "`ride-timm train` (`ride-timm recipes` lists the recipes), or convert the authors' with `ride-timm convert`."

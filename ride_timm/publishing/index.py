@@ -8,7 +8,8 @@ from typing import Any
 
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import INDEX, PretrainedError, read_index
+from ride_timm.models.pretrained import INDEX, SHARD_INDEX, PretrainedError, read_index
+from ride_timm.publishing.shards import is_shard
 
 __all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 
@@ -29,7 +30,8 @@ def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
 def renew_entry(folder: Path) -> bool:
     """Bring a weight's entry in the index beside its folder up to date; a new one goes to the end.
 
-    The pinned copy on the Hub is kept while the tensors are the same as there.
+    The pinned copy on the Hub is kept while the tensors are the same as there. Parts of the tensors that are not in the
+    folder, as in a checkout without large files, keep their entries while the list of the parts is the same.
 
     Args:
         folder: The weight's folder, named `<architecture>.<tag>`.
@@ -42,8 +44,9 @@ def renew_entry(folder: Path) -> bool:
     """
 
     def renew(weights: dict[str, Any]) -> bool:
-        files = hash_folder(folder)
-        weights[folder.name] = {'files': files, 'hub': _kept(weights.get(folder.name, {}), files)}
+        before = weights.get(folder.name, {})
+        files = _with_absent(hash_folder(folder), before.get('files', {}))
+        weights[folder.name] = {'files': files, 'hub': _kept(before, files)}
         return True
 
     return _change(folder, renew)
@@ -100,6 +103,13 @@ def _about(path: Path) -> dict[str, Any]:
         if digest is None:  # Python 3.10
             digest = hashlib.sha256(file.read())
     return {'size': path.stat().st_size, 'sha256': digest.hexdigest()}
+
+
+def _with_absent(files: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The files, with the entries of the parts that are left out here."""
+    if SHARD_INDEX not in files or files[SHARD_INDEX] != before.get(SHARD_INDEX):
+        return files
+    return dict(sorted((files | {name: about for name, about in before.items() if is_shard(name)} | files).items()))
 
 
 def _kept(before: dict[str, Any], files: dict[str, Any]) -> Any:

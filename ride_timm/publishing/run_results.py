@@ -3,7 +3,6 @@
 A run that held training images out was evaluated on those, and `data.source` says so.
 """
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from ride_timm.cards.results import FORMAT, check_results
 from ride_timm.engine.initial import Initial
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
+from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
 
 __all__ = ['run_results']
@@ -95,7 +95,7 @@ def _stages(folder: Path) -> list[_Run]:
 
 def _test(stages: list[_Run], gmacs: float) -> dict[str, Any]:
     folder, run = stages[-1]
-    table = _read_table(folder / 'per_class.csv')
+    table = read_per_class(folder / 'per_class.csv')
     groups: dict[str, list[int]] = {}
     for row in table:
         if row['group']:
@@ -107,7 +107,7 @@ def _test(stages: list[_Run], gmacs: float) -> dict[str, Any]:
         before = stages[-2] if len(stages) > 1 else None
         if before is not None and _same_images(before.run, run, everything['top1']):
             everything = dict(before.run['last']) | everything
-            table = _read_table(before.folder / 'per_class.csv')
+            table = read_per_class(before.folder / 'per_class.csv')
     everything.setdefault('gmacs', gmacs)
     return {
         'all_experts': everything,
@@ -150,24 +150,4 @@ def _choices(run: Mapping[str, Any], training: list[dict[str, Any]]) -> dict[str
         'threshold': run['router_threshold'],
         'rule': run.get('threshold_rule'),
         'sweep': run['sweep'],
-    }
-
-
-def _read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `per_class.csv`."""
-    try:
-        with path.open(newline='', encoding='utf-8') as file:
-            return [_row(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RideError(f'{path} cannot be read ({error!r}); finish the run with --resume auto.') from error
-
-
-def _row(row: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        'label': int(row['label']),
-        'name': row['name'],
-        'group': row['group'],
-        'train_images': int(row['train_images']),
-        'test_images': int(row['test_images']),
-        'accuracy': float(row['accuracy']) if row['accuracy'] else None,
     }

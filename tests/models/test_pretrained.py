@@ -292,7 +292,8 @@ class TestIndex:
         with warnings.catch_warnings():
             warnings.simplefilter('error')
             published_weights.cache_clear()
-            assert set(published_weights()) <= set(timm.list_pretrained('*ride_*'))
+            available = {name for name, weight in published_weights().items() if weight.source}
+            assert available <= set(timm.list_pretrained('*ride_*'))  # of large ones a checkout may lack the tensors
 
 
 def run_python(code, **env):

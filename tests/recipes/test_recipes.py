@@ -12,6 +12,7 @@ from tiny_runs import CIFAR, IMAGENET, train, write_images
 from ride_timm.cli import main as ride_timm
 from ride_timm.engine.args import build_parser, parse_args
 from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.cost import gmacs, gmacs_by_experts
 from ride_timm.engine.precedence import recipe_values
 from ride_timm.errors import RideError
 from ride_timm.recipes import list_recipes, load_recipe, recipe_text, recipe_title
@@ -19,6 +20,7 @@ from ride_timm.recipes import list_recipes, load_recipe, recipe_text, recipe_tit
 ALL = list_recipes()
 LATER = [name for name in ALL if load_recipe(name).get('stage', 'experts') != 'experts']
 FIRST = [name for name in ALL if name not in LATER]
+PLAIN = ['tinyimagenetlt_balanced_softmax', 'tinyimagenetlt_ce']
 CIFAR_200 = [name for name in FIRST if load_recipe(name)['epochs'] == 200]
 
 
@@ -42,7 +44,8 @@ def test_the_recipes_are_these():
         'cifar100lt_balpoe', 'cifar100lt_balpoe_aa', 'cifar100lt_ce', 'cifar100lt_ride', 'cifar100lt_ride_distill',
         'cifar100lt_ride_teacher', 'cifar100lt_router', 'cifar100lt_sade', 'cifar100lt_shike_phase1',
         'cifar100lt_shike_phase2', 'imagenetlt_ride_r10', 'imagenetlt_ride_r50', 'imagenetlt_ride_rx50',
-        'imagenetlt_router', 'inat18_ride_r50', 'inat18_router',
+        'imagenetlt_router', 'inat18_ride_r50', 'inat18_router', 'tinyimagenetlt_balanced_softmax', 'tinyimagenetlt_ce',
+        'tinyimagenetlt_ride', 'tinyimagenetlt_router',
     ]  # fmt: skip
 
 
@@ -98,6 +101,8 @@ def test_one_epoch_runs(name, data, init, tmp_path):
     options = ['--recipe', name, '--model', family]
     if name == 'cifar100lt_ce':
         options = ['--recipe', name, '--model-kwargs', 'layers=1,1,1']
+    if name in PLAIN:
+        options = ['--recipe', name, '--model', 'resnet50', '--model-kwargs', 'layers=(1,1,1,1)']
     if name == 'cifar100lt_ride_distill':
         options += ['--teacher', init[CIFAR]]
     saved = read_checkpoint(train(data, tmp_path, 'run', *options, size=32) / 'last.pth.tar')
@@ -119,9 +124,9 @@ def test_one_epoch_of_a_later_stage_runs(name, data, init, tmp_path):
     assert saved['ride']['stage'] == load_recipe(name)['stage']
 
 
-def learning_rates(name):
+def learning_rates(name, *options):
     """The learning rate of every epoch, by timm's scheduler."""
-    args = parse_args(['--recipe', name])
+    args = parse_args(['--recipe', name, *options])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.lr)
     scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=10)
     rates = []
@@ -164,6 +169,48 @@ def test_the_baseline_differs_in_network_and_loss_alone():
     plain, ride = load_recipe('cifar100lt_ce'), load_recipe('cifar100lt_ride')
     differing = {key for key in plain.keys() | ride.keys() if plain.get(key) != ride.get(key)}
     assert differing == {'model', 'loss', 'loss_kwargs', 'reweight_epoch'}
+
+
+@pytest.mark.parametrize('epochs', [100, 30])
+@pytest.mark.parametrize('name', [n for n in FIRST if n.startswith('tiny')])
+def test_tiny_imagenet_schedules_follow_the_number_of_epochs(name, epochs):
+    cosine = [0.05 * (1 + np.cos(np.pi * e / epochs)) for e in range(epochs)]
+    expected = [0.02 * (e + 1) for e in range(4)] + cosine[4:]
+    np.testing.assert_allclose(learning_rates(name, '--epochs', str(epochs)), expected, rtol=1e-9)
+    assert load_recipe(name).get('reweight_epoch') is None, 'picked at 80 % of the epochs'
+
+
+@pytest.mark.parametrize('name', [n for n in ALL if n.startswith('tiny')])
+def test_tiny_imagenet_recipes_prepare_images_alike(name):
+    ours, recipe = load_recipe('tinyimagenetlt_ride'), load_recipe(name)
+    keys = ('augmentation', 'img_size', 'scale', 'hflip', 'color_jitter', 'interpolation', 'crop_pct', 'mean', 'std')
+    assert {key: recipe[key] for key in keys} == {key: ours[key] for key in keys}
+    assert (recipe['img_size'], recipe['crop_pct']) == (64, 1.0)
+
+
+@pytest.mark.parametrize('name', PLAIN)
+def test_the_plain_networks_of_tiny_imagenet_differ_in_network_and_loss_alone(name):
+    plain, ride = load_recipe(name), load_recipe('tinyimagenetlt_ride')
+    differing = {key for key in plain.keys() | ride.keys() if plain.get(key) != ride.get(key)}
+    assert differing == {'model', 'loss', 'loss_kwargs'}
+    assert plain['model'] == 'resnet50'
+
+
+def test_the_costs_in_the_heads_of_tiny_imagenet_are_counted():
+    def cost(name, size=64):
+        return gmacs(timm.create_model(name, num_classes=200, device='meta'), (3, size, size))
+
+    routed = timm.create_model('ride_resnet50_4e', num_classes=200, router=True, device='meta')
+    first, second, *_ = gmacs_by_experts(routed, (3, 64, 64))
+    head = recipe_text('tinyimagenetlt_ride')
+    for value in (cost('ride_resnet50_4e'), cost('ride_resnet50_4e', 128), cost('resnet50'), cost('resnet50', 128)):
+        assert f'{value:.3f}' in head
+    router = recipe_text('tinyimagenetlt_router')
+    for value in (cost('resnet50'), first, second - first):
+        assert f'{value:.3f}' in router
+    assert f'{1 + (cost("resnet50") - first) / (second - first):.2f} of' in router
+    assert f'{first:.3f}' in recipe_text('tinyimagenetlt_ce')
+    assert f'{cost("ride_resnet50_4e"):.3f}' in recipe_text('tinyimagenetlt_ce')
 
 
 def test_the_command_lists_and_prints(capsys):

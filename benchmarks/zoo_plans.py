@@ -1,0 +1,78 @@
+"""What `train_zoo.py` trains: the published networks of each data set, and the plain ones beside them."""
+
+from dataclasses import dataclass
+
+__all__ = ['PLANS', 'TEACHER', 'Net', 'Plan']
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network: its name, the recipe of its experts, further options, whether it gets a router and keeps its tensors.
+
+    `kept` false leaves its figures alone in `weights/`, for the others to be compared with.
+    """
+
+    name: str
+    recipe: str
+    options: tuple[str, ...] = ()
+    router: bool = True
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The networks of a data set in order of worth, its router's recipe and names, and options of the export.
+
+    `scales` says whether the recipes' schedules follow the number of epochs.
+    """
+
+    nets: tuple[Net, ...]
+    router_recipe: str
+    data_name: str
+    data_id: str
+    export: tuple[str, ...] = ()
+    scales: bool = False
+
+
+TEACHER = 'ride_resnet32_6e.ride_cifar100lt'
+
+CIFAR100LT = Plan(
+    nets=(
+        Net('ride_resnet32_3e.ride_cifar100lt', 'cifar100lt_ride'),
+        Net('ride_resnet32_1e.ce_cifar100lt', 'cifar100lt_ce', router=False),
+        Net('ride_resnet32_3e.balpoe_cifar100lt', 'cifar100lt_balpoe'),
+        Net('ride_resnet32_4e.ride_cifar100lt', 'cifar100lt_ride', ('--model', 'ride_resnet32_4e')),
+        Net('ride_resnet32_2e.ride_cifar100lt', 'cifar100lt_ride', ('--model', 'ride_resnet32_2e')),
+        Net(TEACHER, 'cifar100lt_ride_teacher', router=False),
+        Net('ride_resnet32_3e.ride_distill_cifar100lt', 'cifar100lt_ride_distill'),
+    ),
+    router_recipe='cifar100lt_router',
+    data_name='CIFAR-100-LT',
+    data_id='uoft-cs/cifar100',
+)
+
+TINYIMAGENETLT = Plan(
+    nets=(
+        Net('ride_resnet50_4e.ride_tinyimagenetlt', 'tinyimagenetlt_ride'),
+        Net('resnet50.ce_tinyimagenetlt', 'tinyimagenetlt_ce', router=False, kept=False),
+        Net(
+            'resnet50.balanced_softmax_tinyimagenetlt', 'tinyimagenetlt_balanced_softmax', router=False, kept=False
+        ),
+        Net(
+            'ride_resnet50_3e.ride_tinyimagenetlt', 'tinyimagenetlt_ride', ('--model', 'ride_resnet50_3e'),
+            router=False, kept=False,
+        ),
+        Net(
+            'ride_resnet50_2e.ride_tinyimagenetlt', 'tinyimagenetlt_ride', ('--model', 'ride_resnet50_2e'),
+            router=False, kept=False,
+        ),
+    ),
+    router_recipe='tinyimagenetlt_router',
+    data_name='Tiny-ImageNet-LT',
+    data_id='zh-plus/tiny-imagenet',
+    # 101 MiB of tensors; 60 leaves room for the heads of the files below the 64 that hosts of repositories take well
+    export=('--dtype', 'float16', '--max-shard-size', '60'),
+    scales=True,
+)  # fmt: skip
+
+PLANS = {'cifar100lt': CIFAR100LT, 'tinyimagenetlt': TINYIMAGENETLT}

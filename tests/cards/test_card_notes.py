@@ -1,0 +1,88 @@
+"""What cards say of particular data, and of networks whose figures alone are kept."""
+
+import shlex
+
+import pytest
+from card_reading import blocks, render, section, tables
+from weight_results import make_results
+
+from ride_timm.card import models_table
+from ride_timm.convert import build_parser as convert_parser
+from ride_timm.engine.args import parse_args
+
+
+def tiny(size=64, **options):
+    results = make_results(classes=200, **options)
+    results['data']['name'] = 'Tiny-ImageNet-LT'
+    results['network']['input_size'] = [3, size, size]
+    return results
+
+
+def test_tiny_imagenet_is_not_imagenet_lt():
+    text = section(render(tiny()), 'Intended use and limits')
+    assert 'It is not a network of ImageNet-LT' in text
+    assert 'shrunk to 64 pixels.' in text
+    assert 'enlarged' not in text
+    assert 'shrunk to 64 pixels, enlarged to 128 for this network.' in render(tiny(128))
+    (commands,) = blocks(text, 'bash')
+    train, convert = (shlex.split(line) for line in commands.splitlines())
+    args = parse_args(train[2:])
+    assert (args.recipe, args.model) == ('imagenetlt_ride_r50', tiny()['architecture'])
+    assert convert_parser().parse_args(convert[2:]).output == 'converted'
+
+
+def test_the_terms_of_tiny_imagenet():
+    text = section(render(tiny()), 'Data and licence')
+    assert 'non-commercial research and education only' in text
+    assert 'CIFAR' not in text
+
+
+def test_a_plain_network_is_not_trained_by_rides_recipe():
+    results = tiny(experts=1, method='ce', name='resnet50.ce_tinyimagenetlt')
+    results['architecture'], results['network']['gmacs_by_experts'] = 'resnet50', None
+    text = section(render(results), 'Intended use and limits')
+    assert 'It is not a network of ImageNet-LT' in text
+    assert not blocks(text, 'bash')
+
+
+@pytest.mark.parametrize('name', ['CIFAR-100-LT', 'My birds', 'ImageNet-LT'])
+def test_other_data_have_no_such_note(name):
+    results = make_results()
+    results['data']['name'] = name
+    assert 'Tiny ImageNet' not in render(results)
+
+
+def test_a_network_whose_figures_alone_are_kept():
+    results = tiny(experts=1, method='balanced_softmax', name='resnet50.balanced_softmax_tinyimagenetlt')
+    results['figures_only'], results['network']['bytes'] = True, None
+    text = render(results, others=[tiny()])
+    assert 'only its figures' in text
+    assert not blocks(text, 'python')
+    assert '\n## Check it' not in text
+    assert '--pretrained' not in text
+    assert len(tables(text)['all experts']) == 2
+    assert models_table([results]).splitlines()[2].split('|')[13].strip() == '-'
+
+
+def test_the_comparison_has_calibration_and_says_who_saw_less():
+    own, other = tiny(), tiny(held_out=True, method='balpoe')
+    rows = tables(render(own, others=[other]))['all experts']
+    assert [row['ECE'] for row in rows] == [f'{net["test"]["all_experts"]["ece"]:.2f}' for net in (own, other)]
+    assert rows[1]['all experts'].endswith('(90 % of the images)')
+    assert 'of the images' not in rows[0]['all experts']
+
+
+def test_half_precision_is_named():
+    results = tiny()
+    results['network']['dtype'] = 'float16'
+    assert 'in float16 (normalisation, biases and router in float32)' in render(results)
+    assert 'in float' not in render(tiny())
+
+
+def test_another_number_of_epochs_than_the_recipes():
+    results = tiny()
+    assert 'but for' not in section(render(results), 'How each choice was made')
+    results['training'][0]['command'] += ' --epochs 40'
+    results['training'][0]['epochs'] = 40
+    text = section(render(results), 'How each choice was made')
+    assert '`ride-timm recipes NAME` prints, but for `--epochs 40` (experts).' in text
