@@ -1,23 +1,28 @@
 """Training speed on the CPU: our way beside a plain loop, in images per second.
 
-    python benchmarks/training.py [--model ride_resnet32_3e] [--batch-size 128] [--steps 8] [--rounds 5]
+    python benchmarks/training.py [--model ride_resnet32_3e] [--batch-size 128] [--steps 8] [--rounds 5] [--compiled]
 
 Plain: float32, contiguous, eager, a Python loop over the experts' losses. Ours: RideTask with bfloat16 autocast and
-channels_last, as `ride-timm train --amp --channels-last` runs it. Both do forward, backward and the SGD step on the
-same random images; rounds of the two alternate, so that a busy machine slows both. Prints median, minimum and maximum
-over the rounds, and the ratio of the medians; `--output` writes them as JSON.
+channels_last, as `ride-timm train --amp --channels-last` runs it, and with `--compiled` also with its `--torchcompile`.
+All do forward, backward and the SGD step on the same random images. Each way runs in a process of its own, since the
+trainer sets how a process keeps freed memory; `ours, memory given back` is ours without that setting. Rounds alternate,
+so that a busy machine slows all. Prints median, minimum and maximum over the rounds, and the ratios of the medians to
+plain; `--output` writes them as JSON.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 
+from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.results import environment, write_json
 from ride_timm.losses import RideLoss
 from ride_timm.tasks import RideTask
@@ -44,10 +49,14 @@ def plain_step(model: str, images: torch.Tensor, target: torch.Tensor, counts: l
     return step
 
 
-def our_step(model: str, images: torch.Tensor, target: torch.Tensor, counts: list[int]) -> Callable[[], None]:
+def our_step(
+    model: str, images: torch.Tensor, target: torch.Tensor, counts: list[int], compiled: bool = False
+) -> Callable[[], None]:
     """One step as the trainer does it."""
     net = timm.create_model(model).to(memory_format=torch.channels_last).train()
     task = RideTask(net, RideLoss(counts), verbose=False)
+    if compiled:
+        task.compile()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True)
 
     def step() -> None:
@@ -60,6 +69,47 @@ def our_step(model: str, images: torch.Tensor, target: torch.Tensor, counts: lis
     return step
 
 
+def serve(way: str, args: argparse.Namespace, orders: Connection) -> None:
+    """In a process of its own: a round for every order, answered by its images per second."""
+    torch.manual_seed(0)
+    images = torch.randn(args.batch_size, 3, 32, 32)
+    counts = [int(500 * 0.01 ** (i / 99)) for i in range(100)]
+    target = torch.randint(100, (args.batch_size,))
+    if way in ('ours', 'ours, compiled'):
+        keep_freed_memory()
+    make = plain_step if way == 'plain' else our_step
+    step = make(args.model, images, target, counts)
+    if way == 'ours, compiled':
+        step = our_step(args.model, images, target, counts, compiled=True)
+    for _ in range(4):
+        step()  # warm up
+    orders.send(None)
+    while orders.recv():
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            step()
+        orders.send(args.batch_size * args.steps / (time.perf_counter() - start))
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Images per second of every round, by way."""
+    context = multiprocessing.get_context('spawn')
+    ways = ['plain', 'ours, memory given back', 'ours', *(['ours, compiled'] if args.compiled else [])]
+    pipes = {}
+    for way in ways:
+        pipes[way], theirs = context.Pipe()
+        context.Process(target=serve, args=(way, args, theirs), daemon=True).start()
+        pipes[way].recv()  # warm
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(args.rounds):
+        for way, pipe in pipes.items():
+            pipe.send(True)
+            speeds[way].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+    return speeds
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,36 +117,22 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--steps', type=int, default=8, help='steps a round')
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument(
+        '--compiled', action='store_true', help='also with --torchcompile, which takes a minute to begin'
+    )
     parser.add_argument('--output', type=Path, help='JSON file')
     args = parser.parse_args()
-    torch.manual_seed(0)
-    images = torch.randn(args.batch_size, 3, 32, 32)
-    counts = [int(500 * 0.01 ** (i / 99)) for i in range(100)]
-    target = torch.randint(100, (args.batch_size,))
-    ways = {
-        'plain': plain_step(args.model, images, target, counts),
-        'ours': our_step(args.model, images, target, counts),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for step in ways.values():
-        step()  # warm up
-    for _ in range(args.rounds):
-        for name, step in ways.items():
-            start = time.perf_counter()
-            for _ in range(args.steps):
-                step()
-            speeds[name].append(args.batch_size * args.steps / (time.perf_counter() - start))
+    speeds = measure(args)
     where = environment()
-    print(
-        f'{args.model}, batch {args.batch_size}, {args.rounds} rounds of {args.steps} steps; torch {where["torch"]}, '
-    )
+    print(f'{args.model}, batch {args.batch_size}, {args.rounds} rounds of {args.steps} steps; torch {where["torch"]},')
     print(f'{where["hardware"]}, {torch.get_num_threads()} threads')
-    for name, values in speeds.items():
-        print(f'{name:<6} {statistics.median(values):7.1f} images/s  ({min(values):.1f} to {max(values):.1f})')
-    ratio = statistics.median(speeds['ours']) / statistics.median(speeds['plain'])
-    print(f'ratio  {ratio:.2f}')
+    plain = statistics.median(speeds['plain'])
+    ratios = {way: statistics.median(values) / plain for way, values in speeds.items()}
+    for way, values in speeds.items():
+        low, middle, high = min(values), statistics.median(values), max(values)
+        print(f'{way:<24} {middle:7.1f} images/s  ({low:.1f} to {high:.1f}), {ratios[way]:.2f} times plain')
     if args.output:
-        content = {'args': {k: str(v) for k, v in vars(args).items()}, 'images_per_second': speeds, 'ratio': ratio}
+        content = {'args': {k: str(v) for k, v in vars(args).items()}, 'images_per_second': speeds, 'ratios': ratios}
         write_json(args.output, {**content, 'environment': where})
 
 
