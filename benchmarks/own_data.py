@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--seeds', type=int, nargs='+', default=[42, 43, 44])
     parser.add_argument('--plain', default='ride_resnet32_1e', metavar='NAME', help='plain architecture')
     parser.add_argument('--ours', default='ride_resnet32_3e', metavar='NAME', help='multi-expert architecture')
+    parser.add_argument('--loss', default='balpoe', help='loss of the multi-expert network (default: %(default)s)')
     parser.add_argument('--init', metavar='WEIGHTS', help='begin both with these weights, as `ride-timm train --init`')
     parser.add_argument('--lr', type=float, default=0.1)
     parser.add_argument('--options', default='', help='further options of `ride-timm train`, for both')
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, data: Path, folder: Path, way: str, seed: int) -> dict[str, float]:
     """Train one network and return the figures of its last epoch."""
-    model, loss = (args.plain, 'ce') if way == 'plain' else (args.ours, 'balpoe')
+    model, loss = (args.plain, 'ce') if way == 'plain' else (args.ours, args.loss)
     name = f'{way}-{seed}'
     options = ['--data-dir', str(data), '--model', model, '--loss', loss, '--seed', str(seed)]
     options += ['--epochs', str(args.epochs), '--lr', str(args.lr), '--weight-decay', '5e-4', '--smoothing', '0']
@@ -85,7 +86,7 @@ def main() -> None:
     table = {way: describe(rows) for way, rows in found.items()}
     where = environment()
     print(f'{args.data or "digits"}, {args.epochs} epochs, seeds {args.seeds}; {args.plain} with cross-entropy beside')
-    print(f'{args.ours} with BalPoE; {where["hardware"]}, torch {where["torch"]}')
+    print(f'{args.ours} with {args.loss}; {where["hardware"]}, torch {where["torch"]}')
     print(' ' * 10 + ''.join(f'{name:>16}' for name in table['plain']))
     for way, figures in table.items():
         show(way, figures)
