@@ -154,8 +154,9 @@ def _survey(args: argparse.Namespace) -> Survey:
 def _print(args: argparse.Namespace, found: Survey) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     print(render(found, every_class=args.all, width=width, blocks=_shows_blocks()))
+    args.val_fraction = args.val_fraction or found.set_apart
     if found.trainable:
-        print(f'\nNothing stands against a training:\n  {_command(args)}')
+        print(f'\nReady to train:\n  {_command(args)}')
     else:
         print('\nA training would refuse this data; mend what is marked as error.')
 

@@ -29,13 +29,11 @@ import json
 import logging
 import sys
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from ride_timm.data.finding import find_images
@@ -134,17 +132,15 @@ def _predict(
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # large, and read all the same
-        found = predict(
-            trained, paths,
-            top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers, device=device,
-        )  # fmt: skip
-        for item in tqdm(found, total=len(paths), leave=False, disable=not interactive()):
-            if isinstance(item, Skipped):
-                _complain(item.reason)
-            else:
-                rows.append(item)
+    found = predict(
+        trained, paths,
+        top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers, device=device,
+    )  # fmt: skip
+    for item in tqdm(found, total=len(paths), leave=False, disable=not interactive()):
+        if isinstance(item, Skipped):
+            _complain(item.reason)
+        else:
+            rows.append(item)
     return rows
 
 

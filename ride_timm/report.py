@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 import yaml
 
@@ -106,6 +107,8 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
             'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
         )
     run = _find_run(args.run)
+    if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
+        _refuse_without_images(args.run)
     path = Path(args.output) if args.output else (run.folder or Path()) / 'report.html'
     check_writable(str(path), '--output')
     options = _data_options(args, run)
@@ -143,6 +146,13 @@ def _find_run(source: str) -> _Run:
     return _Run(folder, found)
 
 
+def _refuse_without_images(source: str) -> None:
+    """Say what is missing where neither a run nor the command line names images."""
+    if Path(source).exists() or ':' in source or timm.is_model(source.partition('.')[0]):
+        raise RideError(f'{source} is not the folder of a run, which says where its images are; add --data-dir.')
+    raise RideError(f'There is no {source}; name the folder of a run, or another network and --data-dir.')
+
+
 def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
     """Where the images are, as options of `ride-timm validate`: the run's, as far as the command line says no other."""
     options = validation.build_parser().parse_args([])
@@ -156,7 +166,8 @@ def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
     options.data_dir = args.data_dir or run.args.get('data_dir')
     options.split = run.args.get('val_split') or 'val'
     check_form(options)
-    if options.data_dir and not Path(options.data_dir).is_dir():
+    kept_elsewhere = options.dataset.lower().startswith('hfds/') or options.dataset_download  # so it is a cache
+    if options.data_dir and not kept_elsewhere and not Path(options.data_dir).is_dir():
         if args.data_dir:
             raise RideError(f'--data-dir {args.data_dir} was given and there is no such folder; name another.')
         raise RideError(
@@ -194,7 +205,7 @@ def _content(
         pictures['tail'] = draw_tail(measured, trained.name, data, split.source)
     if measured.sweep is not None:
         pictures['routing'] = draw_routing(measured, trained.name, data, split.source)
-    if curves:
+    if curves and len(curves['epoch']) > 1:  # a single one makes no curve
         pictures['curves'] = draw_curves(curves)
     return Content(
         name=(run.folder or Path()).resolve().name if run.folder else args.run,
@@ -258,7 +269,8 @@ def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:
     if not curves:
         return ''
     epochs = len(curves['epoch'])
-    note = f'{epochs} {"epoch" if epochs == 1 else "epochs"} of {run.args.get("epochs", epochs)}.'
+    planned = run.args.get('epochs', epochs)
+    note = f'{epochs} of {planned} {"epoch" if planned == 1 else "epochs"}.'
     if run.args.get('stage') == 'router':
         note += ' The router alone was trained; the accuracy is that of routed inference.'
     if run.args.get('holdout'):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 
 import numpy as np
@@ -83,12 +84,11 @@ def test_what_a_training_refuses_is_an_error(data, report, tmp_path):
         'empty class': lambda: (data / 'train/empty').mkdir(),
         'unknown class': lambda: shutil.copytree(data / 'val/cat', data / 'val/catt'),
         'loose image': lambda: shutil.copy(data / 'val/cat/0.png', data / 'train/x.png'),
-        'no evaluation images': lambda: shutil.rmtree(data / 'val'),
         'the same folder': lambda: (data / 'val').symlink_to(data / 'train', target_is_directory=True),
     }
     for number, break_it in enumerate(faults.values()):
         backup = shutil.copytree(data, tmp_path / f'backup{number}')
-        if number == 5:
+        if number == 4:
             shutil.rmtree(data / 'val')
         break_it()
         status, said = report(data, '--json')
@@ -99,6 +99,23 @@ def test_what_a_training_refuses_is_an_error(data, report, tmp_path):
         shutil.rmtree(data)
         shutil.move(backup, data)
     assert report(data)[0] == 0
+
+
+@pytest.mark.parametrize('form', ['class folders', 'train alone', 'list'])
+def test_without_evaluation_images_a_part_is_shown(data, report, tmp_path, form):
+    """What a training would take by itself, and the command that takes it with a model too."""
+    shutil.rmtree(data / 'val')
+    (tmp_path / 'all.txt').write_text(''.join(f'{p} {p.parent.name}\n' for p in sorted((data / 'train').glob('*/*'))))
+    where = {'class folders': (data / 'train',), 'train alone': (data,), 'list': ('--train-list', tmp_path / 'all.txt')}
+    status, said = report(*where[form])
+    assert status == 0
+    assert 'warning   there are no images to evaluate on: shown is what --val-fraction 0.2 sets apart' in said
+    assert 'evaluation          8         3         5         2         1' in said
+    assert said.endswith(' --val-fraction 0.2\n')
+    command = ['--data-dir', str(data), *shlex.split(said.splitlines()[-1])[2:]]  # of a repeated option the last counts
+    train(data, tmp_path, 'run', '--model', CIFAR, '--loss', 'ce', *command)
+    with pytest.raises(RideError, match=r'--val-fraction 0\.2'):
+        train(data, tmp_path, 'other', '--model', CIFAR, '--loss', 'ce')
 
 
 def test_unreadable_images_are_named_with_their_reason(data, report):

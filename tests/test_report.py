@@ -201,7 +201,7 @@ def test_a_run_from_lists_with_troublesome_names(experts, data, forms, capsys):
         assert f',{count},4,{float(row[4])}' in table
     wrong = round(12 * (1 - measured['top1'] / 100))
     assert len(page.images) == 3 + wrong
-    assert any('2 epochs of 2.' in text for text in page.texts)
+    assert any('2 of 2 epochs.' in text for text in page.texts)
 
 
 def test_the_answers_on_the_page_are_those_of_predict(experts, data):
@@ -219,6 +219,25 @@ def test_the_answers_on_the_page_are_those_of_predict(experts, data):
         assert np.array_equal(np.asarray(image), np.asarray(shown))
 
 
+def test_a_single_epoch_makes_no_curve(data, tmp_path):
+    run = train(data, tmp_path, 'run', '--model', CIFAR)
+    report(run)
+    page = read(run / 'report.html')
+    assert 'training' in page.ids
+    assert '1 of 1 epoch.' in page.texts
+    assert not any('epochs' in alt for alt in page.alts)
+
+
+def test_experts_that_never_agree_have_no_accuracy_where_they_do():
+    votes = np.array([[0, 1], [1, 0]])
+    answers = Answers(np.array([0, 1]), np.array([0, 1]), np.array([0.9, 0.8]), votes, np.full((2, 2), 0.7))
+    measured = replace(_measured(answers, ('a', 'b')), num_experts=2)
+    measured.figures.update(expert0_top1=100.0, expert1_top1=0.0)
+    page = Page(render(Content('n', 'm', 'd', measured, {}, {'calibration': thumbnail(Image.new('L', (4, 4)))})))
+    assert page.row('all experts agree')[1:] == ['0', '0.0 %', '\N{EN DASH}']
+    assert page.row('they differ')[1:] == ['2', '100.0 %', '100.00 %']
+
+
 def test_a_router(routed, data, tmp_path):
     report(f'local-dir:{routed}', '--data-dir', data, '--output', tmp_path / 'a.html')
     page = read(tmp_path / 'a.html')
@@ -229,7 +248,7 @@ def test_a_router(routed, data, tmp_path):
     own = validated(*common, '--routed')
     assert 1 < own['mean_experts'] < 3  # the threshold parts the images
     assert_column(page, 2, own, ALL)
-    assert page.row('experts per image, mean')[1:] == ['3', f'{own["mean_experts"]:.2f}']
+    assert page.row('experts, mean')[1:] == ['3', f'{own["mean_experts"]:.2f}']
 
 
 def test_one_pass_gives_the_same_sweep(routed, data):
@@ -271,7 +290,7 @@ def test_without_training_counts(tmp_path):
     assert 'training images' not in str(page.rows)
 
 
-@pytest.mark.parametrize('change', ['gone', 'named', 'none', 'output', 'unfinished'])
+@pytest.mark.parametrize('change', ['gone', 'named', 'none', 'nowhere', 'output', 'unfinished'])
 def test_what_cannot_be_is_one_sentence(experts, routed, tmp_path, capsys, change):
     folder = tmp_path / 'run'
     folder.mkdir()
@@ -281,7 +300,8 @@ def test_what_cannot_be_is_one_sentence(experts, routed, tmp_path, capsys, chang
     argv, said = {
         'gone': ([folder], 'say where they are with --data-dir'),
         'named': ([experts, '--data-dir', tmp_path / 'no'], 'no such folder'),
-        'none': ([routed], 'No --data-dir was given'),
+        'none': ([routed], 'is not the folder of a run, which says where its images are; add --data-dir'),
+        'nowhere': ([tmp_path / 'typo'], 'typo; name the folder of a run'),
         'output': ([experts, '--output', tmp_path / 'no' / 'a.html'], 'make it first'),
         'unfinished': ([folder], 'no last.pth.tar'),
     }[change]

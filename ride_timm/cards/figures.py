@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ride_timm.cards.figure_labels import PointLabel, list_labels, place_labels, spread
+from ride_timm.cards.fonts import font_families
 from ride_timm.cards.results import Results, comparable, images_name, is_plain
+from ride_timm.data.sources import printable
 from ride_timm.errors import RideError
 
 __all__ = ['new_figure', 'routing_figure', 'tail_figure']
@@ -35,6 +37,9 @@ STYLE = {
     'axes.grid': True, 'axes.grid.axis': 'y', 'axes.axisbelow': True, 'grid.color': '#E4E4E4', 'grid.linewidth': 0.7,
     'xtick.color': GREY, 'ytick.color': GREY, 'xtick.labelcolor': INK, 'ytick.labelcolor': INK, 'text.color': INK,
 }  # fmt: skip
+MOST_NAMES = 20
+"""Classes whose names fit under their points."""
+LONGEST_NAME = 24
 COLOURS = 96
 """Of the file's palette: a picture of points and text needs no more, and a third of the bytes."""
 
@@ -49,10 +54,10 @@ def tail_figure(results: Results, path: str | Path) -> None:
     Raises:
         RideError: matplotlib is not installed.
     """
+    spans = _spans(results)
+    rows = [row for span in spans for row in span.rows]
     with new_figure(4.0) as (figure, save):
         counts_axes, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.4))
-        spans = _spans(results)
-        rows = [row for span in spans for row in span.rows]
         experts = results['network']['num_experts']
         together = f', all {experts} experts' if experts > 1 else ''
         title = counts_axes.set_title(_literal(f'{results["name"]} on {results["data"]["name"]}{together}'))
@@ -60,8 +65,7 @@ def tail_figure(results: Results, path: str | Path) -> None:
         axes.set_xlim(0, len(rows))
         axes.set_ylim(0, 120)  # the groups' names stand above 100
         axes.set_yticks(range(0, 101, 20))
-        axes.xaxis.set_major_formatter('{x:,.0f}')
-        axes.set_xlabel('class, sorted by training images')
+        _name_classes(axes, rows)
         axes.set_ylabel(f'accuracy on\n{images_name(results)} (%)')
         for span in spans:
             for panel in (counts_axes, axes):
@@ -172,10 +176,27 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
     places = [span.start + i + 0.5 for i, row in enumerate(span.rows) if row['accuracy'] is not None]
     accuracy = [row['accuracy'] for row in span.rows if row['accuracy'] is not None]
     size = float(np.clip(1800 / classes, 3.0, 22.0))
-    axes.scatter(places, accuracy, s=size, color=span.colour, linewidths=0, alpha=0.9 if classes <= 300 else 0.45)
+    alpha = 0.9 if classes <= 300 else 0.45
+    axes.scatter(places, accuracy, s=size, color=span.colour, linewidths=0, alpha=alpha, clip_on=False)
     if span.mean is not None:
         ends = [span.start, span.stop]
         axes.plot(ends, [span.mean, span.mean], color=span.colour, linewidth=1.8, solid_capstyle='butt')
+
+
+def _name_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Name the classes under their points where they are few, and else number them."""
+    if len(rows) > MOST_NAMES:
+        axes.xaxis.set_major_formatter('{x:,.0f}')
+        axes.set_xlabel('class, sorted by training images')
+        return
+    names = [printable(row['name']) for row in rows]
+    names = [name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…' for name in names]
+    turned = len(rows) * max(map(len, names)) > 80
+    axes.set_xticks(np.arange(len(rows)) + 0.5, [_literal(name) for name in names], fontsize=SIZE - 0.5)
+    axes.tick_params(axis='x', length=0)
+    if turned:
+        for label in axes.get_xticklabels():
+            label.set(rotation=35, rotation_mode='anchor', ha='right')
 
 
 def _name_groups(axes: Any, spans: list[_Span]) -> None:
@@ -273,7 +294,7 @@ def new_figure(height: float) -> Iterator[tuple[Any, Any]]:
             'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
         ) from error
 
-    with style.context(['default', STYLE]), warnings.catch_warnings():
+    with style.context(['default', {**STYLE, 'font.family': list(font_families())}]), warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Glyph .* missing')  # a script that the font has not: boxes
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout='constrained')
         canvas = FigureCanvasAgg(figure)

@@ -25,6 +25,7 @@ from ride_timm.data.images import open_image as open_image
 from ride_timm.data.integrity import check_apart as check_apart
 from ride_timm.data.integrity import check_images as check_images
 from ride_timm.data.integrity import find_unreadable as find_unreadable
+from ride_timm.data.integrity import tell_copies as tell_copies
 from ride_timm.data.list_lines import ListLine as ListLine
 from ride_timm.data.list_lines import parse_list as parse_list
 from ride_timm.data.lists import read_class_names as read_class_names

@@ -91,5 +91,10 @@ def choose_groups(counts: ArrayLike, many: int = 100, few: int = 20) -> GroupCho
     if len(thirds) <= len(groups):
         return GroupChoice(groups, 'threshold', text)
     n = np.asarray(counts)
-    limits = (f'{name} {n[index].min()}..{n[index].max()}' for name, index in thirds.items())
+    limits = (f'{name} {_span(n[index])}' for name, index in thirds.items())
     return GroupChoice(thirds, 'quantile', ', '.join(limits))
+
+
+def _span(counts: np.ndarray) -> str:
+    low, high = counts.min(), counts.max()
+    return f'{low}' if low == high else f'{low}..{high}'

@@ -2,7 +2,9 @@
 
 import importlib.util
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def read_hugging_face(
         dataset: `hfds/<name on the Hub or path>`, or `hfds`.
         split: `train`, `val` (any of timm's names for it, or `test` where there is none of them), or the library's own
             notation, such as `train[:80%]`.
-        names: What numbers stand for where the data names no classes, see `name_labels`.
+        names: What numbers stand for, where the data names no classes; see `name_labels`.
         input_key: Column of images; by default `image`, or the only one that holds images.
         target_key: Column of labels; by default `label`, or the only one that holds classes.
         tell: As in `name_labels`.
@@ -105,17 +107,35 @@ def read_hugging_face(
     if not path:
         raise RideError('--dataset hfds was given without a data set: use hfds/NAME, or --data-dir with a local folder')
     cache = str(data_dir) if data_dir is not None and '/' in dataset else None
-    features, found = _look(path, cache, split)
-    text = f'hfds/{path} ({found})'
-    image = _column(features, 'image', 'Image', input_key, '--input-key', text)
-    target = _column(features, 'label', 'ClassLabel', target_key, '--target-key', text)
-    reader = _open(path, cache, found, image, target)
-    values = reader.dataset.select_columns([target])[:][target]
-    labels = [_label(value, getattr(features[target], 'names', None), row, text) for row, value in enumerate(values)]
+    with _quiet_where_nobody_watches():
+        features, found = _look(path, cache, split)
+        text = f'hfds/{path} ({found})'
+        image = _column(features, 'image', 'Image', input_key, '--input-key', text)
+        target = _column(features, 'label', 'ClassLabel', target_key, '--target-key', text)
+        reader = _open(path, cache, found, image, target)
     declared = getattr(features[target], 'names', None)
+    if names is not None and declared is not None:
+        raise RideError(f'--class-names is for labels that are numbers, and {text} names its classes: leave it out')
+    values = reader.dataset.select_columns([target])[:][target]
+    labels = [_label(value, declared, row, text) for row, value in enumerate(values)]
     return wrap_reader(
         _RowReader(reader, text), labels, text, names=names if declared is None else tuple(declared), tell=tell
     )
+
+
+@contextmanager
+def _quiet_where_nobody_watches() -> Iterator[None]:
+    """The library's progress bars are for terminals only."""
+    import datasets
+
+    silence = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    if silence:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if silence:
+            datasets.enable_progress_bars()
 
 
 def _look(path: str, cache: str | None, split: str) -> tuple[Any, str]:

@@ -1,25 +1,37 @@
 """Finding unreadable images, and images on both sides, before a training starts instead of hours into it."""
 
+import hashlib
+import logging
 import os
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from tqdm import tqdm
 
 from ride_timm.data.datasets import DataSplit
 from ride_timm.data.sources import printable
 from ride_timm.errors import RideError
 
-__all__ = ['check_apart', 'check_images', 'find_unreadable']
+__all__ = ['check_apart', 'check_images', 'find_unreadable', 'tell_copies']
+
+_logger = logging.getLogger(__name__)
 
 _CHUNK = 64  # images per thread and round: small enough that `limit` stops early
 _NAMED = 3  # files that a message names
 
 
-def find_unreadable(split: DataSplit, limit: int | None = None, threads: int = 4) -> list[tuple[str, str]]:
+def find_unreadable(
+    split: DataSplit, limit: int | None = None, threads: int = 4, progress: Callable[[int], object] | None = None
+) -> list[tuple[str, str]]:
     """Decode every image once and list those that fail.
 
     Args:
         split: The images.
         limit: Stop once this many were found; None looks at every image.
         threads: Decoding threads (Pillow decodes outside Python's global lock).
+        progress: Called now and then with the number of images decoded since the last call.
 
     Returns:
         (file, reason) of each unreadable image, in the order of the split.
@@ -33,6 +45,8 @@ def find_unreadable(split: DataSplit, limit: int | None = None, threads: int = 4
             found += [
                 (split.dataset.filename(i, absolute=True), why) for i, why in zip(chunk, reasons, strict=True) if why
             ]
+            if progress is not None:
+                progress(len(chunk))
             if limit is not None and len(found) >= limit:
                 return found[:limit]
     return found
@@ -48,7 +62,9 @@ def check_images(split: DataSplit, threads: int = 4) -> None:
     Raises:
         RideError: If an image cannot be decoded; names the first few and the number of all.
     """
-    found = find_unreadable(split, threads=threads)
+    silent = not sys.stderr.isatty()
+    with tqdm(total=len(split.dataset), desc='Checking', unit='image', leave=False, disable=silent) as bar:
+        found = find_unreadable(split, threads=threads, progress=bar.update)
     if not found:
         return
     named = ', '.join(f'{path} ({reason})' for path, reason in found[:_NAMED])
@@ -63,7 +79,7 @@ def check_apart(train: DataSplit, val: DataSplit) -> None:
     """Refuse evaluation images that are training images too.
 
     Files are the same if they lie at the same place, through whatever links their folders are reached; copies and
-    links of single files are for a comparison of contents.
+    links of single files are for a comparison of contents, `tell_copies`.
 
     Args:
         train: The training images.
@@ -84,6 +100,49 @@ def check_apart(train: DataSplit, val: DataSplit) -> None:
             f'{number} {len(val.targets)} evaluation images ({val.source}) are training images too, first '
             f'{printable(shared[0])}: evaluate on images that were not trained on, such as those of --val-fraction 0.2'
         )
+
+
+def tell_copies(train: DataSplit, val: DataSplit, threads: int = 4) -> None:
+    """Log a warning where files with the same content are on both sides, or under different classes.
+
+    Args:
+        train: The training images.
+        val: The evaluation images.
+        threads: Reading threads.
+    """
+    first: dict[bytes, tuple[str, str, bool]] = {}
+    sides: list[str] = []
+    classes: list[str] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for split in (train, val):
+            digests = pool.map(partial(_digest, split), range(len(split.targets)))
+            for index, digest in enumerate(digests):
+                if digest is None:
+                    continue
+                place, name = split.dataset.filename(index, absolute=True), split.class_names[int(split.targets[index])]
+                other, label, trained_on = first.setdefault(digest, (place, name, split is train))
+                pair = f'{printable(other)} = {printable(place)}'
+                classes += [pair] if label != name else []
+                sides += [pair] if trained_on and split is val else []
+    if sides:
+        _logger.warning(
+            '%d of the %d evaluation images %s too, which flatters the accuracy, first %s; `ride-timm data` lists them',
+            len(sides), len(val.targets), 'is a training image' if len(sides) == 1 else 'are training images', sides[0],
+        )  # fmt: skip
+    if classes:
+        _logger.warning(
+            'The same file stands under different classes%s, first %s; `ride-timm data` lists them',
+            f' ({len(classes)} times)' if len(classes) > 1 else '', classes[0],
+        )  # fmt: skip
+
+
+def _digest(split: DataSplit, index: int) -> bytes | None:
+    """Identifies the content of a file; None in a source without files."""
+    opened = split.dataset.open(index)
+    if opened is None:
+        return None
+    with opened as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()
 
 
 def _real(paths: list[str], folders: dict[str, str]) -> list[str]:

@@ -30,6 +30,7 @@ SAMPLE = 200
 """Images whose size is looked at."""
 
 LARGEST_SIDE = 224
+_OF_SMALL_IMAGES = 'ride_resnet32_'
 STEPS_FRESH, STEPS_TUNED = 15_000, 3_000
 """Optimizer steps aimed at, from random weights (CIFAR-100-LT's 200 epochs have 17,000) and from trained ones."""
 
@@ -52,8 +53,9 @@ def set_images_aside(args: argparse.Namespace) -> None:
     Args:
         args: The run's arguments, before the data are opened.
     """
-    if args.data_dir and args.val_fraction is None and not has_eval_images(args, args.val_split):
-        _pick(args, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {args.data_dir}')
+    place = args.data_dir or args.train_list
+    if place and args.val_fraction is None and not has_eval_images(args, args.val_split):
+        _pick(args, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}', indent='')
 
 
 def short_side(split: DataSplit, sample: int = SAMPLE) -> int:
@@ -89,9 +91,13 @@ def choose(args: argparse.Namespace, train: DataSplit, tuned: bool) -> None:
     on_gpu = str(args.device).startswith('cuda')
     small = side <= SMALL_IMAGE
     batch = _batch(images, 128 if small or on_gpu else 32)
+    if is_primary(args):
+        _logger.info('Picked from the images and the machine; for another value, give the option yourself:')
     _pick(args, 'model', _model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}')
-    if not small:
+    if not args.model.startswith(_OF_SMALL_IMAGES):
         _pick(args, 'img_size', _img_size(side), _sized(side))
+    elif not tuned:  # else the size that the weights were trained with
+        _pick(args, 'img_size', 32, f'that of {args.model}')
     _pick(args, 'batch_size', batch, f'{images} training images')
     steps = max(images // args.batch_size, 1)
     wanted, bounds = (STEPS_TUNED, (20, 100)) if tuned else (STEPS_FRESH, (60, 200))
@@ -99,13 +105,11 @@ def choose(args: argparse.Namespace, train: DataSplit, tuned: bool) -> None:
     _pick(args, 'epochs', epochs, f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights')
     _pick(args, 'lr', round((0.02 if tuned else 0.1) * args.batch_size / 128, 6), f'batch of {args.batch_size}')
     _pick(args, 'weight_decay', 5e-4, 'small data')
-    _pick(args, 'warmup_epochs', min(5, args.epochs // 4), f'{args.epochs} epochs')
+    _pick(args, 'warmup_epochs', min(5, args.epochs // 4), _epochs(args))
     _choose_loss(args, train)
     _choose_precision(args, on_gpu)
     if is_primary(args):
-        _logger.info(
-            'Each of these is an option; mirrored images are made too: --hflip 0 for digits, text and the like'
-        )
+        _logger.info('Mirrored images are made too; for digits, text and the like add --hflip 0')
 
 
 def _model(small: bool, on_gpu: bool) -> str:
@@ -129,9 +133,9 @@ def _choose_loss(args: argparse.Namespace, train: DataSplit) -> None:
     factor = int(train.class_counts.max()) / max(int(train.class_counts.min()), 1)
     if given & {'loss', 'loss_kwargs'} or not args.model.startswith('ride_'):
         return
-    _pick(args, 'loss', 'balpoe', f'imbalance factor {factor:.3g}; calibrated experts for several class priors')
+    _pick(args, 'loss', 'balpoe', f'imbalance factor {factor:.3g}; each expert learns for another class balance')
     if args.epochs >= MIXUP_EPOCHS and not given & {'mixup', 'cutmix', 'smoothing'}:
-        _pick(args, 'mixup', 0.4, f'{args.epochs} epochs')
+        _pick(args, 'mixup', 0.4, _epochs(args))
 
 
 def _choose_precision(args: argparse.Namespace, on_gpu: bool) -> None:
@@ -150,15 +154,20 @@ def _cpu_has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, name, bool)()) for name in known)
 
 
+def _epochs(args: argparse.Namespace) -> str:
+    return '1 epoch' if args.epochs == 1 else f'{args.epochs} epochs'
+
+
 def _sized(side: int) -> str:
     return f'images of about {side} pixels'
 
 
-def _pick(args: argparse.Namespace, name: str, value: Any, why: str) -> None:
+def _pick(args: argparse.Namespace, name: str, value: Any, why: str, indent: str = '  ') -> None:
     """Set an argument that the command line leaves open, and say so."""
     if name in args.explicit or (name == 'model' and args.model):
         return
     setattr(args, name, value)
     if is_primary(args):
         flag = f'--{name.replace("_", "-")}'
-        _logger.info(f'{flag} ({why})' if value is True else f'{flag} {value} ({why})')
+        text = f'{flag} ({why}; else --no-{flag[2:]})' if value is True else f'{flag} {value} ({why})'
+        _logger.info(f'{indent}{text}')

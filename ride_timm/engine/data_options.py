@@ -141,8 +141,9 @@ def data_name(args: argparse.Namespace) -> str:
     Args:
         args: With the options and `data_dir`.
     """
-    if args.dataset:
-        return str(args.dataset.rpartition('/')[2])
+    named = args.dataset.partition('/')[2].rstrip('/')
+    if named and args.dataset.partition('/')[0].lower() != 'wds':  # where anything may follow
+        return str(named.rpartition('/')[2])
     return Path(args.data_dir).resolve().name if args.data_dir else Path(args.train_list or args.val_list).stem
 
 

@@ -2,6 +2,9 @@
 
 import logging
 import sys
+import warnings
+
+from PIL import Image
 
 __all__ = ['interactive', 'setup_logging']
 
@@ -19,6 +22,9 @@ def setup_logging(level: int = logging.INFO) -> None:
         logging.getLogger(package).setLevel(level)
     # the saver lists its files after every epoch
     logging.getLogger('timm.utils.checkpoint_saver').setLevel(max(level, logging.WARNING))
+    logging.getLogger('huggingface_hub').propagate = False  # it has a handler of its own, and would say all twice
+    # large images are what some data consist of; those beyond twice Pillow's limit are errors, with a sentence of ours
+    warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 
 def interactive() -> bool:

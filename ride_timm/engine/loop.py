@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ride_timm.engine.divergence import describe_divergence
 from ride_timm.engine.interrupt import Interrupted, StopRequest
 from ride_timm.engine.logs import interactive
-from ride_timm.engine.memory import forward_in_parts, is_out_of_memory, largest_batch, out_of_memory_error
+from ride_timm.engine.memory import FittingForward, is_out_of_memory, largest_batch, out_of_memory_error
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
@@ -317,12 +317,13 @@ def evaluate(
     model.eval()
     evaluator.max_samples = evaluation_sample_limit(loader)
     each = evaluator.num_experts > 0 and isinstance(model, MultiExpertNet)
+    forward = FittingForward(model.forward_experts if each else model)  # type: ignore[arg-type]
     for images, target in loader:
         images = images.to(evaluator.device)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast():
-            found = forward_in_parts(model.forward_experts if each else model, images)  # type: ignore[arg-type]
+            found = forward(images)
         experts, output = (found, found.mean(dim=1)) if each else (None, found)
         evaluator.update(output, target.to(evaluator.device), experts)
     return evaluator.compute(distributed=distributed)

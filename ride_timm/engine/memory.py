@@ -2,58 +2,86 @@
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from ride_timm.errors import RideError
 
-__all__ = ['forward_in_parts', 'is_out_of_memory', 'largest_batch', 'out_of_memory_error']
+__all__ = ['FittingForward', 'is_out_of_memory', 'largest_batch', 'out_of_memory_error']
 
 _logger = logging.getLogger(__name__)
+
+_SHORTAGE = (
+    "DefaultCPUAllocator: can't allocate memory", 'DefaultCPUAllocator: not enough memory',
+    'could not create a memory object',
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short, that of a device or of the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and 'not enough memory' in str(error) and 'DefaultCPUAllocator' in str(error)
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error)  # of torch's allocator on Linux and macOS, of that on Windows, and of oneDNN
+    return any(words in text for words in _SHORTAGE)
 
 
-def forward_in_parts(forward: Callable[[torch.Tensor], Any], images: torch.Tensor) -> Any:
-    """Compute a batch, in halves where it does not fit into memory.
+class FittingForward:
+    """A forward pass in eval mode that computes batches in parts where they do not fit into memory.
 
-    In eval mode the images of a batch do not see each other, so the figures stay the same. A warning says it once for
-    each size.
+    The images of a batch do not see each other there, so the figures stay the same. What did not fit once is not tried
+    again, and a warning says it once for each size.
 
     Args:
         forward: From images (B, ...) to a tensor or a tuple of tensors, (B, ...) each.
-        images: (B, ...).
-
-    Returns:
-        What `forward` returns for the whole batch.
-
-    Raises:
-        RideError: A single image does not fit.
     """
-    try:
-        return forward(images)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(images) == 1:
-            size = 'x'.join(map(str, images.shape[2:]))
-            raise RideError(
-                f'One image of {size} pixels does not fit into the memory of {images.device}; use a smaller '
-                '--img-size, or another --device.'
-            ) from error
-    release_memory()  # outside of the handler, which keeps the tensors of the failed attempt alive
-    half = (len(images) + 1) // 2
-    _logger.warning(f'A batch of {len(images)} images does not fit into the memory of {images.device}: cut in two')
-    parts = [forward_in_parts(forward, part) for part in images.split(half)]
+
+    def __init__(self, forward: Callable[[torch.Tensor], Any]) -> None:
+        self.forward = forward
+        self.most: int | None = None
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        """What `forward` returns for the whole batch (B, ...); raises a RideError where a single image does not fit."""
+        parts: list[Any] = []
+        done = 0
+        while done < len(images) or not parts:
+            part = images[done : done + (self.most or len(images))]
+            found = self._attempt(part)
+            if found is not None:
+                parts.append(found)
+                done += len(part)
+                continue
+            release_memory()  # outside of the handler, which keeps the tensors of the failed attempt alive
+            self.most = (len(part) + 1) // 2
+            _logger.warning(
+                f'A batch of {len(part)} images does not fit into the memory of {images.device}: it is computed in '
+                f'parts of {self.most}'
+            )
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _attempt(self, images: torch.Tensor) -> Any:
+        """The outputs, or None where they do not fit."""
+        try:
+            return self.forward(images)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(images) == 1:
+                size = 'x'.join(map(str, images.shape[2:]))
+                raise RideError(
+                    f'One image of {size} pixels does not fit into the memory of {images.device}; use a smaller '
+                    '--img-size, or another --device.'
+                ) from error
+        return None
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """The outputs of the parts of a batch as those of the batch."""
     if isinstance(parts[0], torch.Tensor):
-        return torch.cat(parts)
+        return torch.cat(list(parts))
     joined = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
     kind = type(parts[0])
     return kind(*joined) if hasattr(kind, '_fields') else kind(joined)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
 from ride_timm.data.images import failure_reason, image_mode
 from ride_timm.engine.loading import TrainedNet
-from ride_timm.engine.memory import forward_in_parts
+from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.setup import data_config
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
@@ -103,9 +103,10 @@ def predict(
         **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
         batch_size=batch_size, workers=workers, device=device,
     )  # fmt: skip
+    forward = FittingForward(partial(forward_votes, model, threshold=threshold))
     row = 0
     for images, target in loader:
-        votes = forward_in_parts(partial(forward_votes, model, threshold=threshold), images.to(device))
+        votes = forward(images.to(device))
         for usable, found in zip((target >= 0).tolist(), _predictions(votes, names, top_k), strict=True):
             if not usable:
                 yield Skipped(paths[row], dataset.reason(row))

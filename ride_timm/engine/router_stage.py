@@ -4,6 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from timm.task import evaluation_sample_limit
 from ride_timm.data import start_epoch
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
-from ride_timm.engine.memory import forward_in_parts
+from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold, sweep_thresholds
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
@@ -97,9 +98,10 @@ def evaluate_routed(
     net.eval()
     left = evaluator.max_samples = evaluation_sample_limit(loader)
     passed = torch.zeros(net.num_experts + 1, dtype=torch.int64, device=evaluator.device)
+    forward = FittingForward(partial(net.forward_routed, threshold=threshold))
     for images, target in loader:
         with autocast():
-            output = forward_in_parts(lambda part: net.forward_routed(part, threshold), images.to(evaluator.device))
+            output = forward(images.to(evaluator.device))
         evaluator.update(output.logits, target.to(evaluator.device))
         counted = output.num_experts if left is None else output.num_experts[:left]
         left = None if left is None else left - len(counted)

@@ -18,6 +18,7 @@ from ride_timm.data import (
     choose_groups,
     hold_out,
     imbalance_factor,
+    tell_copies,
 )
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
@@ -90,6 +91,7 @@ def build_data(
     if not args.no_check_images and is_primary(args) and len(train.targets) + len(val.targets) <= MAX_CHECKED:
         check_images(train)
         check_images(val)
+        tell_copies(train, val)
     groups = choose_groups(train.class_counts)
     if is_primary(args):
         _logger.info(_describe(train, val, groups))
@@ -213,10 +215,15 @@ def _settled(parts: HeldOut, plan: HoldoutPlan, option: str, tell: bool) -> Hold
 
 def _describe(train: DataSplit, val: DataSplit, groups: GroupChoice) -> str:
     empty = int((val.class_counts == 0).sum())
+    limits = f'thirds of the classes by training images, {groups.text}' if groups.rule == 'quantile' else groups.text
     return (
-        f'{train.num_classes} classes, {len(train.targets)} training images ({train.class_counts.max()} to '
+        f'{_counted(train.num_classes)}, {len(train.targets)} training images ({train.class_counts.max()} to '
         f'{train.class_counts.min()} a class, imbalance factor {imbalance_factor(train.class_counts):.1f}), '
         f'{len(val.targets)} evaluation images'
-        + (f', {empty} classes without any of them' if empty else '')
-        + f'; groups: {groups.text}'
+        + (f', {_counted(empty)} without any of them' if empty else '')
+        + f'; groups: {limits}'
     )
+
+
+def _counted(classes: int) -> str:
+    return '1 class' if classes == 1 else f'{classes} classes'

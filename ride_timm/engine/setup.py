@@ -16,6 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import init_distributed_device, is_primary
 
 from ride_timm.data import create_eval_loader, create_sampler, create_train_loader, create_train_transform
+from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import data_name
 from ride_timm.engine.run_data import MAX_CHECKED as MAX_CHECKED
 from ride_timm.engine.run_data import HoldoutPlan as HoldoutPlan
@@ -66,6 +67,8 @@ def start_device(args: argparse.Namespace) -> torch.device:
     args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     check_device(args.device)
     device: torch.device = init_distributed_device(args)
+    if device.type == 'cpu':
+        keep_freed_memory()
     if args.amp:
         pick(args, 'amp_dtype', 'bfloat16' if device.type == 'cpu' else 'float16', f'mixed precision on {device.type}')
     return device
@@ -197,6 +200,12 @@ def data_config(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, A
         key: getattr(args, key, None) for key in ('img_size', 'in_chans', 'mean', 'std', 'crop_pct', 'interpolation')
     }
     config: dict[str, Any] = resolve_data_config({k: v for k, v in wanted.items() if v}, model=model)
+    channels = wanted['in_chans'] or config['input_size'][0]
+    if config['input_size'][0] != channels:  # timm takes the size of the weights that the architecture is known for
+        config['input_size'] = (channels, *config['input_size'][1:])
+    for key in ('mean', 'std'):
+        if len(config[key]) != channels:  # as timm's loader does it
+            config[key] = (sum(config[key]) / len(config[key]),) * channels
     return config
 
 

@@ -14,7 +14,7 @@ from timm.task import evaluation_sample_limit
 
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast
-from ride_timm.engine.memory import forward_in_parts
+from ride_timm.engine.memory import FittingForward
 from ride_timm.errors import RideError
 from ride_timm.metrics import group_accuracy
 from ride_timm.models import MultiExpertNet
@@ -70,9 +70,10 @@ def sweep_thresholds(
     passed = torch.zeros(len(limits), net.num_experts + 1, dtype=torch.int64, device=device)
     images = torch.zeros(net.num_classes, dtype=torch.int64, device=device)
     left = evaluation_sample_limit(loader)
+    forward = FittingForward(net.forward_router)
     for batch, labels in loader:
         with autocast():
-            router_logits, expert_logits = forward_in_parts(net.forward_router, batch.to(device))
+            router_logits, expert_logits = forward(batch.to(device))
         right = prefix_means(expert_logits).argmax(-1) == labels.to(device).unsqueeze(1)
         kept = len(right) if left is None else min(left, len(right))  # a distributed sampler pads at the end
         left = None if left is None else left - kept

@@ -30,6 +30,8 @@ __all__ = ['draw_calibration', 'draw_curves', 'draw_routing', 'draw_tail', 'read
 
 THUMBNAIL = 128
 """Pixels of a thumbnail's longer side."""
+HEADROOM = 1.3
+"""Height of a panel, in that of its highest bar: a legend stands above the bars."""
 _MARKED = 30  # epochs; up to here each has a point
 
 Curves = Mapping[str, Sequence[float]]
@@ -74,10 +76,7 @@ def draw_calibration(answers: Answers, ece: float) -> bytes:
         left.set_title(f'Reliability (ECE {ece:.1f} %)')
         left.bar(edges[:-1], 100 * np.nan_to_num(accuracy), np.diff(edges), align='edge', color=BLUE, edgecolor='white')
         left.plot([0, 100], [0, 100], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
-        left.plot(100 * confidence, 100 * accuracy, color=VERMILLION, marker='o', markersize=3.5, linestyle='none')
-        left.text(
-            4, 97, 'bars: right answers (%)\npoints: at their mean confidence', va='top', color=GREY, fontsize=8.5
-        )
+        left.scatter(100 * confidence, 100 * accuracy, 12, color=VERMILLION, zorder=3, clip_on=False)
         left.set(xlim=(0, 100), ylim=(0, 103), xlabel='confidence (%)', ylabel='accuracy (%)')
         right.set_title('Images by confidence')
         right.bar(edges[:-1], images, np.diff(edges), align='edge', color=GREY, edgecolor='white')
@@ -85,11 +84,11 @@ def draw_calibration(answers: Answers, ece: float) -> bytes:
             (100 * float(answers.confidence.mean()), 'mean confidence', VERMILLION),
             (100 * float((answers.answers == answers.targets).mean()), 'accuracy', BLUE),
         ):
-            right.axvline(value, color=colour, linewidth=1.6, label=f'{text} {value:.1f} %')
-        right.legend(frameon=True, framealpha=1.0, edgecolor='none', loc='upper left', fontsize=8.5)
+            right.axvline(value, 0, 1 / HEADROOM, color=colour, linewidth=1.6, label=f'{text} {value:.1f} %')
+        right.legend(frameon=False, loc='upper left', fontsize=8.5)
         right.yaxis.get_major_locator().set_params(integer=True)
         right.yaxis.set_major_formatter('{x:,.0f}')
-        right.set(xlim=(0, 100), ylim=(0, 1.3 * images.max()), xlabel='confidence (%)', ylabel='images')
+        right.set(xlim=(0, 100), ylim=(0, HEADROOM * images.max()), xlabel='confidence (%)', ylabel='images')
         return _as_bytes(save)
 
 
@@ -116,6 +115,7 @@ def draw_curves(curves: Curves) -> bytes:
         _line(rate, epochs, curves.get('lr'), OTHER_COLOURS[0], '')
         accuracy.set_ylim(0, 104)
         rate.set_ylim(bottom=0)
+        rate.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
         for axes in (loss, accuracy):
             if axes.lines:
                 axes.legend(frameon=False, fontsize=8, labelspacing=0.25)
@@ -160,7 +160,7 @@ def _line(
         marker = 'o' if there.sum() <= _MARKED else ''
         axes.plot(
             epochs[there], np.asarray(values)[there], color=colour, label=label, linewidth=width, marker=marker,
-            markersize=3,
+            markersize=3, clip_on=False,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ride_timm.data import DataSplit, GroupChoice, choose_groups, create_eval_loader
 from ride_timm.engine.cost import gmacs, gmacs_by_experts, mean_gmacs
 from ride_timm.engine.logs import interactive
-from ride_timm.engine.memory import forward_in_parts
+from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.engine.sweep import THRESHOLDS, SweepRow
 from ride_timm.metrics import NUM_BINS, ClassResult, LongTailEvaluator, class_accuracy, group_accuracy
@@ -118,8 +118,9 @@ def take_stock(
     limit = logit(model.router_threshold) if routed else 0.0
     answers: list[tuple[Tensor, ...]] = []
     routing: list[tuple[Tensor, Tensor]] = []
+    forward = FittingForward(partial(_forward, model))
     for images, labels in tqdm(loader, desc='Measuring', leave=False, disable=not interactive()):
-        said: _Said = forward_in_parts(partial(_forward, model), images.to(device))
+        said: _Said = forward(images.to(device))
         target = labels.to(device)
         together.update(said.logits, target, said.experts if experts else None)
         answers.append((target, *_named(said.logits), *_named(said.experts)))

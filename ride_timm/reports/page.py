@@ -22,6 +22,7 @@ __all__ = ['Content', 'Example', 'render']
 MOST_PAIRS = 15
 TINY = 64  # pixels
 NOTHING = '&ndash;'
+SPACE = '&nbsp;'
 NO_ANSWER = 'no finite answer'
 
 
@@ -128,19 +129,23 @@ def _accuracy(measured: Measured) -> str:
         [f'expert {k} alone', _number(figures[f'expert{k}_top1']), *([NOTHING] if routed else [])]
         for k in range(measured.num_experts if measured.num_experts > 1 else 0)
     ]
-    table.append(['GMACs per image, mean', *(f'{column["gmacs"]:.4g}' for column in columns)])
-    if routed:
-        table.append(['experts per image, mean', str(measured.num_experts), f'{routed["mean_experts"]:.2f}'])
     if measured.groups is None:
         note = 'The training images of the classes are not known, so there are no groups.'
     else:
-        note = (
-            f'Groups by training images a class: {measured.groups.text}; the figure of a group is the mean of its '
-            "classes' accuracies."
-        )
+        thirds = 'are thirds of the classes ' if measured.groups.rule == 'quantile' else ''
+        note = f'Groups {thirds}by training images a class: {measured.groups.text}; the figure of a group is the mean '
+        note += "of its classes' accuracies."
     untested = int(figures['num_classes_without_images'])
     note += f' {_counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
-    return f'<p>{_text(note)}</p>' + _table(heads, table)
+    return f'<p>{_text(note)}</p>' + _table(heads, table) + _table(['cost of an image', *heads[1:]], _cost(measured))
+
+
+def _cost(measured: Measured) -> list[list[str]]:
+    columns = [column for column in (measured.figures, measured.routed) if column is not None]
+    rows = [['GMACs, mean', *(f'{column["gmacs"]:.4g}' for column in columns)]]
+    if measured.routed is not None:
+        rows.append(['experts, mean', str(measured.num_experts), f'{measured.routed["mean_experts"]:.2f}'])
+    return rows
 
 
 def _tail(content: Content) -> str:
@@ -164,7 +169,7 @@ def _confusions(content: Content) -> str:
             cells.append(f'{rows[true].train_images:,} → {other}')
         table.append(cells)
     heads = ['true class', 'taken for', 'times', 'of images', 'share']
-    heads += ['training images'] if measured.groups is not None else []
+    heads += ['training images of both'] if measured.groups is not None else []
     return '<p>The pairs that are mistaken most often.</p>' + _table(heads, table, words=2)
 
 
@@ -178,7 +183,11 @@ def _calibration(content: Content) -> str:
         f'15 bins is {figures["ece"]:.2f} %.'
     )
     alt = 'Reliability diagram: accuracy over confidence, and the number of images at each confidence'
-    return f'<p>{_text(text)}</p>' + _figure(content.pictures['calibration'], alt)
+    caption = (
+        'Left: of the answers with a confidence in the range of a bar, how many are right; a point marks their mean '
+        'confidence, and lies on the dashed line where the two agree.'
+    )
+    return f'<p>{_text(text)}</p>' + _figure(content.pictures['calibration'], alt, caption)
 
 
 def _experts(measured: Measured) -> str:
@@ -196,7 +205,8 @@ def _experts(measured: Measured) -> str:
     table = []
     for label, chosen in (('all experts agree', same), ('they differ', ~same)):
         share = f'{100 * chosen.mean():.1f} %'
-        table.append([label, f'{chosen.sum():,}', share, f'{_number(_percent(right[chosen]))} %'])
+        accuracy = f'{_number(_percent(right[chosen]))} %' if chosen.any() else NOTHING
+        table.append([label, f'{chosen.sum():,}', share, accuracy])
     return (
         f'{_scroll(f"<thead>{_head(heads)}</thead><tbody>{rows}</tbody>")}'
         '<p>How often the answer of all together is right:</p>' + _table(['', 'images', 'share', 'accuracy'], table)
@@ -208,19 +218,20 @@ def _routing(content: Content) -> str:
     if routed is None or 'routing' not in content.pictures:
         return ''
     shares = ', '.join(
-        f'{_counted(k, "expert", "experts")} {100 * routed[f"share_{k}"]:.1f} %'
+        f'{100 * routed[f"share_{k}"]:.1f} % pass {_counted(k, "expert", "experts")}'
         for k in range(1, measured.num_experts + 1)
     )
-    text = f'With its own threshold {routed["threshold"]:g}, so many images pass so many experts: {shares}.'
+    text = f"Of the images, at the network's own threshold of {routed['threshold']:g}, {shares}."
     alt = 'Accuracy over the mean cost of an image at every threshold of the router'
     return f'<p>{_text(text)}</p>' + _figure(content.pictures['routing'], alt)
 
 
 def _training(content: Content) -> str:
-    if 'curves' not in content.pictures:
-        return ''
     note = f'<p>{_text(content.curves_note)}</p>' if content.curves_note else ''
-    return note + _figure(content.pictures['curves'], 'Loss, accuracy and learning rate over the epochs')
+    if 'curves' not in content.pictures:
+        return note
+    caption = 'The training loss is the one that was minimised, the evaluation loss plain cross entropy.'
+    return note + _figure(content.pictures['curves'], 'Loss, accuracy and learning rate over the epochs', caption)
 
 
 def _errors(content: Content) -> str:
@@ -236,15 +247,19 @@ def _errors(content: Content) -> str:
 
 def _example(example: Example) -> str:
     votes = ''.join(
-        f'<li{"" if label == example.truth else _class("off")}>expert {k}: {_name(label)} {100 * share:.0f} %</li>'
+        f'<li{"" if label == example.truth else _class("off")}>expert {k}: {_vote(label, share)}</li>'
         for k, (label, share) in enumerate(example.votes)
     )
     return (
-        f'<li>{_image(example.picture, f"Image of {example.truth}")}<div><p><b>{_name(example.truth)}</b></p>'
-        f'<p>answer: {_name(example.answer)} {100 * example.confidence:.0f} %</p>'
+        f'<li>{_image(example.picture, f"Image of {example.truth}")}<div>'
+        f'<p>true class: <b>{_name(example.truth)}</b></p><p>answer: {_vote(example.answer, example.confidence)}</p>'
         + (f'<ol>{votes}</ol>' if len(example.votes) > 1 else '')
         + f'<p class="file">{_name(example.file)}</p></div></li>'
     )
+
+
+def _vote(label: str, share: float) -> str:
+    return f'<b>{_name(label)}</b>, {100 * share:.0f}{SPACE}%'
 
 
 def _classes(measured: Measured) -> str:

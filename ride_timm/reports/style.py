@@ -72,6 +72,7 @@ figcaption { color: var(--soft); font-size: .88rem; margin-top: .4rem; }
 .tiny { image-rendering: pixelated; }
 .errors div { min-width: 0; overflow-wrap: anywhere; line-height: 1.4; }
 .errors p, .errors ol { margin: 0 0 .2rem; }
+.errors ol b { font-weight: 500; }
 .off, .file { color: var(--soft); }
 .file { font-size: .8rem; }
 @media print {

@@ -2,9 +2,11 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ride_timm.cards.fonts import font_families
 from ride_timm.data.sources import printable
 from ride_timm.surveys.survey import Survey
 
@@ -24,22 +26,33 @@ def draw_tail(found: Survey, path: str | Path, title: str) -> None:
         path: The PNG file to write.
         title: What the data is called.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
     assert found.train is not None
     assert found.groups is not None
+    with rc_context({'font.family': list(font_families())}), warnings.catch_warnings():
+        # a script that no font has is drawn as boxes
+        warnings.filterwarnings('ignore', message='Glyph .* missing from font', category=UserWarning)
+        figure = Figure(figsize=(9, 4.5), layout='constrained')
+        _draw(figure, found, title)
+        figure.savefig(path, dpi=120)
+
+
+def _draw(figure: Any, found: Survey, title: str) -> None:
+    assert found.train is not None
+    assert found.groups is not None
     names, sizes = list(found.train.counts), np.array(list(found.train.counts.values()))
     order = np.argsort(-sizes, kind='stable')
-    figure = Figure(figsize=(9, 4.5), layout='constrained')
     axes = figure.subplots()
     place = np.empty(len(order), dtype=int)
     place[order] = np.arange(len(order))
     for group, members in found.groups.groups.items():
         number = f'{group}: {_counted(len(members), "class", "es")}, {_counted(sizes[members].sum(), "image", "s")}'
         axes.bar(place[members], sizes[members], 0.9 if len(order) < 80 else 1.0, color=_COLOURS[group], label=number)
-    if len(order) <= _MOST_NAMES:
-        for spot, index in enumerate(order):
-            axes.text(spot, max(sizes[index], 0.7) * 1.04, f'{sizes[index]:,}', ha='center', va='bottom', color=_GREY)
+    for spot in range(len(order)) if len(order) <= _MOST_NAMES else (0, len(order) - 1):
+        size = sizes[order[spot]]
+        axes.text(spot, max(size, 0.7) * 1.04, f'{size:,}', ha='center', va='bottom', color=_GREY)
     axes.set_yscale('log')
     axes.set_ylim(0.7, 2 * sizes.max())  # a class with one image has a bar too
     axes.yaxis.set_major_formatter('{x:,.0f}')
@@ -59,10 +72,6 @@ def draw_tail(found: Survey, path: str | Path, title: str) -> None:
     axes.grid(axis='y', color='#E4E4E4', linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc='upper right')
-    with warnings.catch_warnings():
-        # a script that the font lacks is drawn as boxes
-        warnings.filterwarnings('ignore', message='Glyph .* missing from font', category=UserWarning)
-        figure.savefig(path, dpi=120)
 
 
 def _counted(number: int, one: str, plural: str) -> str:

@@ -22,6 +22,7 @@ from ride_timm.data import (
 )
 from ride_timm.data.scan import ImageFacts, find_repeats, scan_images
 from ride_timm.data.sources import printable
+from ride_timm.engine.auto import VAL_FRACTION
 from ride_timm.engine.data_options import has_eval_images, open_eval_source, open_train_source
 from ride_timm.engine.run_data import val_plan
 from ride_timm.errors import RideError
@@ -29,6 +30,10 @@ from ride_timm.errors import RideError
 __all__ = ['Finding', 'Side', 'Survey', 'survey']
 
 ERROR, WARNING, OK = 'error', 'warning', 'ok'
+_SET_APART = (
+    f'there are no images to evaluate on: shown is what --val-fraction {VAL_FRACTION:g} sets apart, which a training '
+    'without --model and --recipe does by itself'
+)
 
 
 @dataclass
@@ -68,7 +73,10 @@ class Side:
 
 @dataclass
 class Survey:
-    """All that was found; sides and groups that could not be opened are None."""
+    """All that was found; sides and groups that could not be opened are None.
+
+    `set_apart` is the fraction of the training images that stand in for evaluation images without being asked for.
+    """
 
     form: str
     root: str
@@ -76,6 +84,7 @@ class Survey:
     val: Side | None = None
     groups: GroupChoice | None = None
     looked: bool = False
+    set_apart: float | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -96,6 +105,9 @@ def survey(args: argparse.Namespace, progress: Callable[[int], object] | None = 
         What was found; whatever a training would refuse is an error among the findings.
     """
     found = Survey(_form(args), f'{args.data_dir.rstrip(os.sep)}{os.sep}' if args.data_dir else '')
+    if args.val_fraction is None and not has_eval_images(args, args.val_split):
+        found.set_apart = VAL_FRACTION
+        args = argparse.Namespace(**{**vars(args), 'val_fraction': VAL_FRACTION})
     train = _open_sides(args, found)
     if found.train is not None:
         _check_classes(found, train)
@@ -124,6 +136,8 @@ def _open_sides(args: argparse.Namespace, found: Survey) -> DataSplit | None:
         if plan is not None:
             train, val, _ = hold_out(train, plan.fraction, plan.seed, '--val-fraction')
             found.train, found.val = _labelled(train, found.root), _labelled(val, found.root)
+            if found.set_apart:
+                found.findings.append(Finding(WARNING, _SET_APART))
     except RideError as error:
         found.findings.append(Finding(ERROR, str(error)))
     if plan is None:
@@ -137,11 +151,6 @@ def _open_sides(args: argparse.Namespace, found: Survey) -> DataSplit | None:
 
 
 def _open_val(args: argparse.Namespace, found: Survey, train: Source, split: DataSplit | None) -> DataSplit | None:
-    if not has_eval_images(args, args.val_split):
-        found.findings.append(
-            Finding(ERROR, 'there are no images to evaluate on: take a part of the training images, --val-fraction 0.2')
-        )
-        return None
     try:
         source = open_eval_source(args, args.val_split)
         found.val = _side(source, found.root)
@@ -190,7 +199,7 @@ def _check_classes(found: Survey, train: DataSplit | None) -> None:
         text = f'{_number(len(untested), "class has", "classes have")} no evaluation image, so no accuracy'
         found.findings.append(Finding(WARNING, text, _listed(untested)))
     elif not set(found.val.names) - set(counts):
-        found.findings.append(Finding(OK, f'both sides have the same {len(counts)} classes'))
+        found.findings.append(Finding(OK, f'both sides have the same {_number(len(counts), "class", "classes")}'))
 
 
 def _check_files(found: Survey) -> None:

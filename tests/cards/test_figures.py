@@ -17,6 +17,7 @@ from weight_results import GMACS, THRESHOLD, make_results
 from ride_timm.cards import figures
 from ride_timm.cards.figure_labels import PointLabel, place_labels, spread
 from ride_timm.cards.figures import routing_figure, tail_figure
+from ride_timm.cards.fonts import font_families
 from ride_timm.errors import RideError
 
 PLAIN = {'experts': 1, 'method': 'ce', 'level': 40}
@@ -92,6 +93,29 @@ def test_the_tail_shows_every_class_by_falling_count(drawn):
     assert counts_axes.get_yscale() == 'log'
     assert list(counts_axes.patches[0].get_data().values) == [row['train_images'] for row in by_count]
     assert texts(counts_axes) == ['500', '5']
+
+
+@pytest.mark.parametrize('classes', [6, 20, 21])
+def test_few_classes_are_named(drawn, classes):
+    results = make_results(classes=classes, largest=90, factor=30)
+    results['test']['per_class'][2]['name'] = '$x$ <b>\x00 and a name that never ends'
+    _, axes = drawn(tail_figure, results).axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    if classes > 20:
+        assert axes.get_xlabel() == 'class, sorted by training images'
+        return
+    by_count = sorted(results['test']['per_class'], key=lambda row: (-row['train_images'], row['label']))
+    wanted = [row['name'] for row in by_count]
+    wanted[wanted.index(results['test']['per_class'][2]['name'])] = r'\$x\$ <b>\x00 and a name …'
+    assert names == wanted
+    assert axes.get_xticks() == pytest.approx(np.arange(classes) + 0.5)
+
+
+def test_letters_of_other_scripts_come_from_fonts_that_are_there(monkeypatch):
+    from matplotlib import font_manager
+
+    monkeypatch.setattr(font_manager, 'get_font_names', lambda: ['Yu Gothic', 'Comic Sans', 'Noto Sans CJK JP'])
+    assert font_families.__wrapped__() == ('DejaVu Sans', 'Noto Sans CJK JP', 'Yu Gothic')
 
 
 def test_the_tail_names_groups_and_their_means(drawn):

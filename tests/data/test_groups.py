@@ -68,6 +68,7 @@ def test_choice_keeps_the_limits_when_all_groups_have_classes():
 def test_choice_takes_thirds_for_small_data():
     choice = choose_groups([18, 15, 9, 8, 3, 2])
     assert (choice.rule, choice.text) == ('quantile', 'many 15..18, medium 8..9, few 2..3')
+    assert choose_groups([9, 5, 5, 2]).text == 'many 9, medium 5, few 2'
     assert as_lists(choice.groups) == {'many': [0, 1], 'medium': [2, 3], 'few': [4, 5]}
 
 

@@ -87,6 +87,12 @@ def test_a_declared_class_without_images_is_left_out(tmp_path, caplog):
         open_eval_split(folder, 'hfds', class_names=train.class_names)
 
 
+def test_names_of_the_data_leave_no_room_for_others(folder, tmp_path):
+    (tmp_path / 'names').write_text('x\ny\nz\n')
+    with pytest.raises(RideError, match=r'--class-names is for labels that are numbers, and hfds/.* names its classes'):
+        open_train_split(folder, 'hfds', names_file=tmp_path / 'names')
+
+
 @pytest.mark.parametrize(('labels', 'names'), [(['b', 'a', 'b'], ('a', 'b')), ([10, 2, 10], ('2', '10'))])
 def test_labels_without_declared_names(tmp_path, labels, names):
     train = open_train_split(parquet(tmp_path / 'x', train=table(labels)), 'hfds')

@@ -1,12 +1,21 @@
 """What goes wrong with images of one's own: right labels, or one clear sentence."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ride_timm.data import check_apart, check_images, find_unreadable, hold_out, open_eval_split, open_train_split
+from ride_timm.data import (
+    check_apart,
+    check_images,
+    find_unreadable,
+    hold_out,
+    open_eval_split,
+    open_train_split,
+    tell_copies,
+)
 from ride_timm.errors import RideError
 
 
@@ -130,6 +139,26 @@ def test_separate_images_pass(make_folder):
     check_apart(train, open_eval_split(root, class_names=train.class_names))
     parts = hold_out(train, 0.5)
     check_apart(parts.train, parts.held)
+
+
+def test_copies_on_both_sides_and_under_two_classes_are_spoken_of(make_folder, caplog):
+    root = make_folder({'train': {'a': 3, 'b': 2}, 'val': {'a': 2, 'b': 2}})
+    train = open_train_split(root)
+    tell_copies(train, open_eval_split(root, class_names=train.class_names))
+    assert not caplog.records
+    shutil.copy(root / 'train/a/0.png', root / 'val/a/copy.png')
+    (root / 'val/b/link.png').symlink_to(root / 'train/b/1.png')
+    shutil.copy(root / 'train/a/2.png', root / 'train/b/copy.png')
+    train = open_train_split(root)
+    val = open_eval_split(root, class_names=train.class_names)
+    check_apart(train, val)
+    tell_copies(train, val)
+    sides, classes = (record.getMessage() for record in caplog.records)
+    assert '2 of the 6 evaluation images are training images too, which flatters the accuracy' in sides
+    assert 'train/a/0.png = ' in sides
+    assert 'val/a/copy.png; ' in sides
+    assert 'The same file stands under different classes, first ' in classes
+    assert 'train/b/copy.png; ' in classes
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

@@ -43,7 +43,7 @@ def chosen(counts, size=(32, 32), *options, tuned=False, device='cpu'):
 
 def test_small_images():
     args = chosen([500, 200, 100, 50, 5])
-    assert (args.model, args.img_size, args.batch_size, args.loss) == ('ride_resnet32_3e', None, 32, 'balpoe')
+    assert (args.model, args.img_size, args.batch_size, args.loss) == ('ride_resnet32_3e', 32, 32, 'balpoe')
     assert args.epochs == 200
     assert args.mixup == 0.4
     assert args.lr == pytest.approx(0.1 * 32 / 128)
@@ -94,6 +94,27 @@ def test_each_choice_is_printed_with_its_reason(caplog):
     assert '--loss balpoe (imbalance factor 10;' in caplog.text
 
 
+def test_mixed_precision_can_be_refused(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(auto, '_cpu_has_bfloat16', lambda: True)
+    args = chosen([100, 10])
+    assert (args.amp, args.amp_dtype, args.channels_last) == (True, 'bfloat16', True)
+    assert '--amp (the hardware computes in bfloat16; else --no-amp)' in caplog.text
+    caplog.clear()
+    args = chosen([100, 10], (32, 32), '--no-amp')
+    assert (args.amp, args.channels_last) == (False, False)
+    assert '--amp' not in caplog.text
+    args = chosen([100, 10], (32, 32), '--no-channels-last')
+    assert (args.amp, args.channels_last) == (True, False)
+
+
+def test_weights_of_small_images_keep_their_size():
+    args = parse_args(['--data-dir', 'x'])
+    args.device, args.rank, args.world_size, args.model = 'cpu', 0, 1, 'ride_resnet32_3e'
+    auto.choose(args, split([300, 100, 10], (300, 300)), tuned=True)
+    assert args.img_size is None
+
+
 @pytest.mark.parametrize('options', [('--model', CIFAR), ('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])
 def test_a_model_or_a_recipe_closes_the_question(options):
     assert auto.is_open(parse_args(['--data-dir', 'x']))
@@ -113,6 +134,7 @@ def test_class_folders_alone_are_split(tmp_path, caplog):
     options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '--device', 'cpu']
     assert main(['--data-dir', str(data), *options]) == 0
     assert '--val-fraction 0.2 (no images to evaluate on in ' in caplog.text
+    assert caplog.text.index('give the option yourself') < caplog.text.index('--model')
     checkpoint = read_checkpoint(next((tmp_path / 'out').iterdir()) / 'last.pth.tar')
     assert checkpoint['ride']['val_part']['fraction'] == 0.2
     assert sum(checkpoint['ride']['class_counts']) < 42

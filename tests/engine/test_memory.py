@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.engine.memory import forward_in_parts, is_out_of_memory, largest_batch
+from ride_timm.engine.memory import FittingForward, is_out_of_memory, largest_batch
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet, RideResNetCifar
 from ride_timm.validate import build_parser, validate
@@ -40,8 +40,14 @@ def room_for(monkeypatch):
 def test_what_is_shortage_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: not enough memory: you tried"))
+    assert is_out_of_memory(RuntimeError('DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.'))
     assert not is_out_of_memory(RuntimeError('shapes cannot be multiplied'))
+
+
+def test_the_error_that_torch_raises_here():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**59)
+    assert is_out_of_memory(caught.value)
 
 
 class TestParts:
@@ -55,8 +61,24 @@ class TestParts:
             return images * 2
 
         images = torch.arange(11.0).reshape(11, 1, 1, 1)
-        assert torch.equal(forward_in_parts(forward, images), images * 2)
-        assert max(size for size in sizes if size <= 3) == 3
+        assert torch.equal(FittingForward(forward)(images), images * 2)
+        assert sizes == [11, 6, 3, 3, 3, 2]
+
+    def test_what_did_not_fit_is_not_tried_again(self, caplog):
+        sizes = []
+
+        def forward(images):
+            sizes.append(len(images))
+            if len(images) > 3:
+                raise torch.OutOfMemoryError
+            return images * 2
+
+        compute = FittingForward(forward)
+        images = torch.arange(7.0).reshape(7, 1, 1, 1)
+        assert all(torch.equal(compute(images[:n]), images[:n] * 2) for n in (7, 7, 3, 1))
+        assert sizes == [7, 4, 2, 2, 2, 1, 2, 2, 2, 1, 2, 1, 1]
+        assert caplog.text.count('A batch of 7 images does not fit into the memory of cpu') == 1
+        assert 'it is computed in parts of 2' in caplog.text
 
     def test_tuples_stay_tuples(self):
         def forward(images):
@@ -65,7 +87,7 @@ class TestParts:
             return images, images + 1
 
         images = torch.arange(5.0).reshape(5, 1, 1, 1)
-        one, other = forward_in_parts(forward, images)
+        one, other = FittingForward(forward)(images)
         assert torch.equal(one, images)
         assert torch.equal(other, images + 1)
 
@@ -74,14 +96,14 @@ class TestParts:
             raise MemoryError
 
         with pytest.raises(RideError, match='One image of 8x6 pixels does not fit into the memory of cpu'):
-            forward_in_parts(forward, torch.zeros(4, 3, 8, 6))
+            FittingForward(forward)(torch.zeros(4, 3, 8, 6))
 
     def test_other_errors_pass(self):
         def forward(images):
             raise RuntimeError('something else')
 
         with pytest.raises(RuntimeError, match='something else'):
-            forward_in_parts(forward, torch.zeros(4, 3, 8, 6))
+            FittingForward(forward)(torch.zeros(4, 3, 8, 6))
 
     @pytest.mark.parametrize('room, wanted', [(9, 8), (8, 8), (7, 4), (1, 1), (0, None)])
     def test_the_largest_batch(self, room, wanted):
@@ -108,7 +130,7 @@ def test_evaluation_gives_the_same_figures(data, tmp_path, room_for, caplog):
         assert {k: v for k, v in found.items() if k != 'loss'} == {k: v for k, v in wanted.items() if k != 'loss'}
         assert found['loss'] == pytest.approx(wanted['loss'])
     assert max(batches) <= 5
-    assert 'A batch of 12 images does not fit into the memory of cpu: cut in two' in caplog.text
+    assert 'A batch of 12 images does not fit into the memory of cpu: it is computed in parts of 6' in caplog.text
 
 
 def test_training_says_which_batch_fits(data, tmp_path, room_for):
