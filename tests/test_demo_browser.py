@@ -48,12 +48,17 @@ def net(tmp_path_factory):
 def address(net, images):
     """Where `ride-timm demo` serves; interrupted with Ctrl+C at the end."""
     command = [sys.executable, '-m', 'ride_timm.cli', 'demo', str(net), '--examples', str(images[0]), '--top-k', '2']
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        line = server.stdout.readline()
-        assert line.startswith(f'{net}: open http://127.0.0.1:')
-        yield line.split(': open ')[1].split(' ')[0]
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+    # a shell in the background ignores Ctrl+C, and so would the server
+    heard = {'preexec_fn': lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} if os.name == 'posix' else {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **heard) as server:
+        try:
+            line = server.stdout.readline()
+            assert line.startswith(f'{net}: open http://127.0.0.1:')
+            yield line.split(': open ')[1].split(' ')[0]
+            server.send_signal(signal.SIGINT)
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope='module')
