@@ -1,6 +1,6 @@
 """Training speed on the CPU: our way beside a plain loop, in images per second.
 
-    python benchmarks/training.py [--model ride_resnet32_3e] [--batch-size 128] [--steps 8] [--rounds 5] [--compiled]
+    python benchmarks/training.py [--model ride_resnet32_3e] [--batch-size 128] [--steps 30] [--rounds 3] [--compiled]
 
 Plain: float32, contiguous, eager, a Python loop over the experts' losses. Ours: RideTask with bfloat16 autocast and
 channels_last, as `ride-timm train --amp --channels-last` runs it, and with `--compiled` also with its `--torchcompile`.
@@ -115,8 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='ride_resnet32_3e')
     parser.add_argument('--batch-size', type=int, default=128)
-    parser.add_argument('--steps', type=int, default=8, help='steps a round')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--steps', type=int, default=30, help='steps a round')
+    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument(
         '--compiled', action='store_true', help='also with --torchcompile, which takes a minute to begin'
     )
