@@ -22,11 +22,11 @@ net = timm.create_model('ride_resnet32_1e')
 images = torch.ones(96, 3, 32, 32)
 def step():
     net(images).sum().backward()
-for _ in range(3):
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(sum([faults() for _ in range(13)][3:]))
 """
 
 
@@ -50,8 +50,8 @@ def test_freed_memory_is_used_again():
     _, faults = run(COUNT, 'leave')
     told, kept = run(COUNT, 'keep')
     assert told == 'True'
-    assert int(faults) > 10_000  # 4 KiB each
-    assert int(kept) < 1_000
+    assert int(faults) > 50_000  # of 4 KiB each, in ten steps
+    assert int(kept) < int(faults) / 5  # a heap in pieces may still grow a little in some steps
 
 
 def test_the_users_own_settings_win():
