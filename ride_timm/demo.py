@@ -20,6 +20,7 @@ import torch
 
 from ride_timm.data.finding import find_images
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
+from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, predict
@@ -47,23 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
         prog='ride-timm demo',
         description="Show in the browser what a network says of an image, with each expert's vote and the routing.",
     )
-    parser.add_argument(
-        'model', metavar='MODEL',
-        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
-    )  # fmt: skip
+    add_model_argument(parser)
     parser.add_argument(
         '--examples', nargs='+', default=[], metavar='IMAGES', help='files, folders, globs to offer below the page'
     )
     parser.add_argument('--top-k', type=int, default=5, metavar='N', help='how many classes to name (default: 5)')
     parser.add_argument('--threshold', type=float, metavar='T', help="where the slider begins (default: the network's)")
-    parser.add_argument(
-        '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON)',
-    )  # fmt: skip
+    add_prior_option(parser)
     parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 opens it to the network')
     parser.add_argument('--port', type=int, help='default: the first free one from 7860 on')
     parser.add_argument('--open', action='store_true', help='open the page in the browser')
-    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    add_device_option(parser)
     return parser
 
 
@@ -81,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     check_values(args)
-    if args.top_k < 1:
-        raise RideError(f'--top-k {args.top_k} was given; it is a whole number of at least 1.')
     setup_logging(logging.WARNING)
     _gradio()
     examples = find_images(args.examples, None)
@@ -131,7 +124,7 @@ def build_demo(
     title = title or trained.name
     experts = model.num_experts if isinstance(model, MultiExpertNet) else 0
     routed = experts > 1 and model.router is not None
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = choose_device(device)
     answer = functools.partial(_answer, trained, costs=_costs(model), top_k=top_k, device=device)
     with gr.Blocks(title=f'{title}: ride-timm', analytics_enabled=False) as demo:
         gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}</p>')

@@ -33,11 +33,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ride_timm.data.finding import find_images
 from ride_timm.engine.files import write_whole
+from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
@@ -57,10 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog='ride-timm predict',
         description="Say what images show, with the vote of each expert. Labels and preparation are the network's own.",
     )
-    parser.add_argument(
-        'model', metavar='MODEL',
-        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
-    )  # fmt: skip
+    add_model_argument(parser)
     parser.add_argument(
         'images', nargs='+', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
     )
@@ -72,13 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     routing = parser.add_mutually_exclusive_group()
     routing.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     routing.add_argument('--routed', action='store_true', help="route with the network's own threshold")
-    parser.add_argument(
-        '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON)',
-    )  # fmt: skip
+    add_prior_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    add_device_option(parser)
     return parser
 
 
@@ -96,8 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_intermixed_args(argv)
     check_values(args)
-    if args.top_k < 1:
-        raise RideError(f'--top-k {args.top_k} was given; it is a whole number of at least 1.')
     check_writable(args.output, '--output')
     setup_logging(logging.WARNING)  # not where timm finds each file
     found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)
@@ -131,10 +123,10 @@ def _predict(
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     found = predict(
         trained, paths,
-        top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers, device=device,
+        top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers,
+        device=choose_device(args.device),
     )  # fmt: skip
     for item in tqdm(found, total=len(paths), leave=False, disable=not interactive()):
         if isinstance(item, Skipped):

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import timm
-import torch
 import yaml
 
 from ride_timm import validate as validation
 from ride_timm.data import DataSplit, check_images
 from ride_timm.engine.data_options import add_form_options, check_form, data_name
 from ride_timm.engine.files import write_whole
+from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    add_device_option(parser)
     return parser
 
 
@@ -114,7 +114,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     options = _data_options(args, run)
     trained = load_model(args.run)
     split, counts = _open_images(options, run, trained)
-    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = choose_device(args.device)
     model: Any = trained.model
     config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
     measured = take_stock(

@@ -15,6 +15,7 @@ import torch
 from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
+from ride_timm.engine.inference_options import add_device_option, add_prior_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_trained
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.loop import evaluate
@@ -50,9 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
     parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")
-    parser.add_argument(
-        '--prior', metavar='Q', help='answer for other class frequencies: uniform, train or a file (ride_timm.prior)'
-    )
+    add_prior_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
     parser.add_argument('--img-size', type=int, metavar='N')
@@ -60,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--interpolation', default='', metavar='NAME')
     parser.add_argument('--mean', type=float, nargs='+', metavar='M')
     parser.add_argument('--std', type=float, nargs='+', metavar='S')
-    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    add_device_option(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--results-file', metavar='FILE', help='write the figures as JSON')
@@ -108,7 +107,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     check_values(args)
     for name in ('results_file', 'per_class_file'):
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
-    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = choose_device(args.device)
     trained = load_trained(args)
     prior = apply_prior(trained, args.prior) if args.prior else None
     args.in_chans = trained.model.in_chans

@@ -18,6 +18,7 @@ from timm.utils import init_distributed_device, is_primary
 from ride_timm.data import create_eval_loader, create_sampler, create_train_loader, create_train_transform
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import data_name
+from ride_timm.engine.inference_options import choose_device
 from ride_timm.engine.run_data import MAX_CHECKED as MAX_CHECKED
 from ride_timm.engine.run_data import HoldoutPlan as HoldoutPlan
 from ride_timm.engine.run_data import RunData as RunData
@@ -64,7 +65,7 @@ def start_device(args: argparse.Namespace) -> torch.device:
     Raises:
         RideError: The device is not there.
     """
-    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    args.device = str(choose_device(args.device))
     check_device(args.device)
     device: torch.device = init_distributed_device(args)
     if device.type == 'cpu':

@@ -21,7 +21,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             'batch_size', 'validation_batch_size', 'epochs', 'val_interval', 'grad_accum_steps', 'checkpoint_hist',
-            'img_size', 'lr_base_size', 'global_batch_size',
+            'img_size', 'lr_base_size', 'global_batch_size', 'top_k',
         ),
         (1, _ANY),
     ),
