@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
 from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
@@ -180,12 +181,12 @@ def _answer(
     values: list[Any] = [_confidences(found), _cost(found, costs)]
     for index in range(experts):
         vote = found.experts[index]
-        values += [{vote.label: vote.confidence} if vote else None, _decision(found, index, threshold)]
+        values += [{readable_label(vote.label): vote.confidence} if vote else None, _decision(found, index, threshold)]
     return values
 
 
 def _confidences(found: Prediction) -> dict[str, float]:
-    return {vote.label: vote.confidence for vote in found.top}
+    return {readable_label(vote.label): vote.confidence for vote in found.top}
 
 
 def _cost(found: Prediction, costs: Sequence[float]) -> str:

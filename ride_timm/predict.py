@@ -16,6 +16,8 @@ Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a 
 | `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
 | `num_experts` | `num_experts` | how many experts the image passed |
 
+The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names.
+
 Routing is off, and every image passes all experts, unless `--routed` or `--threshold` is given; an expert that an image
 did not pass has no vote (`null`, or empty). A plain network has no experts: `[]` or no columns, and `num_experts` is
 `null` or empty. The exit status is 1 if an image could not be read or a name led to none: each of these is one line on
@@ -35,6 +37,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
@@ -221,10 +224,11 @@ def _table(rows: Sequence[Prediction], routed: bool) -> Iterator[str]:
 
 def _column(name: str, votes: Sequence[Vote | None], answers: Sequence[int] = ()) -> list[str]:
     """Labels and percentages below each other, `=` for a label that is the answer already, `-` for no vote."""
-    labels = [
-        '-' if vote is None else '=' if answers and vote.class_index == answers[row] else _short(vote.label)
-        for row, vote in enumerate(votes)
-    ]
+    labels = ['-' if vote is None else _short(readable_label(vote.label)) for vote in votes]
+    for row, answer in enumerate(answers):
+        vote = votes[row]
+        if vote is not None and vote.class_index == answer:
+            labels[row] = '='
     width = max(map(_width, labels))
     shares = ['' if vote is None else f'{100 * vote.confidence:5.1f} %' for vote in votes]
     return [name, *(f'{_padded(label, width)} {share}' for label, share in zip(labels, shares, strict=True))]

@@ -119,6 +119,8 @@ class Weight:
         cfg = {key: _tuple(value) for key, value in stored.items() if key in known}
         if self.config.get('label_names'):
             cfg['label_names'] = tuple(self.config['label_names'])
+        if self.config.get('label_descriptions'):
+            cfg['label_descriptions'] = dict(self.config['label_descriptions'])
         return cfg | {'num_classes': self.num_classes} | self.source
 
     def load(self, cache_dir: str | Path | None = None) -> dict[str, torch.Tensor]:

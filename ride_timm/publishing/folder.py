@@ -14,6 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from timm.models._hub import save_config_for_hf
 
+from ride_timm.data.descriptions import label_descriptions
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.pretrained import CONFIG, WEIGHTS
@@ -105,7 +106,10 @@ def _about(
     if class_counts is not None:
         about['class_counts'] = list(class_counts)
     about.update(training or {})
-    return {'ride': about} if class_names is None else {'ride': about, 'label_names': list(class_names)}
+    if class_names is None:
+        return {'ride': about}
+    # timm leaves an empty mapping out
+    return {'ride': about, 'label_names': list(class_names), 'label_descriptions': label_descriptions(class_names)}
 
 
 def _write_config(model: torch.nn.Module, path: Path, known: dict[str, Any]) -> None:
@@ -117,7 +121,8 @@ def _write_config(model: torch.nn.Module, path: Path, known: dict[str, Any]) -> 
         content['model_args']['router_threshold'] = model.router_threshold  # it may have been set after creation
     cfg = content['pretrained_cfg']
     foreign = _OF_OTHER_WEIGHTS if isinstance(model, MultiExpertNet) else (*_OF_OTHER_WEIGHTS, *_OF_TIMMS_TRAINING)
-    for key in foreign:
+    stale = ('label_names', 'label_descriptions') if 'label_names' in content else ()  # the root's are these weights'
+    for key in (*foreign, *stale):
         cfg.pop(key, None)
     info: Any = getattr(model, 'feature_info', None)
     if isinstance(info, list) and info and 'pool_size' in cfg:  # the architecture's is that of another image size

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ride_timm.cards.figures import GREY, GROUP_COLOURS
+from ride_timm.data.descriptions import readable_label
 from ride_timm.data.sources import printable
 from ride_timm.metrics import ClassResult
 from ride_timm.reports.measure import Measured, agreement, worst_pairs
@@ -163,7 +164,13 @@ def _confusions(content: Content) -> str:
     names, rows = content.class_names, measured.per_class
     table = []
     for true, taken, times, images in pairs:
-        cells = [_name(names[true]), _name(names[taken]), f'{times:,}', f'{images:,}', f'{100 * times / images:.0f} %']
+        cells = [
+            _label(names[true]),
+            _label(names[taken]),
+            f'{times:,}',
+            f'{images:,}',
+            f'{100 * times / images:.0f} %',
+        ]
         if measured.groups is not None:
             other = f'{rows[taken].train_images:,}' if taken < len(rows) else NOTHING
             cells.append(f'{rows[true].train_images:,} → {other}')
@@ -252,14 +259,14 @@ def _example(example: Example) -> str:
     )
     return (
         f'<li>{_image(example.picture, f"Image of {example.truth}")}<div>'
-        f'<p>true class: <b>{_name(example.truth)}</b></p><p>answer: {_vote(example.answer, example.confidence)}</p>'
+        f'<p>true class: <b>{_label(example.truth)}</b></p><p>answer: {_vote(example.answer, example.confidence)}</p>'
         + (f'<ol>{votes}</ol>' if len(example.votes) > 1 else '')
         + f'<p class="file">{_name(example.file)}</p></div></li>'
     )
 
 
 def _vote(label: str, share: float) -> str:
-    return f'<b>{_name(label)}</b>, {100 * share:.0f}{SPACE}%'
+    return f'<b>{_label(label)}</b>, {100 * share:.0f}{SPACE}%'
 
 
 def _classes(measured: Measured) -> str:
@@ -273,7 +280,7 @@ def _class_row(row: ClassResult, known: bool) -> list[str]:
     group = f'<span class="group"{_tint(row.group)}>{_text(row.group)}</span>' if row.group else NOTHING
     width = 0.0 if math.isnan(row.accuracy) else row.accuracy
     bar = f'<span class="bar"{_tint(row.group, f";--part:{width:.1f}%")}></span>{_number(row.accuracy)}'
-    return [_name(row.name), *([group, f'{row.train_images:,}'] if known else []), f'{row.test_images:,}', bar]
+    return [_label(row.name), *([group, f'{row.train_images:,}'] if known else []), f'{row.test_images:,}', bar]
 
 
 def _groups(measured: Measured) -> dict[str, str]:
@@ -328,6 +335,11 @@ def _class(name: str) -> str:
 def _name(text: str) -> str:
     """A name from outside, whose direction of writing stays its own."""
     return f'<bdi>{_text(text)}</bdi>'
+
+
+def _label(name: str) -> str:
+    """The name of a class."""
+    return _name(readable_label(name))
 
 
 def _text(text: str) -> str:

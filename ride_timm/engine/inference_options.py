@@ -1,0 +1,52 @@
+"""What the commands that ask a trained network share: which one, for which class frequencies, and computed where."""
+
+import argparse
+
+import torch
+
+__all__ = ['add_device_option', 'add_model_argument', 'add_prior_option', 'choose_device']
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL.
+
+    Args:
+        parser: Gets `model`, as `ride_timm.engine.loading.load_model` takes it.
+    """
+    parser.add_argument(
+        'model', metavar='MODEL',
+        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
+    )  # fmt: skip
+
+
+def add_prior_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--prior`.
+
+    Args:
+        parser: Gets `--prior`, as `ride_timm.prior.apply_prior` takes it.
+    """
+    parser.add_argument(
+        '--prior', metavar='Q',
+        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON)',
+    )  # fmt: skip
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`.
+
+    Args:
+        parser: Gets `--device`; `ride_timm.engine.values.check_values` refuses one that is not there.
+    """
+    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+
+
+def choose_device(device: torch.device | str | None = None) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        device: The user's choice; None or '' leaves it.
+
+    Returns:
+        That, or else the current CUDA device, or the CPU where there is none.
+    """
+    return torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
