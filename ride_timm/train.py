@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 import time
 from collections import OrderedDict
@@ -271,6 +272,8 @@ def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
     best, best_epoch = run.saver.best_metric, run.saver.best_epoch
     write_results(run.folder / 'results.json', run.args, metrics, best, best_epoch, run.found)
     _logger.info(f'Last epoch: {format_metrics(metrics)}. Written to {run.folder}')
+    folder = shlex.quote(str(run.folder))
+    _logger.info(f'Next: `ride-timm report {folder}` shows what it can, `ride-timm predict {folder} IMAGES` uses it')
 
 
 def _finish(run: Run) -> OrderedDict[str, float]:

@@ -40,7 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog='ride-timm validate', description='Measure a trained network on images it has not seen.'
     )
     parser.add_argument('--model', metavar='NAME', help="architecture, 'local-dir:DIR' or 'hf-hub:ORG/NAME'")
-    parser.add_argument('--checkpoint', metavar='FILE', help='a last.pth.tar, model_best.pth.tar or model.safetensors')
+    parser.add_argument(
+        '--checkpoint', metavar='FILE', help='last.pth.tar, model_best.pth.tar, model.safetensors, or a folder of these'
+    )
     parser.add_argument('--pretrained', action='store_true', help='the published weights')
     parser.add_argument('--use-ema', action='store_true', help='the moving average in the checkpoint')
     parser.add_argument('--num-classes', type=int, metavar='N')

@@ -202,12 +202,21 @@ def bad_files(run, tmp_path):
 def test_files_that_are_no_checkpoints(data, tmp_path, fails, bad_files):
     for path, wanted in bad_files.items():
         assert wanted in fails(options(data, tmp_path, 'x', '--resume', path))
-        assert wanted in fails(['validate', '--checkpoint', path, '--data-dir', data, '--device', 'cpu'])
+        measured = 'holds neither the last.pth.tar of a run' if path.name == 'folder' else wanted
+        assert measured in fails(['validate', '--checkpoint', path, '--data-dir', data, '--device', 'cpu'])
         if path.name != 'folder':
             assert wanted in fails(options(data, tmp_path, 'x', '--resume', '', '--init', path))
     (tmp_path / 'model.safetensors').write_text('no weights')
     said = fails(['validate', '--checkpoint', tmp_path / 'model.safetensors', '--data-dir', data, '--device', 'cpu'])
     assert 'not a safetensors file' in said
+
+
+def test_the_folder_of_a_run_stands_for_its_last_checkpoint(data, run, capsys):
+    printed = []
+    for path in (run, run / 'last.pth.tar'):
+        assert main(['validate', '--checkpoint', str(path), '--data-dir', str(data), '--device', 'cpu']) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ''
 
 
 def test_checkpoint_without_a_training_state(data, run, tmp_path, fails):

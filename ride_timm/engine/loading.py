@@ -18,12 +18,13 @@ from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
-from ride_timm.models.pretrained import SHARD_INDEX, PretrainedError, published_weights
+from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
 
 __all__ = ['TrainedNet', 'load_model', 'load_trained']
 
 _logger = logging.getLogger(__name__)
+_LAST = 'last.pth.tar'  # by which a folder is known as a run's
 
 
 @dataclass
@@ -75,12 +76,12 @@ def load_model(
         repo_id, revision = split_revision(text)
         options.model = f'local-dir:{fetch(repo_id, revision, **hub)}'
         return replace(load_trained(options), name=text)
-    if path.is_dir() and (path / 'last.pth.tar').is_file():
-        options.checkpoint = str(path / 'last.pth.tar')
+    if path.is_dir() and (path / _LAST).is_file():
+        options.checkpoint = str(path / _LAST)
     elif path.is_dir():
         if not (path / 'config.json').is_file():
             raise RideError(
-                f'{path} holds neither the last.pth.tar of a run nor the config.json of an exported network; name '
+                f'{path} holds neither the {_LAST} of a run nor the config.json of an exported network; name '
                 'another folder, or a checkpoint.'
             )
         options.model = f'local-dir:{path}'
@@ -161,6 +162,8 @@ def _about(model: Any, local: str | None) -> Mapping[str, Any]:
 
 def _from_file(args: argparse.Namespace) -> TrainedNet:
     path = Path(args.checkpoint)
+    if path.is_dir():
+        path = _in_folder(path)
     known: dict[str, Any] = {}
     if path.suffix == '.safetensors' or path.name == SHARD_INDEX:
         state, known = _read_safetensors(path)
@@ -192,6 +195,17 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
         raise RideError(f'{path} does not fit {name} ({first}); check --model and --num-classes.') from None
     model.pretrained_cfg.update(settings.get('data_config') or {})
     return _checked(model, name, known.get('class_names'), known.get('class_counts'), known)
+
+
+def _in_folder(folder: Path) -> Path:
+    """The file that stands for the folder of a run or of an exported network."""
+    for name in (_LAST, WEIGHTS, SHARD_INDEX):
+        if (folder / name).is_file():
+            return folder / name
+    raise RideError(
+        f'{folder} holds neither the {_LAST} of a run nor the {WEIGHTS} of an exported network; name another folder, '
+        'or a file.'
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
