@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from timm.data.loader import PrefetchLoader
 from timm.task import evaluation_sample_limit
+from torch import Tensor
 
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast
@@ -20,7 +21,17 @@ from ride_timm.metrics import group_accuracy
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.routing import logit, prefix_means
 
-__all__ = ['THRESHOLDS', 'TOLERANCE', 'SweepRow', 'choose_threshold', 'format_sweep', 'sweep_thresholds', 'write_sweep']
+__all__ = [
+    'THRESHOLDS',
+    'TOLERANCE',
+    'Sweep',
+    'SweepRow',
+    'choose_threshold',
+    'format_sweep',
+    'passed_experts',
+    'sweep_thresholds',
+    'write_sweep',
+]
 
 THRESHOLDS = tuple(step / 20 for step in range(21))
 """0, 0.05, ..., 1: from all experts for every image to the first alone."""
@@ -31,6 +42,77 @@ TOLERANCE = 0.3
 SweepRow: TypeAlias = dict[str, float]
 """At a threshold: `top1`, `balanced` (mean of the classes' accuracies), the groups', `mean_experts`, `gmacs` and
 `share_1` .. `share_K`, the shares of the images that pass so many experts."""
+
+
+class Sweep:
+    """What routing at each of T thresholds comes to, added up over batches that all K experts have seen.
+
+    Attributes:
+        correct: (T, C) right answers by true class, int64.
+        passed: (T, K + 1) images by the number of experts they pass; nothing stands at 0.
+        images: (C,) images.
+    """
+
+    def __init__(
+        self, thresholds: Sequence[float], num_classes: int, num_experts: int, device: torch.device | None = None
+    ) -> None:
+        """Begin with no images.
+
+        Args:
+            thresholds: In [0, 1].
+            num_classes: C.
+            num_experts: K.
+            device: Where the batches are.
+        """
+        self.thresholds = tuple(thresholds)
+        self.correct = torch.zeros(len(self.thresholds), num_classes, dtype=torch.int64, device=device)
+        self.passed = torch.zeros(len(self.thresholds), num_experts + 1, dtype=torch.int64, device=device)
+        self.images = torch.zeros(num_classes, dtype=torch.int64, device=device)
+
+    def update(self, router_logits: Tensor, expert_logits: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            router_logits: (B, K - 1).
+            expert_logits: (B, K, C).
+            target: (B,) class indices.
+        """
+        right = prefix_means(expert_logits).argmax(-1) == target.unsqueeze(1)
+        self.images += target.bincount(minlength=len(self.images))
+        for row, threshold in enumerate(self.thresholds):
+            number = passed_experts(router_logits, threshold)
+            hit = right.gather(1, number.unsqueeze(1) - 1).squeeze(1)
+            self.correct[row] += target[hit].bincount(minlength=len(self.images))
+            self.passed[row] += number.bincount(minlength=self.passed.shape[1])
+
+    def rows(self, groups: Mapping[str, ArrayLike], costs: Sequence[float]) -> list[SweepRow]:
+        """One row a threshold.
+
+        Args:
+            groups: Class indices by group name.
+            costs: (K,) GMACs of an image by the number of experts it passes.
+
+        Returns:
+            Accuracies in percent, `gmacs` and `mean_experts` as means over the images.
+        """
+        images = self.images.cpu().numpy()
+        correct, passed = self.correct.cpu().numpy(), self.passed[:, 1:].tolist()
+        return [
+            _row(threshold, correct[i], images, passed[i], groups, costs) for i, threshold in enumerate(self.thresholds)
+        ]
+
+
+def passed_experts(router_logits: Tensor, threshold: float) -> Tensor:
+    """How many experts each image passes: it goes on as long as every router on its way says so.
+
+    Args:
+        router_logits: (B, K - 1), of the routers after all experts but the last.
+        threshold: In [0, 1].
+
+    Returns:
+        (B,) from 1 to K, int64.
+    """
+    return 1 + (router_logits > logit(threshold)).long().cumprod(1).sum(1)
 
 
 @torch.inference_mode()
@@ -65,36 +147,21 @@ def sweep_thresholds(
     """
     net.eval()
     device = device or next(net.parameters()).device
-    limits = [logit(threshold) for threshold in thresholds]
-    correct = torch.zeros(len(limits), net.num_classes, dtype=torch.int64, device=device)
-    passed = torch.zeros(len(limits), net.num_experts + 1, dtype=torch.int64, device=device)
-    images = torch.zeros(net.num_classes, dtype=torch.int64, device=device)
+    sweep = Sweep(thresholds, net.num_classes, net.num_experts, device)
     left = evaluation_sample_limit(loader)
     forward = FittingForward(net.forward_router)
     for batch, labels in loader:
         with autocast():
             router_logits, expert_logits = forward(batch.to(device))
-        right = prefix_means(expert_logits).argmax(-1) == labels.to(device).unsqueeze(1)
-        kept = len(right) if left is None else min(left, len(right))  # a distributed sampler pads at the end
+        kept = len(labels) if left is None else min(left, len(labels))  # a distributed sampler pads at the end
         left = None if left is None else left - kept
-        right, target = right[:kept], labels.to(device)[:kept]
-        images += target.bincount(minlength=net.num_classes)
-        for row, limit in enumerate(limits):
-            # an image goes on as long as every router on its way says so
-            number = 1 + (router_logits[:kept] > limit).long().cumprod(1).sum(1)
-            hit = right.gather(1, number.unsqueeze(1) - 1).squeeze(1)
-            correct[row] += target[hit].bincount(minlength=net.num_classes)
-            passed[row] += number.bincount(minlength=net.num_experts + 1)
+        sweep.update(router_logits[:kept], expert_logits[:kept], labels.to(device)[:kept])
     if distributed:
-        for total in (correct, passed, images):
+        for total in (sweep.correct, sweep.passed, sweep.images):
             torch.distributed.all_reduce(total)
-    if not int(images.sum()):
+    if not int(sweep.images.sum()):
         raise RideError('There are no images to measure the router on; give a larger --holdout.')
-    costs = gmacs_by_experts(net, input_size)
-    return [
-        _row(threshold, correct[i].cpu().numpy(), images.cpu().numpy(), passed[i, 1:].tolist(), groups, costs)
-        for i, threshold in enumerate(thresholds)
-    ]
+    return sweep.rows(groups, gmacs_by_experts(net, input_size))
 
 
 def choose_threshold(rows: Sequence[SweepRow], tolerance: float = TOLERANCE) -> float:

@@ -12,14 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ride_timm.data import DataSplit, GroupChoice, choose_groups, create_eval_loader
-from ride_timm.engine.cost import gmacs, gmacs_by_experts, mean_gmacs
+from ride_timm.engine.cost import gmacs, gmacs_by_experts
 from ride_timm.engine.logs import interactive
 from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
-from ride_timm.engine.sweep import THRESHOLDS, SweepRow
-from ride_timm.metrics import NUM_BINS, ClassResult, LongTailEvaluator, class_accuracy, group_accuracy
+from ride_timm.engine.sweep import THRESHOLDS, Sweep, SweepRow, passed_experts
+from ride_timm.metrics import NUM_BINS, ClassResult, LongTailEvaluator
 from ride_timm.models import MultiExpertNet
-from ride_timm.models.routing import logit, prefix_means
+from ride_timm.models.routing import prefix_means
 
 __all__ = ['Answers', 'Measured', 'agreement', 'reliability', 'take_stock', 'worst_pairs']
 
@@ -115,31 +115,24 @@ def take_stock(
         split, **{key: config[key] for key in DATA_CONFIG_KEYS},
         batch_size=batch_size, workers=workers, device=device,
     )  # fmt: skip
-    limit = logit(model.router_threshold) if routed else 0.0
     answers: list[tuple[Tensor, ...]] = []
-    routing: list[tuple[Tensor, Tensor]] = []
+    sweep = Sweep((model.router_threshold, *THRESHOLDS), len(counts), experts, device) if routed else None
     forward = FittingForward(partial(_forward, model))
     for images, labels in tqdm(loader, desc='Measuring', leave=False, disable=not interactive()):
         said: _Said = forward(images.to(device))
         target = labels.to(device)
         together.update(said.logits, target, said.experts if experts else None)
         answers.append((target, *_named(said.logits), *_named(said.experts)))
-        if routed:
-            own_way.update(_selected(said, limit), target)
-            right = prefix_means(said.experts).argmax(-1) == target.unsqueeze(1)
-            routing.append((said.routers, right))
+        if sweep is not None:
+            own_way.update(_selected(said, model.router_threshold), target)
+            sweep.update(said.routers, said.experts, target)
     figures = dict(together.compute()) | {'gmacs': gmacs(model, config['input_size'])}
     joined = Answers(*(torch.cat(part).cpu().numpy() for part in zip(*answers, strict=True)))
-    sweep = own = None
-    if routed:
-        routers, rights = (torch.cat(part).cpu().numpy() for part in zip(*routing, strict=True))
-        costs = gmacs_by_experts(model, config['input_size'])
-        trace = _Trace(joined.targets, routers, rights, costs, groups, len(counts))
-        sweep = [trace.row(threshold) for threshold in THRESHOLDS]
-        own = trace.row(model.router_threshold) | dict(own_way.compute())
-    return Measured(
-        figures, own, sweep, together.per_class(), together.confusion.cpu().numpy(), joined, groups, experts
-    )
+    rows = own = None
+    if sweep is not None:
+        row, *rows = sweep.rows(groups.groups if groups else {}, gmacs_by_experts(model, config['input_size']))
+        own = row | dict(own_way.compute())
+    return Measured(figures, own, rows, together.per_class(), together.confusion.cpu().numpy(), joined, groups, experts)
 
 
 def worst_pairs(confusion: Ints, most: int = 15) -> list[tuple[int, int, int, int]]:
@@ -194,30 +187,6 @@ def agreement(answers: Answers) -> Floats:
     return same
 
 
-class _Trace(NamedTuple):
-    """What routing needs to know of the images, at any threshold."""
-
-    targets: Ints
-    routers: Floats
-    right: NDArray[np.bool_]
-    costs: Sequence[float]
-    groups: GroupChoice | None
-    classes: int
-
-    def row(self, threshold: float) -> SweepRow:
-        """Accuracy and cost where images go on as long as every router on their way says so."""
-        experts = len(self.costs)
-        passed = 1 + (self.routers > logit(threshold)).cumprod(1).sum(1)
-        hit = np.take_along_axis(self.right, passed[:, None] - 1, 1)[:, 0]
-        matrix = np.zeros((self.classes, self.classes + 1), dtype=np.int64)
-        np.add.at(matrix, (self.targets, np.where(hit, self.targets, self.classes)), 1)
-        shares = [float((passed == k).mean()) for k in range(1, experts + 1)]
-        row = {'threshold': threshold, 'top1': 100.0 * float(hit.mean())}
-        row.update(group_accuracy(class_accuracy(matrix), self.groups.groups if self.groups else {}))
-        row |= {'mean_experts': float(passed.mean()), 'gmacs': mean_gmacs(self.costs, shares)}
-        return row | {f'share_{k}': share for k, share in enumerate(shares, start=1)}
-
-
 def _forward(model: Any, images: Tensor) -> _Said:
     if not isinstance(model, MultiExpertNet):
         logits = model(images)
@@ -229,9 +198,9 @@ def _forward(model: Any, images: Tensor) -> _Said:
     return _Said(found.expert_logits.mean(dim=1), found.expert_logits, found.router_logits)
 
 
-def _selected(said: _Said, limit: float) -> Tensor:
+def _selected(said: _Said, threshold: float) -> Tensor:
     """Mean logits (B, C) of the experts that each image passes."""
-    passed = 1 + (said.routers > limit).long().cumprod(1).sum(1)
+    passed = passed_experts(said.routers, threshold)
     means = prefix_means(said.experts)
     return means.gather(1, (passed - 1)[:, None, None].expand(-1, 1, means.shape[2]))[:, 0]
 
