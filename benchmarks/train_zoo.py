@@ -13,6 +13,9 @@ the held-out tenth, so that they remain comparable, and run A itself is publishe
 saw only a part of the training images, and how many.
 
 The same command goes on where it was stopped: each stage resumes from its last checkpoint, finished ones are skipped.
+What a finished stage wrote down besides tensors is kept under `--records`, to be committed: run A need not be trained
+again on another machine, and a `last.pth.tar` that was put into such a folder is what the stage goes on from there. A
+network that lies in `--weights` and whose runs do not lie in `--output` is left as it is: remove it to train it anew.
 `--deadline SECONDS` stops in time (the stages get SIGTERM and save); `--dry-run` prints the commands. `--options` go to
 every training, such as `--amp --channels-last --torchcompile`. `--epochs` trains the experts for another number of
 epochs than the recipe's, whose schedule must scale with it; commands and epochs stand in the results and on the cards.
@@ -21,6 +24,7 @@ epochs than the recipe's, whose schedule must scale with it; commands and epochs
 import argparse
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +41,8 @@ LAST_ONLY = ['--val-interval', '100000']
 """Run B sees the test images after its last epoch only."""
 FEW_EPOCHS = 20
 """Below these the recipes' five epochs of warm-up would be a quarter and more of the training."""
+RECORDED = ('results.json', 'summary.csv', 'per_class.csv')
+"""What of a finished stage is kept: small, and all that the cards are made from."""
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
 
 
@@ -51,6 +57,7 @@ class Zoo:
         self.args = args
         self.plan = PLANS[args.plan]
         self.output = Path(args.output)
+        self.records = Path(args.records)
         self.end = time.monotonic() + args.deadline if args.deadline else None
         self.extra = shlex.split(args.options)
 
@@ -65,9 +72,15 @@ class Zoo:
 
     def train(self, net: Net, part: str, seed: int) -> bool:
         """Train the experts, then the router; returns whether both are done."""
+        if self.foreign(net) is not None:
+            return True
         experts = self.run(net, part, seed)
+        if part == 'A' and not self.args.one_run and self.recorded(_router_of(experts)) is not None:
+            return True  # of run A only the choice is needed
         held = HOLDOUT if part == 'A' else LAST_ONLY
-        teacher = self.run(Net(TEACHER, ''), self.published, self.args.seeds[0]) / 'last.pth.tar'
+        teacher: Path | str = self.run(Net(TEACHER, ''), self.published, self.args.seeds[0]) / 'last.pth.tar'
+        if self.foreign(Net(TEACHER, '')) is not None:
+            teacher = TEACHER
         distil = ['--teacher', str(teacher)] if net.recipe.endswith('_distill') else []
         options = [*net.options, *self._epochs(), *held, *distil, '--seed', str(seed)]
         if not self._stage(experts, ['--recipe', net.recipe, *options]):
@@ -81,8 +94,9 @@ class Zoo:
                 return False
             fixed += ['--router-threshold', f'{chosen:g}']
         init = ['--init', str(experts / 'last.pth.tar')]
-        router = experts.with_name(experts.name + '-router')
-        return self._stage(router, ['--recipe', self.plan.router_recipe, *init, *fixed, '--seed', str(seed)])
+        return self._stage(
+            _router_of(experts), ['--recipe', self.plan.router_recipe, *init, *fixed, '--seed', str(seed)]
+        )
 
     def _epochs(self) -> list[str]:
         if self.args.epochs is None:
@@ -92,12 +106,29 @@ class Zoo:
 
     def choice(self, net: Net) -> float | None:
         """The threshold that run A chose on held-out images; None while it is not done."""
-        path = self.run(net, 'A', self.args.seeds[0]).with_name(f'{net.name}.A-{self.args.seeds[0]}-router')
-        results = path / 'results.json'
-        return float(json.loads(results.read_text())['router_threshold']) if results.is_file() else None
+        found = self.recorded(_router_of(self.run(net, 'A', self.args.seeds[0])))
+        return None if found is None else float(json.loads((found / 'results.json').read_text())['router_threshold'])
+
+    def foreign(self, net: Net) -> Path | None:
+        """The `results.json` of a network that was trained elsewhere and is published already; None if it is not."""
+        results = Path(self.args.weights, net.name, 'results.json')
+        own = any(self.run(net, self.published, seed).exists() for seed in self.args.seeds)
+        return results if results.is_file() and not own else None
+
+    def recorded(self, run: Path) -> Path | None:
+        """Where the figures of a finished stage lie: in its own folder or among the records; None if nowhere."""
+        return next((path for path in (run, self.records / run.name) if (path / 'results.json').is_file()), None)
+
+    def _record(self, run: Path) -> None:
+        kept = self.records / run.name
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in filter(lambda name: (run / name).is_file(), RECORDED):
+            shutil.copy(run / name, kept / name)
+        (kept / 'last.pth.tar').unlink(missing_ok=True)  # of the stage when it was under way
 
     def _stage(self, folder: Path, options: list[str]) -> bool:
         if (folder / 'results.json').is_file():
+            self._record(folder)
             return True
         command = [sys.executable, '-m', 'ride_timm.cli', 'train', *options, '--data-dir', self.args.data_dir]
         command += ['--output', str(folder.parent), '--experiment', folder.name, '--resume', 'auto', *self.extra]
@@ -105,6 +136,8 @@ class Zoo:
             print(shlex.join(['ride-timm', *command[3:]]))
             return True
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists() and (self.records / folder.name / 'last.pth.tar').is_file():
+            shutil.copytree(self.records / folder.name, folder)
         with (folder.parent / f'{folder.name}.log').open('a') as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             while process.poll() is None:
@@ -112,14 +145,21 @@ class Zoo:
                 if self.end is not None and time.monotonic() > self.end:
                     process.send_signal(signal.SIGTERM)
                     process.wait(120)
-        return (folder / 'results.json').is_file()
+        done = (folder / 'results.json').is_file()
+        if done:
+            self._record(folder)
+        return done
 
     def publish(self, net: Net) -> dict[str, Any] | None:
         """Export the run with the median accuracy to `weights/NAME`; None while a run is not done."""
+        foreign = self.foreign(net)
+        if foreign is not None:
+            published: dict[str, Any] = json.loads(foreign.read_text())
+            return published
         ranked = []
         for seed in self.args.seeds:
             folder = self.run(net, self.published, seed)
-            last = folder.with_name(folder.name + '-router') if net.router else folder
+            last = _router_of(folder) if net.router else folder
             if not (last / 'results.json').is_file():
                 return None
             ranked.append(seed)
@@ -130,20 +170,26 @@ class Zoo:
         return self._export(net, median, Path(self.args.weights), others)
 
     def _export(self, net: Net, seed: int, root: Path, others: list[str]) -> dict[str, Any]:
-        def runs(part: str, seed: int) -> list[str]:
+        def runs(part: str, seed: int) -> list[Path]:
             folder = self.run(net, part, seed)
-            return [str(folder), f'{folder}-router'] if net.router else [str(folder)]
+            return [folder, _router_of(folder)] if net.router else [folder]
 
-        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *runs(self.published, seed)]
+        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *map(str, runs(self.published, seed))]
         command += ['--output', str(root / net.name), '--data-dir', self.args.data_dir, '--device', self.args.device]
         command += ['--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
         command += self.plan.export if net.kept else ['--figures-only']
         chooser = seed if self.args.one_run else self.args.seeds[0]
-        command += ['--choices', *runs('A', chooser)] if net.router else []
+        choices = [str(found) for run in runs('A', chooser) if (found := self.recorded(run)) is not None]
+        command += ['--choices', *choices] if net.router else []
         command += ['--other-seeds', *others] if others else []
         subprocess.run(command, check=True)
         results: dict[str, Any] = json.loads((root / net.name / 'results.json').read_text())
         return results
+
+
+def _router_of(experts: Path) -> Path:
+    """Folder of the run that trains the router of a run's experts."""
+    return experts.with_name(f'{experts.name}-router')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,6 +206,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--parallel', type=int, default=1, metavar='N', help='trainings at a time')
     parser.add_argument('--options', default='', help='further options of every training, in quotes')
     parser.add_argument('--output', default='output/zoo', help='folder of the runs')
+    parser.add_argument(
+        '--records', default='benchmarks/results/runs', help='folder of what finished stages wrote down'
+    )
     parser.add_argument('--weights', default='weights', help='folder of the published weights')
     parser.add_argument('--device', default='cpu', help='where to measure')
     parser.add_argument('--deadline', type=float, metavar='SECONDS', help='stop in time; the same command goes on')

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from ride_timm.recipes import load_recipe
 
 SCRIPT = Path(__file__).resolve().parents[1] / 'benchmarks' / 'train_zoo.py'
 RIDE = 'ride_resnet32_3e.ride_cifar100lt'
+TINY = ('--plan', 'tinyimagenetlt', '--data-dir', 'data', '--dry-run')
+TINY_RIDE, TINY_PLAIN = 'ride_resnet50_4e.ride_tinyimagenetlt', 'resnet50.ce_tinyimagenetlt'
 
 
 def run(*arguments, cwd=None):
@@ -21,6 +24,11 @@ def run(*arguments, cwd=None):
         [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=280, cwd=cwd, check=False,
         env=environment,
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_runs_of_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def test_the_commands():
@@ -38,8 +46,35 @@ def test_run_a_holds_images_out_and_comes_first():
     assert f'--init output/zoo/{RIDE}.A-42/last.pth.tar' in router
 
 
-TINY = ('--plan', 'tinyimagenetlt', '--data-dir', 'data', '--dry-run')
-TINY_RIDE, TINY_PLAIN = 'ride_resnet50_4e.ride_tinyimagenetlt', 'resnet50.ce_tinyimagenetlt'
+def test_a_recorded_choice_is_taken(tmp_path):
+    record = tmp_path / 'benchmarks' / 'results' / 'runs' / f'{RIDE}.A-42-router'
+    record.mkdir(parents=True)
+    (record / 'results.json').write_text('{"router_threshold": 0.7}')
+    experts, router = run('--data-dir', 'data', '--dry-run', '--only', RIDE, cwd=tmp_path).stdout.splitlines()
+    assert '--holdout' not in experts
+    assert '--router-threshold 0.7' in router
+    assert f'--init output/zoo/{RIDE}.B-42/last.pth.tar' in router
+
+
+def test_what_was_published_elsewhere_is_left_alone(tmp_path):
+    weight = tmp_path / 'weights' / 'ride_resnet32_6e.ride_cifar100lt'
+    weight.mkdir(parents=True)
+    (weight / 'results.json').write_text('{}')
+    distilled = 'ride_resnet32_3e.ride_distill_cifar100lt'
+    lines = run('--data-dir', 'data', '--dry-run', '--only', weight.name, distilled, cwd=tmp_path).stdout.splitlines()
+    assert not any('ride_teacher' in line for line in lines)
+    assert f'--teacher {weight.name} ' in lines[0]
+    (tmp_path / 'output' / 'zoo' / f'{weight.name}.B-42').mkdir(parents=True)  # trained here: it goes on here
+    lines = run('--data-dir', 'data', '--dry-run', '--only', weight.name, distilled, cwd=tmp_path).stdout.splitlines()
+    assert '--recipe cifar100lt_ride_teacher' in lines[0]
+    assert f'--teacher output/zoo/{weight.name}.B-42/last.pth.tar ' in lines[1]
+
+
+def test_run_a_that_is_published_itself_is_trained(tmp_path):
+    record = tmp_path / 'benchmarks' / 'results' / 'runs' / f'{TINY_RIDE}.A-42-router'
+    record.mkdir(parents=True)
+    (record / 'results.json').write_text('{"router_threshold": 0.7}')
+    assert len(run(*TINY, '--one-run', '--only', TINY_RIDE, cwd=tmp_path).stdout.splitlines()) == 2
 
 
 def test_the_plan_of_tiny_imagenet():
@@ -111,6 +146,34 @@ def test_two_seeds_of_one_network(tmp_path):
     assert RIDE in json.loads((tmp_path / 'weights' / 'index.json').read_text())['weights']
     again = run(*options, '--no-export', cwd=tmp_path)  # nothing is left to train
     assert again.returncode == 0
+    records = tmp_path / 'benchmarks' / 'results' / 'runs'
+    assert len(list(records.glob('*/results.json'))) == 6
+    shutil.rmtree(tmp_path / 'output')  # another machine
+    elsewhere = run(*options, cwd=tmp_path)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert not (tmp_path / 'output').exists()
+    assert f'top1 {results["test"]["routed"]["top1"]:.2f}' in elsewhere.stdout
+
+
+@pytest.mark.slow
+def test_a_recorded_checkpoint_is_gone_on_from(tmp_path):
+    """Two trainings of a network, one of them moved between two epochs: a minute."""
+    data = write_images(tmp_path / 'data', {'ant': 40, 'bee': 30, 'cat': 20}, val=6, size=32)
+    plain = 'ride_resnet32_1e.ce_cifar100lt'
+    options = ['--data-dir', str(data), '--only', plain, '--no-export', '--options']
+    short = run(*options, '--epochs 1 -b 16', cwd=tmp_path)
+    assert short.returncode == 0, short.stderr
+    begun = tmp_path / 'output' / 'zoo' / f'{plain}.B-42'
+    record = tmp_path / 'benchmarks' / 'results' / 'runs' / begun.name
+    (record / 'results.json').unlink()
+    shutil.copy(begun / 'last.pth.tar', record)
+    shutil.rmtree(tmp_path / 'output')
+    done = run(*options, '--epochs 2 -b 16', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'epoch 1:' in begun.with_name(f'{begun.name}.log').read_text()
+    assert 'epoch 0:' not in begun.with_name(f'{begun.name}.log').read_text()
+    assert json.loads((record / 'results.json').read_text())['last_epoch'] == 1
+    assert not (record / 'last.pth.tar').exists()
 
 
 @pytest.mark.slow
