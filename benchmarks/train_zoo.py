@@ -265,9 +265,10 @@ def main() -> int:
             missing.append(net.name)
             continue
         for kind in ('all_experts', 'routed'):
-            if results['test'][kind] is not None:
-                figures = ', '.join(f'{key} {results["test"][kind][key]:.2f}' for key in SHOWN)
-                print(f'{net.name:<42} {kind:<11} {figures}, {results["test"][kind]["gmacs"]:.4f} GMACs')
+            measured = results['test'][kind]
+            if measured is not None:
+                figures = ', '.join(f'{key} {measured[key]:.2f}' for key in SHOWN if key in measured)
+                print(f'{net.name:<42} {kind:<11} {figures}, {measured["gmacs"]:.4f} GMACs')
     _renew_cards(Path(args.weights))
     if missing:
         print(f'Not finished: {", ".join(missing)}; the same command goes on.')
