@@ -9,6 +9,7 @@ from weight_results import GMACS, RULE, make_results
 from ride_timm.cards.markdown import escape
 
 GROUPS = ('many', 'medium', 'few')
+LIMITS = 'Intended use and limits'
 
 
 # the Hub's metadata
@@ -90,6 +91,9 @@ def test_the_groups_are_described():
     text = render()
     assert 'many, 35 classes with 102 to 500 training images' in text
     assert 'few, 30 classes with 5 to 19 training images' in text
+    text = render(make_results(classes=3, largest=160, factor=40))
+    assert 'many, 1 class with 160 training images' in text
+    assert 'few, 1 class with 4 training images' in text
 
 
 def test_the_routing_table_is_a_selection_with_ends_and_default():
@@ -129,7 +133,7 @@ def test_several_seeds():
 
 def test_the_worst_classes():
     results = make_results()
-    rows = tables(section(render(results), 'Intended use and limits'))['class']
+    rows = tables(section(render(results), LIMITS))['class']
     worst = sorted(results['test']['per_class'], key=lambda row: row['accuracy'])[: len(rows)]
     assert len(rows) == 5
     assert [row['accuracy (%)'] for row in rows] == [f'{row["accuracy"]:.1f}' for row in worst]
@@ -139,11 +143,17 @@ def test_the_worst_classes():
         assert row['accuracy (%)'] == f'{by_name[row["class"]]["accuracy"]:.1f}'
 
 
+def test_the_worst_classes_have_names_for_people():
+    text = section(render(make_results(experts=1, method='ce', classes=2, class_names=['n01443537', 'a|b'])), LIMITS)
+    assert {row['class'] for row in tables(text)['class']} == {'goldfish (n01443537)', r'a\|b'}
+    assert 'recognises worst:' in text  # it has no experts
+
+
 def test_classes_without_figures_are_not_the_worst():
     results = make_results()
     for row in results['test']['per_class']:
         row['accuracy'] = None
-    text = section(render(results), 'Intended use and limits')
+    text = section(render(results), LIMITS)
     assert not tables(text)
     assert 'worst' not in text
 

@@ -15,6 +15,7 @@ import numpy as np
 from ride_timm.cards.figure_labels import PointLabel, list_labels, place_labels, spread
 from ride_timm.cards.fonts import font_families
 from ride_timm.cards.results import Results, comparable, images_name, is_plain
+from ride_timm.data.descriptions import readable_label
 from ride_timm.data.sources import printable
 from ride_timm.errors import RideError
 
@@ -167,6 +168,7 @@ def _draw_counts(axes: Any, counts: list[int]) -> None:
             va='bottom', fontsize=SIZE - 1,
         )  # fmt: skip
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:,.0f}' if value >= 1 else '')
+    axes.yaxis.set_minor_formatter('')  # where no decade is in reach, the numbers at the line are enough
     axes.set_ylabel('training\nimages (log)')
     axes.tick_params(axis='x', length=0)
 
@@ -186,10 +188,11 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
 def _name_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Name the classes under their points where they are few, and else number them."""
     if len(rows) > MOST_NAMES:
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.set_major_formatter('{x:,.0f}')
         axes.set_xlabel('class, sorted by training images')
         return
-    names = [printable(row['name']) for row in rows]
+    names = [printable(readable_label(row['name'])) for row in rows]
     names = [name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…' for name in names]
     turned = len(rows) * max(map(len, names)) > 80
     axes.set_xticks(np.arange(len(rows)) + 0.5, [_literal(name) for name in names], fontsize=SIZE - 0.5)

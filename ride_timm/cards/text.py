@@ -7,6 +7,7 @@ from ride_timm.cards.markdown import code, count, escape, fence, gmacs, percent,
 from ride_timm.cards.notes import data_limits, data_terms
 from ride_timm.cards.origin import choices_section, held_out, seeds_text, seen_images, training_section
 from ride_timm.cards.results import Results, images_name, is_plain
+from ride_timm.data.descriptions import readable_label
 
 __all__ = ['body_sections', 'result_rows', 'summary']
 
@@ -178,8 +179,8 @@ def _legend(results: Results) -> str:
     groups = []
     for name, members in results['test']['groups'].items():
         own = [counts[label] for label in members]
-        between = f' with {count(min(own))} to {count(max(own))} training images' if own else ''
-        groups.append(f'{escape(name)}, {len(own)} classes{between}')
+        between = f' with {_range(own)} training images' if own else ''
+        groups.append(f'{escape(name)}, {len(own)} {"class" if len(own) == 1 else "classes"}{between}')
     text = (
         f'Accuracies in percent on {count(results["data"]["test_images"])} {images_name(results)}.'
         + (f' A group is the mean of its classes: {"; ".join(groups)}.' if groups else '')
@@ -187,6 +188,11 @@ def _legend(results: Results) -> str:
     )
     without = results['test']['all_experts'].get('num_classes_without_images')
     return text + (f' Classes without test images, left out: {count(int(without))}.' if without else '')
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return count(low) if low == high else f'{count(low)} to {count(high)}'
 
 
 def _routing(results: Results) -> str:
@@ -222,9 +228,13 @@ def _limits(results: Results) -> str:
     tested = [row for row in results['test']['per_class'] if row['accuracy'] is not None]
     worst = sorted(tested, key=lambda row: (row['accuracy'], row['label']))[:WORST_SHOWN]
     rows = [
-        [escape(row['name']), count(row['train_images']), count(row['test_images']), percent(row['accuracy'], 1)]
+        [
+            escape(readable_label(row['name'])), count(row['train_images']), count(row['test_images']),
+            percent(row['accuracy'], 1),
+        ]
         for row in worst
-    ]
+    ]  # fmt: skip
+    together = ', with all experts' if results['network']['num_experts'] > 1 else ''
     return '\n\n'.join(
         [
             '## Intended use and limits',
@@ -233,7 +243,7 @@ def _limits(results: Results) -> str:
             '- It always names one of its classes, also where none is right.\n'
             '- Not for decisions about people.\n'
             '- Classes with few training images stay weak.'
-            + (' Those that it recognises worst, with all experts:' * bool(rows)),
+            + (f' Those that it recognises worst{together}:' * bool(rows)),
             *([table(['class', 'training images', 'measured on', 'accuracy (%)'], rows)] if rows else []),
             *filter(None, [data_limits(results)]),
         ]

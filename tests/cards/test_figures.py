@@ -95,18 +95,27 @@ def test_the_tail_shows_every_class_by_falling_count(drawn):
     assert texts(counts_axes) == ['500', '5']
 
 
+def test_counts_within_a_decade_are_plain_numbers(drawn):
+    counts_axes, _ = drawn(tail_figure, make_results(classes=4, largest=22, factor=1)).axes
+    assert texts(counts_axes) == ['22', '22']
+    assert {label.get_text() for label in counts_axes.get_yticklabels(minor=True)} == {''}
+
+
 @pytest.mark.parametrize('classes', [6, 20, 21])
 def test_few_classes_are_named(drawn, classes):
     results = make_results(classes=classes, largest=90, factor=30)
     results['test']['per_class'][2]['name'] = '$x$ <b>\x00 and a name that never ends'
+    results['test']['per_class'][3]['name'] = 'n01443537'
     _, axes = drawn(tail_figure, results).axes
     names = [label.get_text() for label in axes.get_xticklabels()]
     if classes > 20:
         assert axes.get_xlabel() == 'class, sorted by training images'
+        assert names == [f'{tick:g}' for tick in axes.get_xticks()]  # not rounded
         return
     by_count = sorted(results['test']['per_class'], key=lambda row: (-row['train_images'], row['label']))
     wanted = [row['name'] for row in by_count]
     wanted[wanted.index(results['test']['per_class'][2]['name'])] = r'\$x\$ <b>\x00 and a name …'
+    wanted[wanted.index('n01443537')] = 'goldfish (n01443537)'
     assert names == wanted
     assert axes.get_xticks() == pytest.approx(np.arange(classes) + 0.5)
 
