@@ -249,6 +249,7 @@ def test_a_router(routed, data, tmp_path):
     assert 1 < own['mean_experts'] < 3  # the threshold parts the images
     assert_column(page, 2, own, ALL)
     assert page.row('experts, mean')[1:] == ['3', f'{own["mean_experts"]:.2f}']
+    assert any(f'{100 * own["share_1"]:.1f}\xa0% pass 1 expert' in text for text in page.texts)
 
 
 def test_one_pass_gives_the_same_sweep(routed, data):

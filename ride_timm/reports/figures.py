@@ -84,7 +84,8 @@ def draw_calibration(answers: Answers, ece: float) -> bytes:
             (100 * float(answers.confidence.mean()), 'mean confidence', VERMILLION),
             (100 * float((answers.answers == answers.targets).mean()), 'accuracy', BLUE),
         ):
-            right.axvline(value, 0, 1 / HEADROOM, color=colour, linewidth=1.6, label=f'{text} {value:.1f} %')
+            line = {'color': colour, 'linewidth': 1.6, 'clip_on': False}  # whole at 100 % too
+            right.axvline(value, 0, 1 / HEADROOM, label=f'{text} {value:.1f} %', **line)
         right.legend(frameon=False, loc='upper left', fontsize=8.5)
         right.yaxis.get_major_locator().set_params(integer=True)
         right.yaxis.set_major_formatter('{x:,.0f}')

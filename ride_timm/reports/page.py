@@ -138,7 +138,9 @@ def _accuracy(measured: Measured) -> str:
         note += "of its classes' accuracies."
     untested = int(figures['num_classes_without_images'])
     note += f' {_counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
-    return f'<p>{_text(note)}</p>' + _table(heads, table) + _table(['cost of an image', *heads[1:]], _cost(measured))
+    cost = _table(['cost of an image', *heads[1:]], _cost(measured))
+    meaning = '<p>A GMAC is a billion multiplications, each with an addition.</p>'
+    return f'<p>{_text(note)}</p>{_table(heads, table)}{cost}{meaning}'
 
 
 def _cost(measured: Measured) -> list[list[str]]:
@@ -194,7 +196,7 @@ def _calibration(content: Content) -> str:
         'Left: of the answers with a confidence in the range of a bar, how many are right; a point marks their mean '
         'confidence, and lies on the dashed line where the two agree.'
     )
-    return f'<p>{_text(text)}</p>' + _figure(content.pictures['calibration'], alt, caption)
+    return f'<p>{_prose(text)}</p>' + _figure(content.pictures['calibration'], alt, caption)
 
 
 def _experts(measured: Measured) -> str:
@@ -228,9 +230,13 @@ def _routing(content: Content) -> str:
         f'{100 * routed[f"share_{k}"]:.1f} % pass {_counted(k, "expert", "experts")}'
         for k in range(1, measured.num_experts + 1)
     )
-    text = f"Of the images, at the network's own threshold of {routed['threshold']:g}, {shares}."
+    text = (
+        'After each expert but the last the router says how likely an image needs another one; it goes on to the next '
+        "while that is above the threshold: 0 means all experts, 1 the first alone. Of the images, at the network's "
+        f'own threshold of {routed["threshold"]:g}, {shares}.'
+    )
     alt = 'Accuracy over the mean cost of an image at every threshold of the router'
-    return f'<p>{_text(text)}</p>' + _figure(content.pictures['routing'], alt)
+    return f'<p>{_prose(text)}</p>' + _figure(content.pictures['routing'], alt)
 
 
 def _training(content: Content) -> str:
@@ -258,7 +264,7 @@ def _example(example: Example) -> str:
         for k, (label, share) in enumerate(example.votes)
     )
     return (
-        f'<li>{_image(example.picture, f"Image of {example.truth}")}<div>'
+        f'<li>{_image(example.picture, f"Image of {readable_label(example.truth)}")}<div>'
         f'<p>true class: <b>{_label(example.truth)}</b></p><p>answer: {_vote(example.answer, example.confidence)}</p>'
         + (f'<ol>{votes}</ol>' if len(example.votes) > 1 else '')
         + f'<p class="file">{_name(example.file)}</p></div></li>'
@@ -345,6 +351,11 @@ def _label(name: str) -> str:
 def _text(text: str) -> str:
     """Text for HTML, also between quotes; what cannot be shown or encoded is written as an escape."""
     return html.escape(printable(text))
+
+
+def _prose(text: str) -> str:
+    """Text whose percentages keep their sign on the same line."""
+    return _text(text).replace(' %', f'{SPACE}%')
 
 
 def _number(value: float | None) -> str:

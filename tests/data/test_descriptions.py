@@ -63,3 +63,4 @@ def test_predict_and_report_show_them(tmp_path, capsys):
     page = (tmp_path / 'page.html').read_text()
     assert '<bdi>goldfish (n01443537)</bdi>' in page
     assert '<bdi>crane (n02012849)</bdi>' in page
+    assert f'alt="Image of {GOLDFISH}"' not in page
