@@ -18,6 +18,7 @@ from tiny_runs import CIFAR, train, write_images
 import ride_timm.validate as validation
 from ride_timm.cards import figures
 from ride_timm.engine.loading import load_model
+from ride_timm.errors import RideError
 from ride_timm.predict import main as predict_main
 from ride_timm.report import main as report_main
 
@@ -207,3 +208,5 @@ def test_torchvision_all_the_way(tmp_path, capsys):
         known = tuple(f'{label} - {name}' for label, name in enumerate(names))
         check_labels(run, options, truth, capsys, known)
     assert isinstance(run, Path)
+    with pytest.raises(RideError, match=r'All 40 evaluation images .* are training images too, first number 0'):
+        train(tmp_path, tmp_path, 'same', *common, '--val-split', 'train')

@@ -170,10 +170,13 @@ class ImageSet(Dataset[tuple[Any, int]]):
 
     @property
     def locations(self) -> list[str] | None:
-        """Path, or shard and member, or table and row, of every item; None in a source that has no files."""
-        if not hasattr(self.base, 'reader'):
+        """Path, or shard and member, or table and row, of every item; None where nothing says which images they are."""
+        if hasattr(self.base, 'reader') or hasattr(self.base, 'samples'):
+            return self.filenames(absolute=True)
+        if not hasattr(self.base, 'root'):
             return None
-        return self.filenames(absolute=True)
+        where = ', '.join(repr(self.base).split('\n    '))  # torchvision's description names folder and split
+        return [f'{name} ({where})' for name in self.filenames()]
 
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
         """Names of all items, in order; arguments as in `filename`."""

@@ -151,6 +151,7 @@ def _real(paths: list[str], folders: dict[str, str]) -> list[str]:
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        real.append(f'{folders[folder]}{os.sep}{name}')
+            # rows of tables have names that are no places
+            folders[folder] = os.path.realpath(folder) if os.path.exists(folder) else folder  # noqa: PTH110
+        real.append(os.path.join(folders[folder], name))  # noqa: PTH118, a Path for each is slow
     return real

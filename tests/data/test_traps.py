@@ -168,3 +168,15 @@ def test_an_empty_folder(tmp_path, split):
             open_train_split(tmp_path)
         else:
             open_eval_split(tmp_path, class_names=('a',))
+
+
+def test_the_same_torchvision_images_on_both_sides(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}, 'val': {'a': 1, 'b': 1}})
+    train = open_train_split(root / 'train', 'torch/image_folder')
+    same = open_eval_split(root / 'train', 'torch/image_folder', class_names=train.class_names)
+    with pytest.raises(RideError, match=r'All 3 evaluation images .* are training images too, first .*train/a/0.png'):
+        check_apart(train, same)
+    val = open_eval_split(root, 'torch/image_folder', class_names=train.class_names)
+    check_apart(train, val)
+    parts = hold_out(train, 0.5)
+    check_apart(parts.train, parts.held)
