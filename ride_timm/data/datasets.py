@@ -1,6 +1,7 @@
 """Opening the training and evaluation images of a data set, labelled by class name."""
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def as_train_split(
     _refuse_empty_classes(source)
     names = tuple(class_names) if class_names is not None else source.names
     labels = _labels_by_name(source, names)
-    missing = sorted(set(names) - set(source.names))
+    missing = sorted(set(names) - set(_known_names(source, names)))
     if missing:
         raise RideError(
             f'{source.text} lacks {len(missing)} of the {len(names)} expected classes, first "{missing[0]}": '
@@ -204,7 +205,8 @@ def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
     index = {name: i for i, name in enumerate(names)}
     if len(index) != len(names):
         raise RideError('the class names repeat, so labels would be ambiguous: give every class its own name')
-    unknown = [name for name in source.names if name not in index]
+    own = _known_names(source, names)
+    unknown = [name for name in own if name not in index]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, 1)
         hint = f' (nearest: "{near[0]}")' if near else ''
@@ -212,7 +214,13 @@ def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
             f'{source.text} has the class "{unknown[0]}"{f" and {len(unknown) - 1} more" if unknown[1:] else ""}, '
             f'which is not one of the {len(names)} classes of the training set{hint}: rename or remove it'
         )
-    return np.array([index[name] for name in source.names], dtype=np.int64)[source.labels]
+    return np.array([index[name] for name in own], dtype=np.int64)[source.labels]
+
+
+def _known_names(source: Source, names: Sequence[str]) -> list[str]:
+    """The source's names as `names` write them: archives made on a Mac hold decomposed letters, which look the same."""
+    known = {unicodedata.normalize('NFC', name): name for name in names} | {name: name for name in names}
+    return [known.get(name, known.get(unicodedata.normalize('NFC', name), name)) for name in source.names]
 
 
 def _cut(

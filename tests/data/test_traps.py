@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -168,6 +169,25 @@ def test_an_empty_folder(tmp_path, split):
             open_train_split(tmp_path)
         else:
             open_eval_split(tmp_path, class_names=('a',))
+
+
+@pytest.mark.parametrize('known', [None, 'train'])
+def test_a_class_name_in_another_unicode_form(make_folder, known):
+    """A folder that was unpacked from a Mac's archive looks the same and is named by other characters."""
+    apart = unicodedata.normalize('NFD', 'größe')
+    root = make_folder({'train': {'a': 1, 'größe': 2}, 'val': {'a': 1, apart: 3}})
+    train = open_train_split(root)
+    if known is None:
+        val = open_eval_split(root, class_names=train.class_names)
+    else:
+        val = open_train_split(root, split='val', class_names=train.class_names)
+    assert val.class_names == ('a', 'größe')
+    assert {folder_of(val, i): int(val.targets[i]) for i in range(4)} == {'a': 0, apart: 1}
+    both = make_folder({'train': {'a': 1, 'größe': 2, apart: 1}})
+    train = open_train_split(both)
+    assert {folder_of(train, i): train.class_names[train.targets[i]] for i in range(4)} == {
+        name: name for name in ('a', 'größe', apart)
+    }
 
 
 def test_the_same_torchvision_images_on_both_sides(make_folder):
