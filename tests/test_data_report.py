@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.data import ImageSet, choose_groups
 from ride_timm.data_report import main
 from ride_timm.errors import RideError
+from ride_timm.surveys import plot
+from ride_timm.surveys.survey import Side, Survey
 from ride_timm.surveys.text import tail_lines
 
 
@@ -248,6 +251,26 @@ def test_the_form_of_a_folder_is_found(tmp_path, report, monkeypatch):
     assert status == 0
     assert 'form        Hugging Face dataset' in said
     assert said.strip().endswith('--dataset hfds')
+
+
+@pytest.mark.parametrize(
+    'sizes', [[60 - n for n in range(8)], [int(2500 * 0.9**n) for n in range(40)], [999, *[1] * 50], [1, 1]]
+)
+def test_nothing_in_the_plot_covers_anything(sizes):
+    figure_module = pytest.importorskip('matplotlib.figure')
+    images = ImageSet([], np.array([]), [])
+    names = tuple(f'species {n}' for n in range(len(sizes)))
+    side = Side('', images, names, np.repeat(np.arange(len(sizes)), sizes), '')
+    figure = figure_module.Figure(figsize=(9, 4.5), layout='constrained')
+    plot._draw(figure, Survey('', '', side, groups=choose_groups(sizes)), 'title')
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    legend = axes.get_legend() or figure.legends[0]
+    boxes = [drawn.get_window_extent() for drawn in (*axes.texts, legend)]
+    assert len(boxes) == 2 + (len(sizes) if len(sizes) <= 40 else 2)
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+    assert not boxes[-1].overlaps(axes.bbox)
+    assert all(box.x0 >= axes.bbox.x0 - 1 for box in boxes[:-1])
 
 
 def test_plot(data, report, tmp_path, monkeypatch):

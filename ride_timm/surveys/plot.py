@@ -16,6 +16,7 @@ __all__ = ['draw_tail']
 _COLOURS = {'many': '#0072B2', 'medium': '#009E73', 'few': '#D55E00'}
 _GREY, _INK = '#6B6B6B', '#222222'
 _MOST_NAMES = 40  # classes whose names fit under their bars
+_DIGITS = 80  # digits that fit side by side over the bars
 
 
 def draw_tail(found: Survey, path: str | Path, title: str) -> None:
@@ -50,11 +51,9 @@ def _draw(figure: Any, found: Survey, title: str) -> None:
     for group, members in found.groups.groups.items():
         number = f'{group}: {_counted(len(members), "class", "es")}, {_counted(sizes[members].sum(), "image", "s")}'
         axes.bar(place[members], sizes[members], 0.9 if len(order) < 80 else 1.0, color=_COLOURS[group], label=number)
-    for spot in range(len(order)) if len(order) <= _MOST_NAMES else (0, len(order) - 1):
-        size = sizes[order[spot]]
-        axes.text(spot, max(size, 0.7) * 1.04, f'{size:,}', ha='center', va='bottom', color=_GREY)
     axes.set_yscale('log')
-    axes.set_ylim(0.7, 2 * sizes.max())  # a class with one image has a bar too
+    room = (sizes.max() / 0.7) ** 0.25 if _write_numbers(axes, sizes[order]) else 2
+    axes.set_ylim(0.7, sizes.max() * max(room, 2))  # a class with one image has a bar too
     axes.yaxis.set_major_formatter('{x:,.0f}')
     if len(order) <= _MOST_NAMES:
         texts = [_short(names[index]) for index in order]
@@ -71,7 +70,21 @@ def _draw(figure: Any, found: Survey, title: str) -> None:
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(axis='y', color='#E4E4E4', linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc='upper right')
+    figure.legend(frameon=False, loc='outside lower center', ncols=3)  # inside it would cover the bars of a flat tail
+
+
+def _write_numbers(axes: Any, sizes: np.ndarray) -> bool:
+    """Numbers over the bars, or over the first and the last of very many; returns whether they had to be turned."""
+    texts = [f'{size:,}' for size in sizes]
+    if len(sizes) <= _MOST_NAMES:
+        turned = max(map(len, texts)) * len(texts) > _DIGITS
+        places = dict.fromkeys(range(len(sizes)), 'center')
+    else:
+        turned, places = False, {0: 'left', len(sizes) - 1: 'right'}
+    for spot, side in places.items():
+        height = max(sizes[spot], 0.7) * 1.04
+        axes.text(spot, height, texts[spot], ha=side, va='bottom', color=_GREY, rotation=90 * turned)
+    return turned
 
 
 def _counted(number: int, one: str, plural: str) -> str:
