@@ -175,6 +175,19 @@ def test_unusual_images_are_counted(data, report):
     assert 'warning   1 image is animated; the first frame is used' in said
 
 
+@pytest.mark.parametrize('classes', [3, 25])
+def test_long_names_leave_the_lines_as_wide_as_the_terminal(tmp_path, report, classes):
+    for number in range(classes):
+        name = f'{"猫" if number else "x"}{"long name " * 7}{number}'
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        for image in range(4 + number):
+            (tmp_path / 'train' / name / f'{image}.png').touch()
+    said = report(tmp_path, '--counts-only')[1]
+    shown = said[said.index('\n\n', said.index('imbalance')) : said.index('Groups by')]
+    assert max(map(len, shown.splitlines())) <= 100
+    assert f'name {classes - 1}' in shown
+
+
 @pytest.mark.parametrize(
     'name', ['<script>alert(1)<', 'größe, 1', '猫', '\x1b[31mred', 'a\nb', os.fsdecode(b'caf\xe9')]
 )

@@ -32,7 +32,9 @@ def render(found: Survey, *, every_class: bool = False, width: int = 100, blocks
     parts = [_sides(found)]
     if found.train is not None and found.groups is not None:
         few = len(found.train.counts) <= _ONE_BY_ONE
-        parts += [_bars(found, width, blocks)] if few else [_tail(found, width, blocks), _ends(found.train.counts)]
+        parts += (
+            [_bars(found, width, blocks)] if few else [_tail(found, width, blocks), _ends(found.train.counts, width)]
+        )
         parts.append(_groups(found))
         if every_class and not few:
             parts.append(_classes(found))
@@ -115,7 +117,7 @@ def _ruler(found: Survey, columns: int, dash: str) -> str:
 
 def _bars(found: Survey, width: int, blocks: bool) -> str:
     """Every class with its name, where there are few."""
-    rows = _rows(found)
+    rows = [(_shortened(name, width // 3), count, tested, group) for name, count, tested, group in _rows(found)]
     wide = max(max(_width(row[0]) for row in rows), 5)
     space = max(min(width - wide - 36, 60), 8)
     largest = max(max(row[1] for row in rows), 1)
@@ -152,13 +154,20 @@ def _groups(found: Survey) -> str:
     return '\n'.join(lines)
 
 
-def _ends(counts: dict[str, int]) -> str:
+def _ends(counts: dict[str, int], width: int) -> str:
     ordered = sorted(counts.items(), key=lambda item: -item[1])
-    return f'Largest   {_named(ordered[:_SHOWN])}\nSmallest  {_named(ordered[-_SHOWN:])}'
+    return f'{_named("Largest", ordered[:_SHOWN], width)}\n{_named("Smallest", ordered[-_SHOWN:], width)}'
 
 
-def _named(items: Sequence[tuple[str, int]]) -> str:
-    return ', '.join(f'{printable(name)} {count:,}' for name, count in items)
+def _named(title: str, items: Sequence[tuple[str, int]], width: int) -> str:
+    """Classes and their numbers of images, on as many lines as they take."""
+    lines = [title.ljust(9)]
+    for place, (name, count) in enumerate(items, 1):
+        word = f' {printable(name)} {count:,}' + ',' * (place < len(items))
+        if _width(lines[-1] + word) > width and lines[-1].strip() not in ('', title):
+            lines.append(' ' * 9)
+        lines[-1] += word
+    return '\n'.join(lines)
 
 
 def _classes(found: Survey) -> str:
@@ -184,6 +193,18 @@ def _rows(found: Survey) -> list[tuple[str, int, int, str]]:
 def _width(text: str) -> int:
     """Columns that a text takes; letters of East Asian scripts take two."""
     return sum((unicodedata.east_asian_width(c) in 'WF') + (not unicodedata.combining(c)) for c in text)
+
+
+def _shortened(text: str, width: int) -> str:
+    """The text without its middle where it takes more columns: names are often told apart by their ends."""
+    if _width(text) <= width:
+        return text
+    head, tail = text, text
+    while _width(head) > width // 2 - 2:
+        head = head[:-1]
+    while _width(tail) > width - width // 2 - 1:
+        tail = tail[1:]
+    return f'{head}...{tail}'
 
 
 def _padded(text: str, width: int) -> str:
