@@ -134,6 +134,8 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what would be no report at all."""
     check_form(args)
     if args.data_dir and '/' not in args.dataset and not Path(args.data_dir).is_dir():
+        if Path(args.data_dir).exists():
+            raise RideError(f'{args.data_dir} is a file: give a folder of images, or --train-list with a list of them')
         raise RideError(f'the data folder {args.data_dir} does not exist: give a folder of images')
     check_writable(args.plot, '--plot')
     if args.plot and importlib.util.find_spec('matplotlib') is None:

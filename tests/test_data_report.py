@@ -175,6 +175,22 @@ def test_unusual_images_are_counted(data, report):
     assert 'warning   1 image is animated; the first frame is used' in said
 
 
+def test_pixels_with_fractions_are_not_called_16_bits(data, report, tmp_path):
+    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(tmp_path / 'x.tiff')
+    lines = ''.join(f'{path} {path.parent.name}\n' for path in sorted((data / 'train').glob('*/*')))
+    (tmp_path / 'all.txt').write_text(f'{tmp_path}/x.tiff ant\n{lines}')
+    status, said = report('--train-list', tmp_path / 'all.txt')
+    assert status == 0
+    assert 'warning   1 image has fractional numbers as pixels, which are cut to whole ones from 0 to 255' in said
+    assert '16 or more bits' not in said
+
+
+def test_a_file_in_place_of_the_folder(report, tmp_path):
+    (tmp_path / 'list.txt').write_text('x.png 0\n')
+    with pytest.raises(RideError, match=r'list.txt is a file: give a folder of images, or --train-list'):
+        report(tmp_path / 'list.txt')
+
+
 @pytest.mark.parametrize('classes', [3, 25])
 def test_long_names_leave_the_lines_as_wide_as_the_terminal(tmp_path, report, classes):
     for number in range(classes):

@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> Source:
     try:
         base = create_dataset('', root=str(folder), search_split=False)
     except RuntimeError as error:
-        raise RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/') from error
+        raise _no_image(folder) from error
     except ValueError as error:  # of timm's sort key
         raise RideError(
             f'a folder or file in {folder} has a sign in its name, such as a raised 2, that timm takes for a number '
@@ -82,12 +82,14 @@ def read_folder(folder: Path) -> Source:
         if any(part.startswith('.') for part in parts):
             continue
         if len(parts) != 2:
-            where = 'without a class folder' if len(parts) < 2 else 'more than one folder deep'
-            raise RideError(f'the image {path} lies {where}: expected {folder}/<class>/<image>, so move it')
+            deep = len(parts) > 2
+            where = 'more than one folder deep' if deep else 'without a class folder'
+            hint = ', or name the folders of classes with --train-split and --val-split' if deep else ''
+            raise RideError(f'the image {path} lies {where}: expected {folder}/<class>/<image>, so move it{hint}')
         rows.append(row)
         labels.append(index[parts[0]])
     if not rows:
-        raise RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/')
+        raise _no_image(folder)
     _report_other_images(folder, names)
     return Source(base, np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int64), names, str(folder))
 
@@ -101,10 +103,24 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names, key=natural_order))
 
 
+def _no_image(folder: Path) -> RideError:
+    others = _other_images(folder, _class_folders(folder))
+    if others:
+        return RideError(
+            f'no image in {folder} is of a type that folders are searched for ({_extensions()}), and {len(others)} are '
+            f'of others, first {others[0]}: convert them, or name them in a list (--train-list), which takes any type'
+        )
+    return RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/')
+
+
+def _other_images(folder: Path, names: Sequence[str]) -> list[Path]:
+    unread = set(_OTHER_IMAGES) - get_img_extensions(as_set=True)
+    return [file for name in names for file in (folder / name).iterdir() if file.suffix.lower() in unread]
+
+
 def _report_other_images(folder: Path, names: Sequence[str]) -> None:
     """Say so when images are passed over for their file type."""
-    unread = set(_OTHER_IMAGES) - get_img_extensions(as_set=True)
-    others = [file for name in names for file in (folder / name).iterdir() if file.suffix.lower() in unread]
+    others = _other_images(folder, names)
     if others:
         _logger.warning(
             '%d images of %s are left out because only %s are read, first %s: timm.data.add_img_extensions adds types',

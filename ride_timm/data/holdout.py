@@ -78,6 +78,11 @@ def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '-
         train, held = holdout_rows(split.targets, fraction, split.class_names, seed)
     except ValueError as error:
         raise RideError(f'{option} cannot be done: {error}; 0.1 is a good start') from error
+    if not held.size and split.class_counts.max() == 1:
+        raise RideError(
+            f'{option} {fraction:g} of {split.source} holds no image out, as every class has a single one, which is to '
+            'train on: add images'
+        )
     if not held.size:
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out (the largest class has '

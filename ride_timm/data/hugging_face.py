@@ -153,7 +153,7 @@ def _look(path: str, cache: str | None, split: str) -> tuple[Any, str]:
         except ValueError as error:
             if 'Unknown split' not in str(error):
                 raise _unopened(path, error) from error
-            missing = error
+            missing = missing or error  # of the name that was asked for
         except Exception as error:  # the library's and its file systems' own, without a common type
             raise _unopened(path, error) from error
     reason = ' '.join(str(missing).split()).rstrip('.')

@@ -78,6 +78,8 @@ def failure_reason(error: Exception) -> str:
         return 'not an image, or an empty file'  # Pillow's own words repeat the file object
     if isinstance(error, Image.DecompressionBombError):
         return f'more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow refuses'
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which the caller names
     return ' '.join(str(error).split()) or type(error).__name__
 
 

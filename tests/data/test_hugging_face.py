@@ -157,7 +157,7 @@ def test_a_broken_image_is_named_by_its_row(tmp_path):
 
 
 def test_what_cannot_be_opened_is_one_sentence(tmp_path, folder):
-    with pytest.raises(RideError, match=r'the split "val" of hfds/.* cannot be opened .*--val-fraction'):
+    with pytest.raises(RideError, match=r'the split "val" of hfds/.* cannot be opened .*split "val".*--val-fraction'):
         open_eval_split(parquet(tmp_path / 'x', train=table([0])), 'hfds', class_names=('0',))
     with pytest.raises(RideError, match='given without a data set: use hfds/NAME'):
         open_train_split(None, 'hfds')

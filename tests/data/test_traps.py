@@ -190,6 +190,34 @@ def test_a_class_name_in_another_unicode_form(make_folder, known):
     }
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_images_of_types_that_folders_are_not_searched_for(make_folder, split):
+    root = make_folder({'train': {'a': 2, 'b': 1}, 'val': {'a': 1, 'b': 1}})
+    for path in (root / split).glob('*/*'):
+        path.rename(path.with_suffix('.webp'))
+    number = 3 if split == 'train' else 2
+    with pytest.raises(
+        RideError, match=rf'no image in .*{split} is of a type .*\(.png, .jpg, .jpeg\), and {number} are'
+    ):
+        if split == 'train':
+            open_train_split(root)
+        else:
+            open_eval_split(root, class_names=('a', 'b'))
+
+
+def test_splits_under_names_of_their_own(make_folder):
+    root = make_folder({'Train': {'a': 2, 'b': 1}, 'Test': {'a': 1, 'b': 1}})
+    with pytest.raises(RideError, match=r'one folder deep: .* or name the folders of classes with --train-split'):
+        open_train_split(root)
+    assert open_train_split(root, split='Train').class_counts.tolist() == [2, 1]
+
+
+def test_nothing_can_be_set_apart_of_classes_of_one(make_folder):
+    split = open_train_split(make_folder({'train': {'a': 1, 'b': 1}}))
+    with pytest.raises(RideError, match=r'0.5 of .* holds no image out, as every class has a single one, .*add images'):
+        hold_out(split, 0.5)
+
+
 def test_the_same_torchvision_images_on_both_sides(make_folder):
     root = make_folder({'train': {'a': 2, 'b': 1}, 'val': {'a': 1, 'b': 1}})
     train = open_train_split(root / 'train', 'torch/image_folder')
@@ -200,3 +228,11 @@ def test_the_same_torchvision_images_on_both_sides(make_folder):
     check_apart(train, val)
     parts = hold_out(train, 0.5)
     check_apart(parts.train, parts.held)
+
+
+def test_a_link_that_leads_nowhere(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}})
+    (root / 'train/a/0.png').unlink()
+    (root / 'train/a/0.png').symlink_to('nowhere')
+    with pytest.raises(RideError, match=r'train/a/0.png \(No such file or directory\); remove'):
+        check_images(open_train_split(root))
