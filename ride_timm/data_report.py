@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import io
 import json
 import logging
 import shlex
@@ -155,6 +156,8 @@ def _survey(args: argparse.Namespace) -> Survey:
 
 def _print(args: argparse.Namespace, found: Survey) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # not every terminal knows every letter of a class name
     print(render(found, every_class=args.all, width=width, blocks=_shows_blocks()))
     args.val_fraction = args.val_fraction or found.set_apart
     if found.trainable:

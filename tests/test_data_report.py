@@ -1,9 +1,11 @@
 """`ride-timm data`, against folders whose faults are known."""
 
+import io
 import json
 import os
 import shlex
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -216,6 +218,18 @@ def test_any_name_can_be_shown(data, report, name):
     said.encode()
     assert '\x1b' not in said
     assert json.loads(report(data, '--json')[1])['classes'][0]['name'] is not None
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'cp1252'])
+def test_a_terminal_that_lacks_letters(data, monkeypatch, encoding):
+    (data / 'train/cat').rename(data / 'train/größe 猫')
+    (data / 'val/cat').rename(data / 'val/größe 猫')
+    shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, 'stdout', shown)
+    assert main([str(data)]) == 0
+    shown.flush()
+    said = shown.buffer.getvalue().decode(encoding)
+    assert ('gr\\xf6\\xdfe \\u732b' if encoding == 'ascii' else 'größe \\u732b') in said
 
 
 def test_many_classes_make_a_tail(tmp_path, report, capsys):
