@@ -1,7 +1,9 @@
 """The console command `ride-timm`: one subcommand a module, imported only when it is called."""
 
+import contextlib
 import difflib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -78,7 +80,9 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         command: Returns the exit status.
     """
     try:
-        return command()
+        status = command()
+        print(end='', flush=True)  # here, where a reader that has gone can still be answered for
+        return status
     except RideError as error:
         print(f'ride-timm {name}: error: {one_line(error)}', file=sys.stderr)
         # PyTorch's error out of a loading process keeps itself alive, and with it the iterator: freed by a later
@@ -86,7 +90,18 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         traceback.clear_frames(error.__traceback__)
         return 2
     except BrokenPipeError:
+        _drop_output()
         return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _drop_output() -> None:
+    """Let what nobody reads go nowhere, or Python complains of it when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # no file of the system's, or closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _usage() -> str:
