@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load_model(args.model)
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
-    if args.prior:
+    if args.prior is not None:
         apply_prior(trained, args.prior)
     demo = build_demo(
         trained,

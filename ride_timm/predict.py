@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(problem)
     trained = load_model(args.model)
     threshold = _threshold(args, trained)
-    if args.prior:
+    if args.prior is not None:
         apply_prior(trained, args.prior)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')

@@ -111,7 +111,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = choose_device(args.device)
     trained = load_trained(args)
-    prior = apply_prior(trained, args.prior) if args.prior else None
+    prior = apply_prior(trained, args.prior) if args.prior is not None else None
     args.in_chans = trained.model.in_chans
     split, counts = open_images(args, trained)
     if len(split.targets) <= MAX_CHECKED:

@@ -343,11 +343,26 @@ class TestRefusals:
             (['--output', 'nowhere/x.json'], 'there is no folder nowhere'),
             (['--routed'], 'Routing was asked for and .*plain has no router'),
             (['--prior', 'uniform'], 'has no tau list'),
+            (['--prior', ''], 'has no tau list'),
         ],
     )
     def test_options(self, plain, broken, options, wanted):
         with pytest.raises(RideError, match=wanted):
             main([str(plain), str(broken / '1.jpg'), *options])
+
+    @pytest.mark.parametrize(
+        ('name', 'wanted'),
+        [
+            ('my-run', 'There is no my-run; name a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.'),
+            ('ride_resnet32_4', 'There is no ride_resnet32_4, did you mean ride_resnet32_4e? Name a checkpoint, '),
+            ('net.pt', 'There is no checkpoint net.pt'),
+            ('ride_resnet32_4e.none', 'There are no weights ride_resnet32_4e.none; those of ride_resnet32_4e are: '),
+        ],
+    )
+    def test_models(self, broken, name, wanted):
+        with pytest.raises(RideError) as caught:
+            main([name, str(broken / '1.jpg')])
+        assert str(caught.value).startswith(wanted)
 
     def test_nothing_to_predict(self, experts, tmp_path, monkeypatch):
         with pytest.raises(RideError, match=r'Nothing to predict: no image \(.png, .jpg, .jpeg\) lies in the folder'):

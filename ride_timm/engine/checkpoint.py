@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from torch.serialization import safe_globals
 from ride_timm.engine.files import sync_folder
 from ride_timm.errors import RideError
 
-__all__ = ['RunSaver', 'read_checkpoint']
+__all__ = ['RunSaver', 'misfit', 'read_checkpoint']
 
 _LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
 
@@ -221,6 +222,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if isinstance(checkpoint.get('args'), argparse.Namespace):
         checkpoint['args'] = vars(checkpoint['args'])
     return checkpoint
+
+
+def misfit(error: Exception) -> str:
+    """The last reason why tensors do not fit a network, with the first of its keys only, which can be hundreds.
+
+    Args:
+        error: What `load_state_dict` raised.
+    """
+    reason = str(error).strip().splitlines()[-1].strip().rstrip('.')
+    return re.sub(r'(key\(s\) in state_dict: "[^"]*"), .*', r'\1, ...', reason)
 
 
 def _check_sums(path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """A trained network with its class names, from a checkpoint, an exported folder, the Hub or published weights."""
 
 import argparse
+import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,16 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 
-from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
 from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
 
-__all__ = ['TrainedNet', 'load_model', 'load_trained']
+__all__ = ['FILE_SUFFIXES', 'TrainedNet', 'file_in_folder', 'load_model', 'load_trained']
 
 _logger = logging.getLogger(__name__)
+FILE_SUFFIXES = ('.tar', '.pth', '.pt', '.bin', '.safetensors')
 _LAST = 'last.pth.tar'  # by which a folder is known as a run's
 
 
@@ -85,10 +87,12 @@ def load_model(
                 'another folder, or a checkpoint.'
             )
         options.model = f'local-dir:{path}'
-    elif path.is_file() or path.suffix in ('.tar', '.pth', '.safetensors'):
+    elif path.is_file() or path.suffix in FILE_SUFFIXES:
         options.checkpoint = text
-    elif ':' not in text and len(path.parts) > 1:
-        raise RideError(f'There is no {text}; name a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.')
+    elif ':' not in text and (len(path.parts) > 1 or not timm.is_model(text.partition('.')[0])):
+        close = difflib.get_close_matches(text.partition('.')[0], timm.list_models(), n=1, cutoff=0.8)
+        hint = f', did you mean {close[0]}? Name' if close else '; name'
+        raise RideError(f'There is no {text}{hint} a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.')
     else:
         options.model = text
         if hub.get('cache_dir') is not None:
@@ -163,7 +167,7 @@ def _about(model: Any, local: str | None) -> Mapping[str, Any]:
 def _from_file(args: argparse.Namespace) -> TrainedNet:
     path = Path(args.checkpoint)
     if path.is_dir():
-        path = _in_folder(path)
+        path = file_in_folder(path)
     known: dict[str, Any] = {}
     if path.suffix == '.safetensors' or path.name == SHARD_INDEX:
         state, known = _read_safetensors(path)
@@ -191,14 +195,20 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise RideError(f'{path} does not fit {name} ({first}); check --model and --num-classes.') from None
+        raise RideError(f'{path} does not fit {name} ({misfit(error)}); check --model and --num-classes.') from None
     model.pretrained_cfg.update(settings.get('data_config') or {})
     return _checked(model, name, known.get('class_names'), known.get('class_counts'), known)
 
 
-def _in_folder(folder: Path) -> Path:
-    """The file that stands for the folder of a run or of an exported network."""
+def file_in_folder(folder: Path) -> Path:
+    """The file that stands for the folder of a run or of an exported network.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        RideError: It is of neither kind.
+    """
     for name in (_LAST, WEIGHTS, SHARD_INDEX):
         if (folder / name).is_file():
             return folder / name

@@ -10,7 +10,7 @@ import torch
 from timm.models import clean_state_dict
 from timm.utils import is_primary
 
-from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
@@ -90,9 +90,8 @@ def restore(
         task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict']))
         optimizer.load_state_dict(checkpoint['optimizer'])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[-1].strip().rstrip('.')
         raise RideError(
-            f'The checkpoint does not fit the network or the optimizer ({first}); keep the options.'
+            f'The checkpoint does not fit the network or the optimizer ({misfit(error)}); keep the options.'
         ) from None
     for group, values in zip(optimizer.param_groups, wanted, strict=True):
         group.pop('initial_lr', None)  # schedulers would go on from it

@@ -115,13 +115,26 @@ def build_model(args: argparse.Namespace, device: torch.device, router: bool | N
 
 
 def check_architecture(name: str) -> None:
-    """Raise a RideError with the closest name where timm knows no such architecture."""
+    """Raise a RideError with the closest name where timm knows no such architecture, or no such weights of it."""
     bare = name.partition('.')[0]
-    if ':' in name or timm.is_model(bare):
+    if ':' in name:
+        return
+    if timm.is_model(bare):
+        _check_tag(name, bare)
         return
     close = difflib.get_close_matches(bare, timm.list_models(), n=1, cutoff=0.5)
     hint = f', did you mean {close[0]}?' if close else '.'
     raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
+
+
+def _check_tag(name: str, architecture: str) -> None:
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # how timm says that the part behind the point is none of the architecture's
+        known = ', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none yet'
+        raise RideError(
+            f'There are no weights {name}; those of {architecture} are: {known}. Name one of them, or a file.'
+        ) from None
 
 
 def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> ExpertLoss:
