@@ -14,15 +14,14 @@ from timm.models._input import get_model_args
 from timm.utils import is_primary
 from torch import nn
 
-from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.loading import load_model, load_trained
+from ride_timm.engine.checkpoint import misfit, read_checkpoint
+from ride_timm.engine.loading import FILE_SUFFIXES, file_in_folder, load_model, load_trained
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.pretrained import SHARD_INDEX
 from ride_timm.models.seeding import perturb_experts
-from ride_timm.publishing.shards import tensors_file
 
 __all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'weights_file']
 
@@ -59,8 +58,15 @@ class Initial:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file of weights that a path names: itself, or the one in an exported folder (or the index of several)."""
-    return tensors_file(Path(path)) if Path(path).is_dir() else Path(path)
+    """The file of weights that a path names: itself, or the one in a run's or an exported folder.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        RideError: The folder is of neither kind.
+    """
+    return file_in_folder(Path(path)) if Path(path).is_dir() else Path(path)
 
 
 def read_initial(
@@ -69,8 +75,9 @@ def read_initial(
     """Read the weights to begin with, without running anything in a file.
 
     Args:
-        path: A `.pth.tar` of a run, a `.safetensors`, an exported folder, `hf-hub:ORG/NAME`, the name of one of our
-            published weights, that of any pretrained network of timm's, or a file of a plain timm ResNet's weights.
+        path: A run's folder or a `.pth.tar` of it, a `.safetensors`, an exported folder, `hf-hub:ORG/NAME`, the name
+            of one of our published weights, that of any pretrained network of timm's, or a file of a plain timm
+            ResNet's weights.
         model: The architecture, where the file does not name it.
         use_ema: Take the moving average of the weights.
         model_kwargs: Arguments of the architecture, over those in the file.
@@ -78,13 +85,26 @@ def read_initial(
     Raises:
         RideError: The file is missing, damaged, foreign, or does not fit the architecture.
     """
-    if not Path(path).exists() and is_name(str(path)):
-        return _read_named(str(path), model_kwargs)
+    if not Path(path).exists():
+        if is_name(str(path)):
+            return _read_named(str(path), model_kwargs)
+        raise RideError(
+            f'There is no checkpoint {path}, and no network of that name; give a run or a file of weights that is '
+            'there, hf-hub:ORG/NAME, or the name of pretrained weights, such as resnet50.a1_in1k.'
+        )
     file = weights_file(path)
     plain = _read_plain(file, model)
     if plain is not None:
         return plain
-    ride, settings = _records(file, use_ema)
+    try:
+        ride, settings = _records(file, use_ema)
+    except RideError:
+        if use_ema or _plain_state(file) is None:
+            raise
+        raise RideError(
+            f'{file} holds the weights of a plain ResNet and does not say of which; add the --model that they are to '
+            'seed, such as ride_resnet50_3e for those of a resnet50.'
+        ) from None
     options = argparse.Namespace(
         checkpoint=str(file), model=model, use_ema=use_ema, num_classes=None, model_kwargs=dict(model_kwargs or {})
     )
@@ -94,7 +114,9 @@ def read_initial(
 
 def is_name(text: str) -> bool:
     """Whether a text names weights rather than a file."""
-    return text.startswith(('hf-hub:', 'local-dir:')) or timm.is_model(text.partition('.')[0])
+    if text.startswith(('hf-hub:', 'local-dir:')):
+        return True
+    return timm.is_model(text.partition('.')[0]) and Path(text).suffix not in FILE_SUFFIXES
 
 
 def _read_named(name: str, model_kwargs: dict[str, Any] | None) -> Initial:
@@ -110,13 +132,10 @@ def _read_named(name: str, model_kwargs: dict[str, Any] | None) -> Initial:
 def _read_plain(file: Path, model: str | None) -> Initial | None:
     """A file of a plain ResNet's weights, where the network to train has that one's multi-expert form."""
     backbone = plain_backbone(model)
-    if backbone is None or not file.is_file():
+    if backbone is None:
         return None
-    try:
-        state = load_state_dict(str(file), device='cpu', weights_only=True)
-    except Exception:  # whatever is wrong with the file, its reader as a checkpoint of ours has the sentence
-        return None
-    if any(key.startswith('experts.') for key in state) or 'conv1.weight' not in state:
+    state = _plain_state(file)
+    if state is None:
         return None
     head, stem = state.get('fc.weight'), state['conv1.weight']
     classes = 0 if head is None else len(head)
@@ -124,9 +143,22 @@ def _read_plain(file: Path, model: str | None) -> Initial | None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip().rstrip('.')
-        raise RideError(f'{file} does not fit {backbone}, the plain form of {model} ({reason}).') from None
+        raise RideError(
+            f'{file} does not fit {backbone}, the plain form of {model} ({misfit(error)}); give the weights of a '
+            f'{backbone}, or the --model that is built like these.'
+        ) from None
     return Initial(file, net, backbone, None, None)
+
+
+def _plain_state(file: Path) -> dict[str, Any] | None:
+    """The tensors of a file of a plain ResNet's weights, None for any other."""
+    try:
+        state: dict[str, Any] = load_state_dict(str(file), device='cpu', weights_only=True)
+    except Exception:  # whatever is wrong with the file, its reader as a checkpoint of ours has the sentence
+        return None
+    if any(key.startswith('experts.') for key in state) or 'conv1.weight' not in state:
+        return None
+    return state
 
 
 def plain_backbone(name: str | None) -> str | None:
@@ -200,9 +232,8 @@ def load_initial(model: Any, init: Initial, keep_heads: bool, noise: float = 0.0
             state |= {key: value for key, value in own.items() if _is_head(key, model)}
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip().rstrip('.')
         raise RideError(
-            f'The weights of --init {init.path} do not fit the network ({reason}); keep its options.'
+            f'The weights of --init {init.path} do not fit the network ({misfit(error)}); keep its options.'
         ) from None
     if isinstance(model, MultiExpertNet) and not isinstance(init.model, MultiExpertNet):
         perturb_experts(model.experts, noise, seed)

@@ -90,8 +90,27 @@ def test_grey_images(data, plain, tmp_path):
 
 def test_a_plain_resnet_of_another_depth(data, tmp_path):
     torch.save(timm.create_model('resnet34', num_classes=3).state_dict(), tmp_path / 'plain.pth')
-    with pytest.raises(RideError, match='does not fit resnet18, the plain form of ride_resnet18_2e'):
+    with pytest.raises(RideError, match='does not fit resnet18, the plain form of ride_resnet18_2e') as caught:
         train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32)
+    assert '"layer1.2.conv1.weight", ...); give the weights of a resnet18, or the --model' in str(caught.value)
+
+
+def test_a_file_that_does_not_say_what_it_is_of(data, plain, tmp_path):
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    with pytest.raises(RideError, match='a plain ResNet and does not say of which; add the --model'):
+        train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'))
+    with pytest.raises(RideError, match='add the --model'):
+        train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), '--model', 'resnet18')
+
+
+def test_the_folder_of_a_run(data, tmp_path):
+    first = train(data, tmp_path, 'first', '--model', CIFAR)
+    state = weights_of(train(data, tmp_path, 'second', '--init', str(first), *STILL))
+    own = weights_of(first)
+    learnt = parameters(timm.create_model(CIFAR, num_classes=3))
+    assert all(torch.equal(state[name], own[name]) for name in learnt)
+    with pytest.raises(RideError, match=r'holds neither the last.pth.tar of a run nor the model.safetensors'):
+        train(data, tmp_path, 'third', '--init', str(data))
 
 
 def test_a_named_network_of_timm_picks_its_multi_expert_form(data, tmp_path, plain, monkeypatch):
@@ -146,5 +165,9 @@ def test_the_later_stages_refuse_plain_weights(data, tmp_path, plain):
 
 
 def test_a_name_that_nothing_has(data, tmp_path):
-    with pytest.raises(RideError, match='There is no checkpoint'):
+    with pytest.raises(RideError, match=r'There is no checkpoint .*, and no network of that name; give a run'):
         train(data, tmp_path, 'run', '--init', 'resnet9000.a1_in1k')
+    with pytest.raises(RideError, match=r'no weights resnet18.none; those of resnet18 are: resnet18.a1_in1k, '):
+        train(data, tmp_path, 'run', '--init', 'resnet18.none')
+    with pytest.raises(RideError, match=r'There is no checkpoint resnet18.pth, and'):
+        train(data, tmp_path, 'run', '--init', 'resnet18.pth')
