@@ -289,6 +289,8 @@ VALUES = [
     (['--lr', 'nan'], '--lr nan'),
     (['--lr', 'inf'], '--lr inf'),
     (['--weight-decay', '-1'], '--weight-decay -1'),
+    (['--init-noise', 'nan'], '--init-noise nan was given; it is a number of at least 0'),
+    (['--layer-decay', '1.5'], '--layer-decay 1.5 was given; it is from 0 to 1'),
     (['--drop', '2'], '--drop 2 was given; it is from 0 to 1'),
     (['--model-ema', '--model-ema-decay', '5'], '--model-ema-decay 5'),
     (['--clip-grad', '0'], '--clip-grad 0 was given; it is a number above 0'),

@@ -28,13 +28,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(('workers', 'log_interval', 'warmup_epochs', 'cooldown_epochs', 'patience_epochs'), (0, _ANY)),
     **dict.fromkeys(
         ('lr', 'lr_base', 'warmup_lr', 'min_lr', 'weight_decay', 'momentum', 'decay_rate', 'mixup', 'cutmix',
-         'mutual', 'mutual_hard', 'router_pos_weight'),
+         'mutual', 'mutual_hard', 'router_pos_weight', 'init_noise'),
         (0, _MOST),
     ),
     **dict.fromkeys(
         (
             'drop', 'drop_path', 'hflip', 'vflip', 'reprob', 'smoothing', 'mixup_prob', 'mixup_switch_prob',
-            'model_ema_decay', 'threshold', 'router_threshold',
+            'model_ema_decay', 'threshold', 'router_threshold', 'layer_decay',
         ),
         (0, 1),
     ),
