@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from timm import utils
@@ -32,6 +33,7 @@ __all__ = ['Trainer', 'agree', 'evaluate', 'train_epoch']
 _logger = logging.getLogger(__name__)
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+_Result = TypeVar('_Result')
 
 
 @dataclass
@@ -140,7 +142,7 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
     for index, (images, target) in enumerate(shown):
         images, target = trainer.batch(images, target)
         update = trainer.ends_step(index)
-        parts = _backward_if_it_fits(trainer, images, target, update, trainer.step_size(index))
+        parts = _if_it_fits(partial(_backward, trainer, images, target, update, trainer.step_size(index)))
         if parts is None:
             raise _too_large(trainer, images, target)
         norm = _gradient_norm(parameters) if update and trainer.scaler is None else None
@@ -149,14 +151,14 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
         for name, value in batch.values.items():
             trainer.meters.setdefault(name, utils.AverageMeter()).update(value, len(images))
         count += len(images)
-        if update:
-            _finish_step(trainer, batch, bad)
+        if update and not _if_it_fits(partial(_finish_step, trainer, batch, bad)):
+            raise _too_large(trainer, images, target)
         _report(trainer, batch, shown)
     return _epoch_means(trainer, count, time.perf_counter() - start)
 
 
-def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
-    """Step the optimizer and what follows it, or stop where a process diverged or was asked to."""
+def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> bool:
+    """Step the optimizer and what follows it, or stop where a process diverged or was asked to; returns True."""
     batches = len(trainer.loader)
     step = batch.epoch * trainer.updates_per_epoch + batch.index // trainer.accum_steps + 1
     trouble, signum = agree(trainer, bad.trouble if bad else 0, trainer.stop.signum)
@@ -181,6 +183,7 @@ def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
             f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches; the same command with --resume auto '
             'repeats the epoch',
         )
+    return True
 
 
 def agree(trainer: Trainer, *flags: int) -> list[int]:
@@ -199,11 +202,10 @@ def agree(trainer: Trainer, *flags: int) -> list[int]:
     return [int(flag) for flag in largest.tolist()]
 
 
-def _backward_if_it_fits(
-    trainer: Trainer, images: torch.Tensor, target: torch.Tensor, update: bool, group: int
-) -> dict[str, torch.Tensor] | None:
+def _if_it_fits(compute: Callable[[], _Result]) -> _Result | None:
+    """What a part of a step returns; None where memory is short."""
     try:
-        return _backward(trainer, images, target, update, group)
+        return compute()
     except Exception as error:  # it keeps the tensors of the failed step alive until it is left
         if not is_out_of_memory(error):
             raise
@@ -218,7 +220,10 @@ def _too_large(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> 
         with trainer.autocast():
             result = trainer.task(images[:batch], target[:batch])
         result['loss'].backward()
+        trainer.optimizer.step()  # its state takes memory too
 
+    for group in trainer.optimizer.param_groups:
+        group['lr'] = 0.0
     if trainer.world_size > 1:  # the other processes would wait for this one's attempts
         return out_of_memory_error(len(images), len(images) // 2 or None, images, trainer.accum_steps, tried=False)
     fitting = largest_batch(attempt, len(images))

@@ -102,10 +102,10 @@ def largest_batch(attempt: Callable[[int], None], failed: int) -> int | None:
         failed: The batch that did not fit.
 
     Returns:
-        The number of images, or None if not even one fits.
+        The number of images, 2 or more since batch normalisation learns nothing from one; None if none fits.
     """
     batch = failed // 2
-    while batch:
+    while batch > 1:
         release_memory()
         if _fits(attempt, batch):
             return batch
@@ -130,7 +130,7 @@ def out_of_memory_error(
 
     Args:
         batch: Images of the batch.
-        fitting: Images that do fit; None if not even one does.
+        fitting: Images that do fit; None if no smaller batch does.
         images: The batch, for its size and device.
         accumulated: Batches a step, `--grad-accum-steps`.
         tried: Whether `fitting` was tried.
@@ -141,7 +141,7 @@ def out_of_memory_error(
     size = 'x'.join(map(str, images.shape[2:]))
     found = f'A training batch of {batch} images of {size} pixels does not fit into the memory of {images.device}'
     if fitting is None:
-        return RideError(f'{found}, and not even one image does; use a smaller --img-size or --model.')
+        return RideError(f'{found}, and no smaller one does; use a smaller --img-size or --model.')
     steps = accumulated * -(-batch // fitting)
     does = 'does' if tried else 'may'
     return RideError(

@@ -105,7 +105,7 @@ class TestParts:
         with pytest.raises(RuntimeError, match='something else'):
             FittingForward(forward)(torch.zeros(4, 3, 8, 6))
 
-    @pytest.mark.parametrize('room, wanted', [(9, 8), (8, 8), (7, 4), (1, 1), (0, None)])
+    @pytest.mark.parametrize('room, wanted', [(9, 8), (8, 8), (7, 4), (1, None), (0, None)])
     def test_the_largest_batch(self, room, wanted):
         def attempt(batch):
             if batch > room:
@@ -142,6 +142,20 @@ def test_training_says_which_batch_fits(data, tmp_path, room_for):
     assert '\n' not in text
 
 
+def test_the_state_of_the_optimizer_takes_memory_too(data, tmp_path, room_for, monkeypatch):
+    batches, step = room_for(8), torch.optim.SGD.step
+
+    def limited(self, *arguments, **options):
+        if batches[-1] > 3:
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, 'step', limited)
+    with pytest.raises(RideError, match='one of 2 does; use -b 2, with --grad-accum-steps 4'):
+        train(data, tmp_path, 'run', '--model', CIFAR)
+    assert batches == [8, 4, 2]
+
+
 def test_the_advice_is_right(data, tmp_path, room_for):
     room_for(3)
     run = train(data, tmp_path, 'run', '--model', CIFAR, '-b', '2', '--grad-accum-steps', '4', '-vb', '2')
@@ -150,6 +164,12 @@ def test_the_advice_is_right(data, tmp_path, room_for):
 
 def test_training_where_nothing_fits(data, tmp_path, room_for):
     room_for(0)
-    with pytest.raises(RideError, match='not even one image does'):
+    with pytest.raises(RideError, match='no smaller one does; use a smaller --img-size'):
         train(data, tmp_path, 'run', '--model', CIFAR)
     assert issubclass(RideResNetCifar, MultiExpertNet)
+
+
+def test_a_single_image_is_no_batch_to_advise(data, tmp_path, room_for):
+    room_for(1)
+    with pytest.raises(RideError, match='no smaller one does'):  # maps of 1x1, one value for the normalisation
+        train(data, tmp_path, 'run', '--model', CIFAR, '--img-size', '4')
