@@ -142,9 +142,10 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
     for index, (images, target) in enumerate(shown):
         images, target = trainer.batch(images, target)
         update = trainer.ends_step(index)
-        parts = _if_it_fits(partial(_backward, trainer, images, target, update, trainer.step_size(index)))
-        if parts is None:
+        found = _if_it_fits(partial(_backward, trainer, images, target, update, trainer.step_size(index)))
+        if not found:
             raise _too_large(trainer, images, target)
+        (parts,) = found
         norm = _gradient_norm(parameters) if update and trainer.scaler is None else None
         batch = _Batch(epoch, index, images, target, *_read(parts, norm))
         bad = bad or (batch if batch.trouble else None)
@@ -157,8 +158,8 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
     return _epoch_means(trainer, count, time.perf_counter() - start)
 
 
-def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> bool:
-    """Step the optimizer and what follows it, or stop where a process diverged or was asked to; returns True."""
+def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
+    """Step the optimizer and what follows it, or stop where a process diverged or was asked to."""
     batches = len(trainer.loader)
     step = batch.epoch * trainer.updates_per_epoch + batch.index // trainer.accum_steps + 1
     trouble, signum = agree(trainer, bad.trouble if bad else 0, trainer.stop.signum)
@@ -183,7 +184,6 @@ def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> bool:
             f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches; the same command with --resume auto '
             'repeats the epoch',
         )
-    return True
 
 
 def agree(trainer: Trainer, *flags: int) -> list[int]:
@@ -202,14 +202,14 @@ def agree(trainer: Trainer, *flags: int) -> list[int]:
     return [int(flag) for flag in largest.tolist()]
 
 
-def _if_it_fits(compute: Callable[[], _Result]) -> _Result | None:
-    """What a part of a step returns; None where memory is short."""
+def _if_it_fits(compute: Callable[[], _Result]) -> tuple[_Result] | tuple[()]:
+    """What a part of a step returns, in a tuple that is empty where memory is short."""
     try:
-        return compute()
+        return (compute(),)
     except Exception as error:  # it keeps the tensors of the failed step alive until it is left
         if not is_out_of_memory(error):
             raise
-    return None
+    return ()
 
 
 def _too_large(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> RideError:
