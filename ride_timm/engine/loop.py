@@ -223,7 +223,7 @@ def _too_large(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> 
         trainer.optimizer.step()  # its state takes memory too
 
     for group in trainer.optimizer.param_groups:
-        group['lr'] = 0.0
+        group['lr'] = 0.0  # the attempts step, and the weights stay
     if trainer.world_size > 1:  # the other processes would wait for this one's attempts
         return out_of_memory_error(len(images), len(images) // 2 or None, images, trainer.accum_steps, tried=False)
     fitting = largest_batch(attempt, len(images))
