@@ -27,6 +27,7 @@ from ride_timm.engine.args import build_parser, parse_args
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.divergence import check_scale, check_weights
+from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
@@ -154,6 +155,8 @@ def _run_epochs(run: Run) -> OrderedDict[str, float]:
 
 def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     primary = utils.is_primary(args)
+    if args.cuda_graph:
+        check_cuda_graph(args, device)
     undecided = auto.is_open(args)
     init = stages.begin(args)
     if undecided:
@@ -188,6 +191,7 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
         mixup=setup.build_mixup(args), num_classes=data.train.num_classes, smoothing=args.smoothing,
         channels_last=args.channels_last, accum_steps=args.grad_accum_steps, clip_grad=args.clip_grad,
         clip_mode=args.clip_mode, log_interval=args.log_interval, world_size=args.world_size, primary=primary,
+        graphed=GraphedStep(task, autocast, not args.torchcompile) if args.cuda_graph else None,
     )  # fmt: skip
     trainer.scheduler, epochs = create_scheduler_v2(
         optimizer, **scheduler_kwargs(args), updates_per_epoch=trainer.updates_per_epoch

@@ -35,6 +35,10 @@ from ride_timm.data.loaders import reseed as reseed
 from ride_timm.data.loaders import start_epoch as start_epoch
 from ride_timm.data.longtail import long_tail_counts as long_tail_counts
 from ride_timm.data.longtail import long_tail_indices as long_tail_indices
+from ride_timm.data.on_device import CifarDraws as CifarDraws
+from ride_timm.data.on_device import DeviceBatches as DeviceBatches
+from ride_timm.data.on_device import hold_on_device as hold_on_device
+from ride_timm.data.on_device import warp_cifar as warp_cifar
 from ride_timm.data.samplers import SAMPLERS as SAMPLERS
 from ride_timm.data.samplers import ClassBalancedSampler as ClassBalancedSampler
 from ride_timm.data.samplers import ClassSampler as ClassSampler

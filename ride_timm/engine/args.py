@@ -117,6 +117,10 @@ def _add_data(group: Any) -> None:
     group.add_argument('--imb-factor', type=float, metavar='N', help='cut the training images to this imbalance factor')
     group.add_argument('-j', '--workers', type=int, metavar='N', help='data loading processes (default: by image size)')
     group.add_argument('--pin-mem', action='store_true', help='pin host memory for faster copies to a GPU')
+    group.add_argument(
+        '--data-on-device', action='store_true',
+        help='hold the decoded training images on the device and augment them there (--augmentation cifar)',
+    )  # fmt: skip
     group.add_argument('--no-check-images', action='store_true', help='do not decode every image once before training')
 
 
@@ -229,6 +233,10 @@ def _add_run(group: Any) -> None:
     group.add_argument('--amp-dtype', choices=('float16', 'bfloat16'), help='default: bfloat16 on the CPU')
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--torchcompile', action='store_true', help='compile the network')
+    group.add_argument(
+        '--cuda-graph', action='store_true',
+        help='replay forward and backward pass as one CUDA graph (one GPU; faster where the network is small)',
+    )  # fmt: skip
     group.add_argument('--sync-bn', action='store_true')
     group.add_argument('--dist-bn', default='reduce', choices=('', 'broadcast', 'reduce'))
     group.add_argument('--seed', type=int, default=42, metavar='N')

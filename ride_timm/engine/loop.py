@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ride_timm.engine.divergence import describe_divergence
+from ride_timm.engine.graphed import GraphedStep
 from ride_timm.engine.interrupt import Interrupted, StopRequest
 from ride_timm.engine.logs import interactive
 from ride_timm.engine.memory import FittingForward, is_out_of_memory, largest_batch, out_of_memory_error
@@ -57,6 +58,7 @@ class Trainer:
     log_interval: int = 50
     world_size: int = 1
     primary: bool = True
+    graphed: GraphedStep | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     epochs: int = 1
     meters: dict[str, utils.AverageMeter] = field(default_factory=dict)
@@ -130,6 +132,8 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
     module: Any = trainer.task.get_trainable_module()
     module.train()
     trainer.optimizer.zero_grad()
+    if trainer.graphed is not None:
+        trainer.graphed.start_epoch()
     trainer.meters = {}
     parameters = trainer.task.get_clip_parameters()
     start = time.perf_counter()
@@ -234,6 +238,8 @@ def _backward(
     trainer: Trainer, images: torch.Tensor, target: torch.Tensor, update: bool, group: int
 ) -> dict[str, torch.Tensor]:
     """Forward and backward; returns the loss and its parts. With a scaler and `update` the optimizer steps too."""
+    if trainer.graphed is not None:
+        return trainer.graphed(images, target)
     task = trainer.task
     with nullcontext() if update else task.no_sync():
         with trainer.autocast():

@@ -12,10 +12,17 @@ import timm
 import torch
 from timm.data import Mixup, resolve_data_config
 from timm.data.loader import PrefetchLoader
+from timm.data.transforms import str_to_interp_mode
 from timm.layers import convert_sync_batchnorm
 from timm.utils import init_distributed_device, is_primary
 
-from ride_timm.data import create_eval_loader, create_sampler, create_train_loader, create_train_transform
+from ride_timm.data import (
+    create_eval_loader,
+    create_sampler,
+    create_train_loader,
+    create_train_transform,
+    hold_on_device,
+)
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import data_name
 from ride_timm.engine.inference_options import choose_device
@@ -70,8 +77,15 @@ def start_device(args: argparse.Namespace) -> torch.device:
     device: torch.device = init_distributed_device(args)
     if device.type == 'cpu':
         keep_freed_memory()
+    if device.type == 'cuda':
+        torch.backends.cudnn.benchmark = True  # as timm's training does: all batches have one shape
     if args.amp:
-        pick(args, 'amp_dtype', 'bfloat16' if device.type == 'cpu' else 'float16', f'mixed precision on {device.type}')
+        pick(
+            args,
+            'amp_dtype',
+            'bfloat16' if device.type == 'cpu' or args.cuda_graph else 'float16',
+            f'mixed precision on {device.type}',
+        )
     return device
 
 
@@ -197,6 +211,8 @@ def build_loaders(
         re_prob=args.reprob,
         **common,
     )
+    if args.data_on_device:
+        _move_images(args, train, data, config)
     val = create_eval_loader(
         data.val,
         batch_size=args.validation_batch_size or args.batch_size,
@@ -206,6 +222,16 @@ def build_loaders(
         **common,
     )
     return train, val, config
+
+
+def _move_images(args: argparse.Namespace, loader: PrefetchLoader, data: RunData, config: dict[str, Any]) -> None:
+    if args.augmentation != 'cifar':
+        raise RideError(
+            f'--data-on-device was given and the augmentation {args.augmentation} runs on Pillow images; use '
+            '--augmentation cifar, or leave it out.'
+        )
+    interpolation = str_to_interp_mode(config['interpolation'])
+    hold_on_device(loader, data.train.targets, config['input_size'], interpolation, hflip=args.hflip)
 
 
 def data_config(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, Any]:
