@@ -7,6 +7,10 @@ from ride_timm.data.datasets import as_eval_split as as_eval_split
 from ride_timm.data.datasets import as_train_split as as_train_split
 from ride_timm.data.datasets import open_eval_split as open_eval_split
 from ride_timm.data.datasets import open_train_split as open_train_split
+from ride_timm.data.device_cifar import CifarAugmentation as CifarAugmentation
+from ride_timm.data.device_cifar import CifarDraws as CifarDraws
+from ride_timm.data.device_crops import CropAugmentation as CropAugmentation
+from ride_timm.data.device_crops import CropDraws as CropDraws
 from ride_timm.data.forms import guess_dataset as guess_dataset
 from ride_timm.data.forms import open_source as open_source
 from ride_timm.data.groups import GROUP_NAMES as GROUP_NAMES
@@ -35,10 +39,9 @@ from ride_timm.data.loaders import reseed as reseed
 from ride_timm.data.loaders import start_epoch as start_epoch
 from ride_timm.data.longtail import long_tail_counts as long_tail_counts
 from ride_timm.data.longtail import long_tail_indices as long_tail_indices
-from ride_timm.data.on_device import CifarDraws as CifarDraws
+from ride_timm.data.on_device import DeviceAugmentation as DeviceAugmentation
 from ride_timm.data.on_device import DeviceBatches as DeviceBatches
 from ride_timm.data.on_device import hold_on_device as hold_on_device
-from ride_timm.data.on_device import warp_cifar as warp_cifar
 from ride_timm.data.samplers import SAMPLERS as SAMPLERS
 from ride_timm.data.samplers import ClassBalancedSampler as ClassBalancedSampler
 from ride_timm.data.samplers import ClassSampler as ClassSampler

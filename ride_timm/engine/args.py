@@ -119,7 +119,7 @@ def _add_data(group: Any) -> None:
     group.add_argument('--pin-mem', action='store_true', help='pin host memory for faster copies to a GPU')
     group.add_argument(
         '--data-on-device', action='store_true',
-        help='hold the decoded training images on the device and augment them there (--augmentation cifar)',
+        help='hold the decoded training images on the device and augment them there (for small images)',
     )  # fmt: skip
     group.add_argument('--no-check-images', action='store_true', help='do not decode every image once before training')
 

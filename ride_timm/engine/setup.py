@@ -12,7 +12,6 @@ import timm
 import torch
 from timm.data import Mixup, resolve_data_config
 from timm.data.loader import PrefetchLoader
-from timm.data.transforms import str_to_interp_mode
 from timm.layers import convert_sync_batchnorm
 from timm.utils import init_distributed_device, is_primary
 
@@ -20,10 +19,10 @@ from ride_timm.data import (
     create_eval_loader,
     create_sampler,
     create_train_loader,
-    create_train_transform,
     hold_on_device,
 )
 from ride_timm.engine.allocator import keep_freed_memory
+from ride_timm.engine.augmentation import device_augmentation, train_transform
 from ride_timm.engine.data_options import data_name
 from ride_timm.engine.inference_options import choose_device
 from ride_timm.engine.run_data import MAX_CHECKED as MAX_CHECKED
@@ -207,12 +206,13 @@ def build_loaders(
         data.train,
         batch_size=args.batch_size,
         sampler=sampler,
-        transform=_train_transform(args, size, config['interpolation']),
+        transform=train_transform(args, size, config['interpolation']),
         re_prob=args.reprob,
         **common,
     )
     if args.data_on_device:
-        _move_images(args, train, data, config)
+        create = device_augmentation(args, size, config['interpolation'])
+        hold_on_device(train, data.train.targets, create)
     val = create_eval_loader(
         data.val,
         batch_size=args.validation_batch_size or args.batch_size,
@@ -222,16 +222,6 @@ def build_loaders(
         **common,
     )
     return train, val, config
-
-
-def _move_images(args: argparse.Namespace, loader: PrefetchLoader, data: RunData, config: dict[str, Any]) -> None:
-    if args.augmentation != 'cifar':
-        raise RideError(
-            f'--data-on-device was given and the augmentation {args.augmentation} runs on Pillow images; use '
-            '--augmentation cifar, or leave it out.'
-        )
-    interpolation = str_to_interp_mode(config['interpolation'])
-    hold_on_device(loader, data.train.targets, config['input_size'], interpolation, hflip=args.hflip)
 
 
 def data_config(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, Any]:
@@ -323,23 +313,3 @@ def default_experiment(args: argparse.Namespace) -> str:
     what = args.stage if args.stage == 'router' else f'{args.stage}_{args.loss}'.removeprefix('experts_')
     distilled = '_distill' if args.teacher else ''
     return f'{args.model}-{data}{factor}-{what}{distilled}'.replace('/', '_')
-
-
-def _train_transform(args: argparse.Namespace, size: tuple[int, int, int], interpolation: str) -> Any:
-    if args.augmentation != 'timm':
-        return create_train_transform(args.augmentation, size, hflip=args.hflip, interpolation=interpolation)
-    jitter = args.color_jitter if isinstance(args.color_jitter, (int, float)) else tuple(args.color_jitter)
-    try:
-        return create_train_transform(
-            'timm',
-            size,
-            scale=args.scale,
-            ratio=args.ratio,
-            hflip=args.hflip,
-            vflip=args.vflip,
-            color_jitter=jitter[0] if isinstance(jitter, tuple) and len(jitter) == 1 else jitter,
-            auto_augment=args.aa,
-            interpolation=interpolation,
-        )
-    except (AssertionError, KeyError, ValueError) as error:  # how timm's parser of --aa fails
-        raise RideError(f"--aa {args.aa} is not one of timm's policies ({error}); rand-m9-mstd0.5 is.") from error

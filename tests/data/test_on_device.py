@@ -7,15 +7,18 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from ride_timm.data import (
+    CifarAugmentation,
     CifarDraws,
-    DeviceBatches,
+    CropAugmentation,
     cifar_train_transform,
     create_train_loader,
     hold_on_device,
     open_train_split,
     start_epoch,
-    warp_cifar,
 )
+from ride_timm.data.device_crops import jitter_colours, resize_crops
+from ride_timm.engine.args import parse_args
+from ride_timm.engine.augmentation import device_augmentation
 from ride_timm.errors import RideError
 
 SIZE = (3, 32, 32)
@@ -40,7 +43,7 @@ def loader_of(folder, *, held, batch_size=4, **kwargs):
         transform=cifar_train_transform(**kwargs),
     )  # fmt: skip
     if held:
-        hold_on_device(loader, split.targets, SIZE, InterpolationMode.BILINEAR, **kwargs)
+        hold_on_device(loader, split.targets, lambda _: CifarAugmentation(**kwargs))
     return loader
 
 
@@ -50,8 +53,8 @@ def with_pillow(image, top, left, flip, degrees):
     return F.pil_to_tensor(F.rotate(image, degrees, interpolation=InterpolationMode.NEAREST, fill=0))
 
 
-@pytest.mark.parametrize('side', [32])
-def test_each_pixel_is_pillows(side):
+def test_each_pixel_is_pillows():
+    side = 32
     generator = torch.Generator().manual_seed(1)
     count = 300
     images = torch.randint(1, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
@@ -62,7 +65,8 @@ def test_each_pixel_is_pillows(side):
         torch.empty(count, dtype=torch.float64).uniform_(-15, 15, generator=generator),
     )
     drawn.degrees[:2] = torch.tensor([0.0, 15.0])
-    made = warp_cifar(images, drawn)
+    augmentation = CifarAugmentation()
+    made = augmentation.apply(images, *augmentation.prepare(drawn))
     for index in range(count):
         image = Image.fromarray(images[index].permute(1, 2, 0).numpy())
         wanted = with_pillow(image, *(part[index].item() for part in drawn))
@@ -70,9 +74,8 @@ def test_each_pixel_is_pillows(side):
 
 
 def test_draws_are_the_recipes():
-    batches = DeviceBatches(_Stub(), torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1))
     torch.manual_seed(0)
-    drawn = batches.draw(40_000)
+    drawn = CifarAugmentation().draw(40_000)
     for part in (drawn.top, drawn.left):
         shares = torch.bincount(part, minlength=9) / len(part)
         assert len(shares) == 9
@@ -81,11 +84,6 @@ def test_draws_are_the_recipes():
     assert drawn.degrees.min() < -14.9
     assert drawn.degrees.max() > 14.9
     assert abs(drawn.degrees.mean()) < 0.2
-
-
-class _Stub:
-    sampler = batch_sampler = dataset = collate_fn = None
-    batch_size, drop_last = 1, True
 
 
 def test_without_augmentation_batches_are_the_loaders(folder):
@@ -116,7 +114,9 @@ def test_an_epoch_repeats_and_epochs_differ(folder):
 
 def test_images_that_are_not_square_are_refused(folder):
     Image.new('RGB', (48, 32)).save(folder / 'train' / 'a' / 'wide.png')
-    with pytest.raises(RideError, match=r'has 48x32 pixels, and --data-on-device takes square ones only'):
+    with pytest.raises(
+        RideError, match=r'has 48x32 pixels and the first 32x32, and --data-on-device takes images of one'
+    ):
         loader_of(folder, held=True)
 
 
@@ -132,3 +132,108 @@ def test_another_side_is_resized(folder):
 def _names(loader):
     dataset = loader.dataset
     return [(str(dataset.filename(i)).rpartition('/')[2], i) for i in range(len(dataset))]
+
+
+def random_images(count, height, width, seed=0, channels=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def as_pillow(image):
+    return Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy())
+
+
+@pytest.mark.parametrize('size', [(64, 64), (48, 80), (32, 32), (96, 40)])
+def test_each_resized_crop_is_pillows(size):
+    """Larger and smaller, whole images and single pixels."""
+    images = random_images(120, 64, 56)
+    generator = torch.Generator().manual_seed(2)
+    height = torch.randint(1, 65, (120,), generator=generator)
+    width = torch.randint(1, 57, (120,), generator=generator)
+    height[:3], width[:3] = torch.tensor([64, 1, 64]), torch.tensor([56, 1, 1])
+    top = (torch.rand(120, generator=generator) * (65 - height)).long()
+    left = (torch.rand(120, generator=generator) * (57 - width)).long()
+    made = resize_crops(images, top, left, height, width, size)
+    for index in range(120):
+        box = [int(part[index]) for part in (top, left, height, width)]
+        wanted = F.resized_crop(as_pillow(images[index]), *box, list(size), InterpolationMode.BILINEAR)
+        assert torch.equal(made[index], F.pil_to_tensor(wanted)), box
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_each_jittered_pixel_is_pillows(channels):
+    images = random_images(200, 9, 11, channels=channels)
+    generator = torch.Generator().manual_seed(3)
+    factors = torch.rand(200, 3, generator=generator) * 2
+    factors[:2] = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    order = torch.rand(200, 3, generator=generator).argsort(1)
+    made = jitter_colours(images, factors, order)
+    steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    for index in range(200):
+        image = as_pillow(images[index])
+        for what in order[index].tolist():
+            image = steps[what](image, factors[index, what].item())
+        assert torch.equal(made[index], F.pil_to_tensor(image)), (order[index], factors[index])
+
+
+def test_crops_are_drawn_as_timm_draws_them():
+    """Means and spreads of the areas, ratios and places, against timm's own draws."""
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+
+    torch.manual_seed(0)
+    augmentation = CropAugmentation((64, 48), (64, 64), scale=(0.25, 1.0), color_jitter=(0.4, 0.2, 0.0, 0.0))
+    drawn = augmentation.draw(20_000)
+    assert bool((drawn.top >= 0).all() and (drawn.top + drawn.height <= 64).all())
+    assert bool((drawn.left >= 0).all() and (drawn.left + drawn.width <= 48).all())
+    image = Image.new('RGB', (48, 64))
+    theirs = torch.tensor(
+        [RandomResizedCropAndInterpolation.get_params(image, (0.25, 1.0), (3 / 4, 4 / 3)) for _ in range(20_000)]
+    ).double()
+    ours = torch.stack(drawn[:4], 1).double()
+    torch.testing.assert_close(ours.mean(0), theirs.mean(0), rtol=0, atol=0.35)
+    torch.testing.assert_close(ours.std(0), theirs.std(0), rtol=0.03, atol=0)
+    assert abs(drawn.hflip.float().mean() - 0.5) < 0.02
+    assert not drawn.vflip.any()
+    for index, strength in enumerate((0.4, 0.2, 0.0)):
+        values = drawn.factors[:, index]
+        assert float(values.min()) == pytest.approx(1 - strength, abs=0.01)
+        assert float(values.max()) == pytest.approx(1 + strength, abs=0.01)
+    assert torch.bincount(drawn.order[:, 0], minlength=3).min() > 6000
+
+
+def test_a_ratio_that_never_fits_takes_the_middle():
+    augmentation = CropAugmentation((64, 8), (64, 64), scale=(1.0, 1.0), ratio=(3 / 4, 4 / 3))
+    drawn = augmentation.draw(5)
+    assert drawn.width.tolist() == [8] * 5
+    assert drawn.height.tolist() == [11] * 5
+    assert drawn.top.tolist() == [26] * 5
+
+
+def test_flips_turn_the_crop():
+    augmentation = CropAugmentation((4, 4), (4, 4), scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=1.0, vflip=1.0,
+                                    color_jitter=0.0)  # fmt: skip
+    images = random_images(3, 4, 4)
+    made = augmentation.apply(images, *augmentation.prepare(augmentation.draw(3)))
+    assert torch.equal(made, images.flip(-1, -2))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (('--augmentation', 'cifar_aa'), 'does not do --augmentation cifar_aa; it does'),
+        (('--augmentation', 'timm', '--aa', 'rand-m9-mstd0.5'), 'does not do --aa rand-m9-mstd0.5; it does'),
+        (('--augmentation', 'timm', '--interpolation', 'bicubic'), 'does not do --interpolation bicubic; it does'),
+    ],
+)
+def test_other_augmentations_are_refused(options, message):
+    args = parse_args(['--model', 'ride_resnet32_3e', '--data-dir', 'x', *options])
+    with pytest.raises(RideError, match=message):
+        device_augmentation(args, SIZE, args.interpolation or 'bilinear')
+
+
+def test_hue_is_refused():
+    args = parse_args(['--model', 'x', '--data-dir', 'x', '--augmentation', 'timm', '--color-jitter', *'1110'])
+    assert isinstance(device_augmentation(args, SIZE, 'bilinear')((32, 32)), CropAugmentation)
+    args.color_jitter = [0.4, 0.4, 0.4, 0.1]
+    with pytest.raises(RideError, match='leaves the hue as it is; give --color-jitter three numbers'):
+        device_augmentation(args, SIZE, 'bilinear')((32, 32))

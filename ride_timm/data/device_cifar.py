@@ -1,0 +1,98 @@
+"""`cifar_train_transform` for a batch on its device: padded crop, flip and rotation, pixel for pixel as Pillow's."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
+from torchvision import transforms
+
+__all__ = ['CifarAugmentation', 'CifarDraws']
+
+_FIXED = 65536  # Pillow rotates in 16.16 fixed point
+
+
+class CifarDraws(NamedTuple):
+    """What is drawn for N images.
+
+    Attributes:
+        top: (N,) rows of the padded image above the crop, 0 to 2 * padding.
+        left: (N,) columns left of it.
+        flip: (N,) whether the crop is mirrored.
+        degrees: (N,) angle that it is rotated by, counter-clockwise.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    degrees: Tensor
+
+
+class CifarAugmentation:
+    """Crop the padded images, flip and rotate them, all at once since every step takes the nearest pixel.
+
+    Source: as of `cifar_train_transform`; the rotation is that of Pillow, in its fixed-point numbers.
+
+    Args:
+        size: As of `cifar_train_transform`, like the other arguments.
+        padding: See there.
+        degrees: See there.
+        hflip: See there.
+        interpolation: See there.
+    """
+
+    def __init__(
+        self,
+        size: int = 32,
+        padding: int = 4,
+        degrees: float = 15.0,
+        hflip: float = 0.5,
+        interpolation: str = 'bilinear',
+    ) -> None:
+        self.size, self.padding, self.degrees, self.hflip = size, padding, degrees, hflip
+        self.before: Callable[[Any], Any] | None = transforms.Resize(
+            size, interpolation=str_to_interp_mode(interpolation)
+        )
+
+    def draw(self, count: int) -> CifarDraws:
+        """Draw for `count` images, from torch's CPU generator."""
+        shift = 2 * self.padding + 1
+        return CifarDraws(
+            torch.randint(shift, (count,)),
+            torch.randint(shift, (count,)),
+            torch.rand(count) < self.hflip,
+            torch.empty(count, dtype=torch.float64).uniform_(-self.degrees, self.degrees),
+        )
+
+    def prepare(self, drawn: Any) -> tuple[Tensor, ...]:
+        """What `apply` takes, (N,) each: on the CPU, since the angles' sines must not depend on the device."""
+        return (drawn.top, drawn.left, drawn.flip, *_rotations(drawn.degrees, self.size))
+
+    def apply(self, images: Tensor, *prepared: Tensor) -> Tensor:
+        """Augmented images, uint8 (N, channels, size, size), of such images; what lies outside is black."""
+        top, left, flip, *rotation = prepared
+        side = self.size
+        steps = torch.arange(side, device=images.device)
+        rows, columns = steps.view(1, -1, 1), steps.view(1, 1, -1)
+        a, b, c, d, e, f = (value.view(-1, 1, 1) for value in rotation)
+        x, y = (a * columns + b * rows + c) >> 16, (d * columns + e * rows + f) >> 16  # in the crop
+        inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+        x = torch.where(flip.view(-1, 1, 1), side - 1 - x, x) + left.view(-1, 1, 1) - self.padding  # in the image
+        y = y + top.view(-1, 1, 1) - self.padding
+        inside &= (x >= 0) & (x < side) & (y >= 0) & (y < side)
+        place = (y * side + x).where(inside, 0).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
+        found = images.flatten(2).gather(2, place) * inside.flatten(1).unsqueeze(1)
+        return found.unflatten(2, (side, side))
+
+
+def _rotations(degrees: Tensor, side: int) -> tuple[Tensor, ...]:
+    """Six fixed-point numbers an image, (N,) each: where Pillow's nearest-neighbour rotation looks for a pixel."""
+    angle = -np.radians(degrees.double().numpy() % 360.0)
+    cos, sin = np.round(np.cos(angle), 15), np.round(np.sin(angle), 15)
+    half = side / 2
+    shift_x, shift_y = -half * cos - half * sin + half, half * sin - half * cos + half
+    # x of the source is a x + b y + c, y of it d x + e y + f, at the middle of a pixel
+    c, f = shift_x + 0.5 * cos + 0.5 * sin, shift_y - 0.5 * sin + 0.5 * cos
+    return tuple(torch.from_numpy(np.floor(v * _FIXED + 0.5).astype(np.int64)) for v in (cos, sin, c, -sin, cos, f))
