@@ -82,6 +82,11 @@ def _add_stage(group: Any) -> None:
     )  # fmt: skip
     group.add_argument('--init-ema', action='store_true', help='take the moving average of --init')
     group.add_argument(
+        '--train-only', nargs='+', metavar='PART',
+        help='train these parts of --init alone, such as `experts` on a trunk that stays, or experts.2.fc; the rest '
+        'is frozen, statistics of normalisation included',
+    )  # fmt: skip
+    group.add_argument(
         '--holdout', type=float, metavar='F',
         help='hold out this fraction of the training images, for choices such as the router threshold that must not be '
         'made on the evaluation images, and evaluate on them instead (by --seed; the router stage holds out what the '

@@ -1,6 +1,7 @@
 """The stages of a training: all of the network, the router on frozen experts, the heads on frozen features."""
 
 import argparse
+import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,13 @@ def begin(args: argparse.Namespace) -> Initial | None:
         raise RideError('--init and --pretrained both give weights to begin with; leave one out.')
     if args.pretrained and (args.model or '').startswith(('ride_', 'test_ride_')):
         args.init, args.pretrained = args.model, False  # so that heads are kept for classes of the same names only
+    if args.train_only and (
+        args.stage != 'experts' or not args.init or args.teacher or args.mutual or args.mutual_hard
+    ):
+        raise RideError(
+            '--train-only trains parts of the network of --init in the stage experts, on their classification loss '
+            'alone; give --init, and no other --stage, --teacher or --mutual.'
+        )
     if not args.init:
         if args.stage != 'experts':
             raise RideError(
@@ -55,7 +63,7 @@ def begin(args: argparse.Namespace) -> Initial | None:
     if args.stage == 'router' and experts < 2:
         raise RideError(f'{init.path} is a {init.name} with {experts} expert; a router needs at least two.')
     inherit(args, init)
-    if args.stage != 'experts':
+    if args.stage != 'experts' or args.train_only:
         args.dist_bn = ''  # BatchNorm's statistics are frozen, and averaging would round them
     return init
 
@@ -140,8 +148,9 @@ def build_task(
     if args.stage == 'router':
         return RouterTask(model, RouterLoss(args.router_pos_weight), device=device)
     criterion = setup.build_criterion(args, model, data.train.class_counts)
-    if args.stage == 'heads':
-        return HeadTask(model, criterion, device=device)
+    if args.stage == 'heads' or args.train_only:
+        parts = [_part(model, name) for name in args.train_only] if args.train_only else None
+        return HeadTask(model, criterion, device=device, parts=parts)
     auxiliary = _mutual(args, criterion, data)
     if not args.teacher:
         return RideTask(model, criterion, device=device, auxiliary=auxiliary)
@@ -156,6 +165,15 @@ def build_task(
     )
 
 
+def _part(model: nn.Module, name: str) -> nn.Module:
+    names = {known for known, module in model.named_modules() if known and any(True for _ in module.parameters())}
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f'did you mean {close[0]}?' if close else 'print the network for their names.'
+        raise RideError(f'--train-only {name} was given and the network has no such part with parameters; {hint}')
+    return model.get_submodule(name)
+
+
 def build_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of what the stage trains; in the later stages every trained parameter is decayed.
 
@@ -166,7 +184,8 @@ def build_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.O
     Raises:
         RideError: The optimizer does not take its options.
     """
-    trained: Any = model if args.stage == 'experts' else [p for p in model.parameters() if p.requires_grad]
+    whole = args.stage == 'experts' and not args.train_only
+    trained: Any = model if whole else [p for p in model.parameters() if p.requires_grad]
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(trained, **optimizer_kwargs(args), **args.opt_kwargs)
     except (AssertionError, ImportError, TypeError, ValueError) as error:

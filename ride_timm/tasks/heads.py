@@ -1,5 +1,6 @@
-"""The heads stage: classifiers retrained on frozen features."""
+"""Parts of a network on frozen features: the heads stage, and what `--train-only` names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,15 +15,16 @@ __all__ = ['HeadModule', 'HeadTask']
 
 
 class HeadModule(PartModule):
-    """A network of which only the classification heads train.
+    """A network of which only the classification heads train, or other parts.
 
     Args:
         model: A multi-expert network, or any timm classifier; its other parameters are frozen and its other layers
             stay in eval mode, so there is no dropout before the heads either.
+        parts: Submodules of the network to train instead of the heads.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        found: Any = model.get_classifier()  # type: ignore[operator]
+    def __init__(self, model: nn.Module, parts: Sequence[nn.Module] | None = None) -> None:
+        found: Any = model.get_classifier() if parts is None else tuple(parts)  # type: ignore[operator]
         super().__init__(model, found if isinstance(found, tuple) else (found,))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -43,6 +45,7 @@ class HeadTask(PartTask):
         criterion: Loss of (logits (B, K, C), target).
         device: Where the loss's buffers go.
         verbose: For timm; nothing is logged here.
+        parts: Submodules to train instead of the heads, such as the experts on a trunk that stays.
     """
 
     criterion: ExpertLoss
@@ -53,9 +56,10 @@ class HeadTask(PartTask):
         criterion: ExpertLoss,
         device: torch.device | None = None,
         verbose: bool = True,
+        parts: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__(device=device, verbose=verbose)
-        self.trainable_module = HeadModule(model)
+        self.trainable_module = HeadModule(model, parts)
         self.criterion = criterion.to(self.device)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:

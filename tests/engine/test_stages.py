@@ -349,3 +349,25 @@ def test_mutual_distillation(data, tmp_path):
 def test_a_schedule_that_is_cut_off_is_named(data, tmp_path, caplog):
     train(data, tmp_path, 'cut', '--recipe', 'cifar100lt_ride', *MODEL)
     assert '--epochs 1 ends the run before milestone 161, milestone 181, re-weighting epoch 160' in caplog.text
+
+
+@pytest.mark.parametrize('parts', [('experts.1',), ('experts.0.layer3', 'experts.2.fc')])
+def test_train_only_changes_these_parts_alone(data, experts, tmp_path, parts):
+    """Statistics of BatchNorm included, and the other experts' heads."""
+    options = ('--init', str(experts), '--train-only', *parts, '--loss', 'ride', '--holdout', '0.25', '--lr', '0.1')
+    folder = train(data, tmp_path, 'parts', *options, '--warmup-epochs', '0', '--weight-decay', '0.1')
+    before, after = (read_checkpoint(path) for path in (experts, folder / 'last.pth.tar'))
+    named = tuple(f'{part}.' for part in parts)
+    changed = {
+        name for name, value in before['state_dict'].items() if not torch.equal(value, after['state_dict'][name])
+    }
+    assert changed == {name for name in before['state_dict'] if name.startswith(named)}
+    assert after['ride']['stage'] == 'experts'
+    assert after['ride']['holdout'] == before['ride']['holdout']
+
+
+def test_train_only_says_what_it_needs(data, experts, tmp_path):
+    fails('trains parts of the network of --init', data, tmp_path, 'no', *MODEL, '--train-only', 'experts')
+    begun = ('--init', str(experts), '--train-only')
+    fails('did you mean experts.0.layer3', data, tmp_path, 'no', *begun, 'experts.0.layer33')
+    fails('and no other --stage', data, tmp_path, 'no', *begun, 'experts', '--stage', 'heads')
