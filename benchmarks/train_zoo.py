@@ -1,4 +1,4 @@
-"""Train, route, measure and export the published networks of a data set, one after the other or side by side.
+r"""Train, route, measure and export the published networks of a data set, one after the other or side by side.
 
     python benchmarks/train_zoo.py --data-dir data/cifar100_lt [--only NAME ...] [--parallel 1] [--seeds 42]
     python benchmarks/train_zoo.py --plan tinyimagenetlt --data-dir data/tiny_imagenet_lt [--epochs 40] [--one-run]
@@ -15,10 +15,17 @@ saw only a part of the training images, and how many.
 The same command goes on where it was stopped: each stage resumes from its last checkpoint, finished ones are skipped.
 What a finished stage wrote down besides tensors is kept under `--records`, to be committed: run A need not be trained
 again on another machine, and a `last.pth.tar` that was put into such a folder is what the stage goes on from there. A
-network that lies in `--weights` and whose runs do not lie in `--output` is left as it is: remove it to train it anew.
+network that lies in `--weights` and whose runs do not lie in `--output` counts as trained with its seed and is left as
+it is, unless another seed has the median: remove it to train it anew.
 `--deadline SECONDS` stops in time (the stages get SIGTERM and save); `--dry-run` prints the commands. `--options` go to
 every training, such as `--amp --channels-last --torchcompile`. `--epochs` trains the experts for another number of
 epochs than the recipe's, whose schedule must scale with it; commands and epochs stand in the results and on the cards.
+
+On a GPU these nets are done faster than a CPU prepares their images, and one alone leaves most of it idle:
+
+    nvidia-cuda-mps-control -d
+    python benchmarks/train_zoo.py --data-dir data/cifar100_lt --seeds 42 43 44 --parallel 6 --device cuda \
+      --options='--amp --amp-dtype bfloat16 --channels-last --cuda-graph --data-on-device'
 """
 
 import argparse
@@ -35,6 +42,11 @@ from pathlib import Path
 from typing import Any
 
 from zoo_plans import PLANS, TEACHER, Net
+
+from ride_timm.card import write_card
+from ride_timm.engine.results import write_json
+from ride_timm.export import seed_rows
+from ride_timm.publishing.index import renew_entry
 
 HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
 LAST_ONLY = ['--val-interval', '100000']
@@ -72,7 +84,8 @@ class Zoo:
 
     def train(self, net: Net, part: str, seed: int) -> bool:
         """Train the experts, then the router; returns whether both are done."""
-        if self.foreign(net) is not None:
+        foreign = self.foreign(net)
+        if foreign is not None and (part != self.published or seed in _seeds(foreign)):
             return True
         experts = self.run(net, part, seed)
         if part == 'A' and not self.args.one_run and self.recorded(_router_of(experts)) is not None:
@@ -106,14 +119,20 @@ class Zoo:
 
     def choice(self, net: Net) -> float | None:
         """The threshold that run A chose on held-out images; None while it is not done."""
+        foreign = self.foreign(net)
+        if foreign is not None and foreign['choices'] is not None:
+            return float(foreign['choices']['threshold'])
         found = self.recorded(_router_of(self.run(net, 'A', self.args.seeds[0])))
         return None if found is None else float(json.loads((found / 'results.json').read_text())['router_threshold'])
 
-    def foreign(self, net: Net) -> Path | None:
-        """The `results.json` of a network that was trained elsewhere and is published already; None if it is not."""
-        results = Path(self.args.weights, net.name, 'results.json')
-        own = any(self.run(net, self.published, seed).exists() for seed in self.args.seeds)
-        return results if results.is_file() and not own else None
+    def foreign(self, net: Net) -> dict[str, Any] | None:
+        """The `results.json` of a network that is published already, by a run that is not here; None if it is not."""
+        path = Path(self.args.weights, net.name, 'results.json')
+        if not path.is_file():
+            return None
+        results: dict[str, Any] = json.loads(path.read_text())
+        seed = _seeds(results)[0]
+        return None if seed is not None and self.run(net, self.published, seed).exists() else results
 
     def recorded(self, run: Path) -> Path | None:
         """Where the figures of a finished stage lie: in its own folder or among the records; None if nowhere."""
@@ -153,21 +172,30 @@ class Zoo:
     def publish(self, net: Net) -> dict[str, Any] | None:
         """Export the run with the median accuracy to `weights/NAME`; None while a run is not done."""
         foreign = self.foreign(net)
-        if foreign is not None:
-            published: dict[str, Any] = json.loads(foreign.read_text())
-            return published
-        ranked = []
-        for seed in self.args.seeds:
+        own = [seed for seed in self.args.seeds if foreign is None or seed not in _seeds(foreign)]
+        if foreign is not None and not own:
+            return foreign
+        known = _seeds(foreign)[0] if foreign is not None else None
+        for seed in own:
             folder = self.run(net, self.published, seed)
-            last = _router_of(folder) if net.router else folder
-            if not (last / 'results.json').is_file():
+            if not ((_router_of(folder) if net.router else folder) / 'results.json').is_file():
                 return None
-            ranked.append(seed)
-        made = {seed: self._export(net, seed, Path(self.args.output, 'exported', str(seed)), []) for seed in ranked}
-        order = sorted(ranked, key=lambda seed: made[seed]['test']['all_experts']['top1'])
+        exported = {seed: Path(self.args.output, 'exported', str(seed), net.name) for seed in self.args.seeds}
+        made = {seed: self._export(net, seed, exported[seed].parent, []) for seed in own}
+        if foreign is not None and known in exported:
+            shutil.copytree(Path(self.args.weights, net.name), exported[known], dirs_exist_ok=True)
+            made[known] = foreign
+        order = sorted(made, key=lambda seed: made[seed]['test']['all_experts']['top1'])
         median = order[(len(order) - 1) // 2]
-        others = [str(Path(self.args.output, 'exported', str(seed), net.name)) for seed in ranked if seed != median]
-        return self._export(net, median, Path(self.args.weights), others)
+        others = [str(exported[seed]) for seed in made if seed != median]
+        if foreign is None or median != known:
+            return self._export(net, median, Path(self.args.weights), others)
+        foreign['seeds'] = seed_rows(known, foreign['test']['all_experts'], [Path(folder) for folder in others])
+        folder = Path(self.args.weights, net.name)
+        write_json(folder / 'results.json', foreign)
+        write_card(folder)
+        renew_entry(folder.resolve())
+        return foreign
 
     def _export(self, net: Net, seed: int, root: Path, others: list[str]) -> dict[str, Any]:
         def runs(part: str, seed: int) -> list[Path]:
@@ -185,6 +213,11 @@ class Zoo:
         subprocess.run(command, check=True)
         results: dict[str, Any] = json.loads((root / net.name / 'results.json').read_text())
         return results
+
+
+def _seeds(results: dict[str, Any]) -> list[Any]:
+    """Seeds that a published network has figures of, its own first."""
+    return [row['seed'] for row in results['seeds']]
 
 
 def _router_of(experts: Path) -> Path:
@@ -218,12 +251,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def tasks(nets: list[Net], seeds: list[int], one_run: bool) -> Iterator[tuple[Net, str, int]]:
-    """Trainings in order: A before B, the teacher before its student."""
+    """Trainings in order: A before B, the teacher before its student, one seed of all networks before the next."""
     ordered = sorted(nets, key=lambda net: net.recipe.endswith('_distill'))
-    for net in ordered:
-        if net.router and not one_run:
-            yield net, 'A', seeds[0]
-        for seed in seeds:
+    for seed in seeds:
+        for net in ordered:
+            if net.router and not one_run and seed == seeds[0]:
+                yield net, 'A', seed
             yield net, 'A' if one_run else 'B', seed
 
 
@@ -252,6 +285,14 @@ def main() -> int:
         )
         return 2
     zoo = Zoo(args)
+    for net in nets:
+        foreign = zoo.foreign(net)
+        if foreign is not None and len(_seeds(foreign)) > 1 and not set(args.seeds) <= set(_seeds(foreign)):
+            print(
+                f'{net.name} is published with the median of the seeds {", ".join(map(str, _seeds(foreign)))}, of '
+                'which only one is there; give these --seeds, or remove it to train it anew.', file=sys.stderr,
+            )  # fmt: skip
+            return 2
     with ThreadPoolExecutor(args.parallel) as pool:
         # with several at a time a B may come to its router before A has chosen; the second pass finishes it
         for _ in range(2 if args.parallel > 1 else 1):

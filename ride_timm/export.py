@@ -7,6 +7,7 @@ measured is the network as it is stored: in the precision of `--dtype`.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import logging
 import re
@@ -28,7 +29,7 @@ from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
 from ride_timm.publishing.precision import DTYPES, round_network
 
-__all__ = ['build_parser', 'export', 'main']
+__all__ = ['build_parser', 'export', 'main', 'seed_rows']
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
         description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
         'figures and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
     )
-    parser.add_argument('runs', nargs='+', metavar='RUN', help="folders of the runs in order: experts', then router's")
+    parser.add_argument(
+        'runs', nargs='+', metavar='RUN',
+        help="folders of the runs in order, each begun with the one before: experts', then the router's",
+    )  # fmt: skip
     parser.add_argument('--output', required=True, metavar='DIR', help='folder to write, named ARCHITECTURE.TAG')
     parser.add_argument('--data-dir', required=True, metavar='DIR', help='folder with val/, or root of the data set')
     parser.add_argument('--dataset', default='', metavar='NAME', help='torch/cifar100, ...; else a folder')
@@ -59,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
         '--other-seeds', nargs='+', default=[], metavar='DIR',
         help='folders written by this command from runs with other seeds, for mean and spread',
     )  # fmt: skip
+    parser.add_argument(
+        '--note', metavar='TEXT', help='what the card should say of the training beside commands and figures'
+    )
     tensors = parser.add_argument_group('tensors')
     tensors.add_argument(
         '--dtype', default='float32', choices=list(DTYPES),
@@ -162,8 +169,9 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         'training': stages,
         'choices': choices,
         'test': test,
-        'seeds': _seeds(stages[0]['seed'], test['all_experts'], [Path(folder) for folder in args.other_seeds]),
+        'seeds': seed_rows(stages[0]['seed'], test['all_experts'], [Path(folder) for folder in args.other_seeds]),
         'figures_only': args.figures_only,
+        'note': args.note,
     }
     write_json(output / 'results.json', results)
     write_card(output, others=[])
@@ -184,12 +192,11 @@ def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
         raise RideError(
             f'{args.runs[-1]} has a router and is no run of the router stage; name the run that trained it.'
         )
-    if len(args.runs) > 1:
-        begun = last['args'].get('init')
-        wanted = (Path(args.runs[0]) / 'last.pth.tar').resolve()
-        if begun is None or Path(begun).resolve() != wanted:
+    for before, run in itertools.pairwise(args.runs):
+        begun = read_run(Path(run))['args'].get('init')
+        if begun is None or Path(begun).resolve() != (Path(before) / 'last.pth.tar').resolve():
             raise RideError(
-                f'{args.runs[-1]} began with {begun} and not with {args.runs[0]}; name the run of the experts that it '
+                f'{run} began with {begun} and not with {before}; name the runs in order, each after the one that it '
                 'began with.'
             )
     if trained.class_names is None or trained.class_counts is None:
@@ -255,8 +262,17 @@ def _choices(runs: list[Path], trained: Initial) -> dict[str, Any]:
     }
 
 
-def _seeds(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
-    """The figures of every seed, the published one first."""
+def seed_rows(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
+    """The figures of every seed, the published one first.
+
+    Args:
+        seed: Of the published run.
+        figures: Its figures on the test images.
+        folders: What `ride-timm export` made of the others.
+
+    Raises:
+        RideError: A folder is none of those, or a seed comes twice.
+    """
 
     def row(seed: Any, figures: dict[str, Any], published: bool) -> dict[str, Any]:
         known = {key: figures.get(key) for key in ('top1', 'many', 'medium', 'few', 'ece')}

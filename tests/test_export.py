@@ -158,6 +158,23 @@ def test_without_router_and_with_another_seed(data, runs, tmp_path):
         export(data, runs, tmp_path / 'again' / NAME, '--other-seeds', str(tmp_path / 'five' / NAME), names=['B'])
 
 
+def test_three_stages_in_a_row_and_a_note(data, runs, tmp_path):
+    begun = ('--init', str(runs / 'A' / 'last.pth.tar'), '--train-only', 'experts.1')
+    part = train(data, runs, 'part', *begun, '--loss', 'balpoe', '--holdout', '0.25')
+    train(data, runs, 'part-router', '--stage', 'router', '--init', str(part / 'last.pth.tar'))
+    names = ['A', 'part', 'part-router']
+    note = 'Expert 2 was trained once more: <see> the *second* command.'
+    assert export(data, runs, tmp_path / NAME, '--note', note, names=names) == 0
+    results = json.loads((tmp_path / NAME / 'results.json').read_text())
+    assert [stage['stage'] for stage in results['training']] == ['experts', 'experts', 'router']
+    assert '--train-only experts.1' in results['training'][1]['command']
+    assert results['note'] == note
+    card = (tmp_path / NAME / 'README.md').read_text()
+    assert 'Expert 2 was trained once more: &lt;see&gt; the \\*second\\* command.' in card
+    with pytest.raises(RideError, match='name the runs in order'):
+        export(data, runs, tmp_path / NAME, names=['A', 'part-router'])
+
+
 @pytest.fixture(scope='module')
 def held_out(tmp_path_factory, data, runs):
     """The run that held images out, published itself, in half precision and in parts."""
@@ -217,7 +234,7 @@ class TestRefusals:
             export(data, runs, tmp_path / NAME, names=['nothing'])
 
     def test_a_router_of_other_experts(self, data, runs, tmp_path):
-        with pytest.raises(RideError, match='name the run of the experts that it began with'):
+        with pytest.raises(RideError, match='name the runs in order, each after the one that it began with'):
             export(data, runs, tmp_path / NAME, names=['A', 'B-router'])
 
     def test_choices_of_a_run_that_chose_nothing(self, data, runs, tmp_path):

@@ -59,7 +59,7 @@ def test_a_recorded_choice_is_taken(tmp_path):
 def test_what_was_published_elsewhere_is_left_alone(tmp_path):
     weight = tmp_path / 'weights' / 'ride_resnet32_6e.ride_cifar100lt'
     weight.mkdir(parents=True)
-    (weight / 'results.json').write_text('{}')
+    (weight / 'results.json').write_text('{"seeds": [{"seed": 42}], "choices": null}')
     distilled = 'ride_resnet32_3e.ride_distill_cifar100lt'
     lines = run('--data-dir', 'data', '--dry-run', '--only', weight.name, distilled, cwd=tmp_path).stdout.splitlines()
     assert not any('ride_teacher' in line for line in lines)
@@ -68,6 +68,28 @@ def test_what_was_published_elsewhere_is_left_alone(tmp_path):
     lines = run('--data-dir', 'data', '--dry-run', '--only', weight.name, distilled, cwd=tmp_path).stdout.splitlines()
     assert '--recipe cifar100lt_ride_teacher' in lines[0]
     assert f'--teacher output/zoo/{weight.name}.B-42/last.pth.tar ' in lines[1]
+
+
+def test_other_seeds_of_what_was_published_elsewhere(tmp_path):
+    weight = tmp_path / 'weights' / RIDE
+    weight.mkdir(parents=True)
+    (weight / 'results.json').write_text('{"seeds": [{"seed": 42}], "choices": {"threshold": 0.7}}')
+    lines = run('--data-dir', 'data', '--dry-run', '--only', RIDE, '--seeds', '42', '43').stdout.splitlines()
+    assert [line.partition('--experiment ')[2].split()[0] for line in lines] == [f'{RIDE}.B-43', f'{RIDE}.B-43-router']
+    assert '--router-threshold 0.7' in lines[1]
+    (weight / 'results.json').write_text('{"seeds": [{"seed": 42}, {"seed": 43}], "choices": {"threshold": 0.7}}')
+    assert run('--data-dir', 'data', '--dry-run', '--only', RIDE, '--seeds', '43', '42').stdout == ''
+    refused = run('--data-dir', 'data', '--dry-run', '--only', RIDE, '--seeds', '42', '44')
+    assert refused.returncode == 2
+    assert 'is published with the median of the seeds 42, 43, of which only one is there' in refused.stderr
+
+
+def test_one_seed_of_all_networks_comes_before_the_next():
+    names = ('ride_resnet32_1e.ce_cifar100lt', RIDE)
+    lines = run('--data-dir', 'data', '--dry-run', '--only', *names, '--seeds', '1', '2').stdout.splitlines()
+    order = [line.partition('--experiment ')[2].split()[0] for line in lines if 'router' not in line]
+    plain = names[0]
+    assert order == [f'{plain}.B-1', f'{RIDE}.A-1', f'{RIDE}.B-1', f'{plain}.B-2', f'{RIDE}.B-2']
 
 
 def test_run_a_that_is_published_itself_is_trained(tmp_path):
@@ -153,6 +175,28 @@ def test_two_seeds_of_one_network(tmp_path):
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert not (tmp_path / 'output').exists()
     assert f'top1 {results["test"]["routed"]["top1"]:.2f}' in elsewhere.stdout
+
+
+@pytest.mark.slow
+def test_a_seed_beside_a_published_one(tmp_path):
+    """Six trainings of one epoch, three exports: two minutes."""
+    data = write_images(tmp_path / 'data', {'ant': 40, 'bee': 30, 'cat': 20}, val=6, size=32)
+    (tmp_path / 'weights').mkdir()
+    (tmp_path / 'weights' / 'index.json').write_text('{"format": 1, "weights": {}}')
+    options = ['--data-dir', str(data), '--only', RIDE, '--options', '--epochs 1 -b 16', '--seeds']
+    assert run(*options, '1', cwd=tmp_path).returncode == 0
+    shutil.rmtree(tmp_path / 'output')
+    done = run(*options, '1', '2', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / 'weights' / RIDE / 'results.json').read_text())
+    rows = {row['seed']: row['top1'] for row in results['seeds']}
+    assert set(rows) == {1, 2}
+    published = results['seeds'][0]
+    assert published['published']
+    assert published['top1'] == min(rows.values()) == results['test']['all_experts']['top1']
+    assert not (tmp_path / 'output' / 'zoo' / f'{RIDE}.A-1').exists()
+    card = (tmp_path / 'weights' / RIDE / 'README.md').read_text()
+    assert f'{sum(rows.values()) / 2:.2f}' in card
 
 
 @pytest.mark.slow

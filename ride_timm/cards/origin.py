@@ -147,6 +147,8 @@ def training_section(results: Results) -> str:
     rows.append(['commit', *(NONE if commit is None else code(commit) for commit in commits)])
     parts = ['## Training', table(['', *(escape(name) for name, _, _ in columns)], rows, numbers=False)]
     parts += _commands(results['training'])
+    if results.get('note'):
+        parts.append(escape(results['note']))
     if results['choices'] is not None and results['choices']['training'] != results['training']:
         parts += ['The run that chose the threshold:', *_commands(results['choices']['training'])]
     return '\n\n'.join(parts)

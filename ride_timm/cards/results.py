@@ -150,6 +150,8 @@ def check_results(content: Mapping[str, Any], source: str = 'results.json') -> N
         _check(content['choices'], _CHOICES, 'choices.', source)
         _check_rows(content['choices']['training'], _STAGE, 'choices.training', source)
     _check_rows(content['training'], _STAGE, 'training', source)
+    if content.get('note') is not None:
+        _check(content, {'note': 'a text'}, '', source)
     _check_rows(test['sweep'] or [], _ROUTED, 'test.sweep', source)
     _check_rows(test['per_class'], _CLASS, 'test.per_class', source)
     _check_rows(content['seeds'], _SEED, 'seeds', source)
