@@ -31,7 +31,8 @@ from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
-from ride_timm.engine.results import format_metrics, write_per_class, write_results
+from ride_timm.engine.provenance import add_segment
+from ride_timm.engine.results import environment, format_metrics, write_per_class, write_results
 from ride_timm.engine.resume import find_checkpoint, restore
 from ride_timm.engine.router_stage import evaluate_routed, settle_threshold
 from ride_timm.engine.saving import create_saver
@@ -204,8 +205,12 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     saver = create_saver(args, folder, data, trainer, checkpoint) if primary else None
     if saver is not None:
         saver.extra.update(stages.record(args, data, init, task))
+        earlier = (checkpoint.get('ride') or {}).get('segments', []) if checkpoint is not None else []
+        saver.extra['segments'] = add_segment(earlier, start, getattr(args, 'command', None), environment())
     tracker = Tracker(args.log, folder, saver.settings) if saver is not None else Tracker()
-    found = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
+    found: dict[str, Any] = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
+    if saver is not None and len(saver.extra['segments']) > 1:
+        found['segments'] = saver.extra['segments']
     return Run(args, folder, data, trainer, val_loader, saver, start, epochs, config['input_size'], tracker, found)
 
 

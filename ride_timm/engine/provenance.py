@@ -3,8 +3,9 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import timm
 from ride_timm.errors import RideError
 from ride_timm.models.pretrained import published_weights
 
-__all__ = ['base_model', 'hub_datasets', 'read_run', 'source_commit', 'stage_record']
+__all__ = ['add_segment', 'base_model', 'hub_datasets', 'read_run', 'source_commit', 'stage_record']
 
 _ON_THE_HUB = {'torch/cifar10': 'uoft-cs/cifar10', 'torch/cifar100': 'uoft-cs/cifar100'}
 
@@ -46,6 +47,30 @@ def _git(folder: Path, *command: str) -> str | None:
     return done.stdout.strip()
 
 
+def add_segment(
+    earlier: Sequence[Mapping[str, Any]], epoch: int, command: str | None, environment: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What a run was made of, a segment for each change of command, versions or hardware where it was gone on with.
+
+    Args:
+        earlier: The segments that its checkpoint names.
+        epoch: Index of the epoch that begins, from 0.
+        command: The command line now.
+        environment: Of `ride_timm.engine.results.environment`.
+
+    Returns:
+        `epoch`, `command` (without --resume) and `environment` of each; segments without an epoch are left out.
+    """
+    words = [word for word in shlex.split(command or '') if not word.startswith('--resume=')]
+    while '--resume' in words:
+        at = words.index('--resume')
+        del words[at : at + 2]
+    now = {'epoch': epoch, 'command': shlex.join(words) if command else None, 'environment': dict(environment)}
+    segments = [dict(segment) for segment in earlier if segment['epoch'] < epoch]
+    same = segments and all(segments[-1][key] == now[key] for key in ('command', 'environment'))
+    return segments if same else [*segments, now]
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """What a finished run wrote into its `results.json`.
 
@@ -76,8 +101,9 @@ def stage_record(folder: Path) -> dict[str, Any]:
         folder: The run's folder.
 
     Returns:
-        Stage, command, recipe, seed, epochs, number of training images, seconds of the training steps (without
-        evaluation), precision, commit and environment; None for what the run did not write down.
+        Stage, command (a line for each that the run was gone on with), recipe, seed, epochs, number of training
+        images, seconds of the training steps (without evaluation), precision, commit and environment; None for what
+        the run did not write down.
 
     Raises:
         RideError: As `read_run`.
@@ -85,9 +111,23 @@ def stage_record(folder: Path) -> dict[str, Any]:
     run = read_run(folder)
     args, environment = run['args'], dict(run.get('environment') or {})
     images = run.get('train_images')
+    command = args.get('command')
+    segments = run.get('segments') or []
+    if len(segments) > 1:
+        where = [str(segment['environment'].get('hardware')) for segment in segments]
+        if len(set(where)) > 1:
+            later = zip(segments[1:], where[1:], strict=True)
+            parts = [where[0], *(f'from epoch {segment["epoch"] + 1} on {name}' for segment, name in later)]
+            environment['hardware'] = '; '.join(parts)
+        command = '\n'.join(
+            part
+            for segment in segments
+            for part in (f'# from epoch {segment["epoch"] + 1} on:', segment['command'])
+            if part and (segment['epoch'] or not part.startswith('#'))
+        )
     return {
         'stage': args['stage'],
-        'command': args.get('command'),
+        'command': command,
         'recipe': run.get('recipe') or None,
         'seed': run.get('seed'),
         'epochs': run.get('epochs'),

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ride_timm.engine.provenance import base_model, hub_datasets, source_commit, stage_record
+from ride_timm.engine.provenance import add_segment, base_model, hub_datasets, source_commit, stage_record
 from ride_timm.engine.results import environment
 from ride_timm.errors import RideError
 
@@ -105,3 +105,34 @@ def test_a_folder_of_no_run(tmp_path, content):
         (tmp_path / 'results.json').write_text(content)
     with pytest.raises(RideError, match=r'results\.json'):
         stage_record(tmp_path)
+
+
+HERE, THERE = {'hardware': 'one GPU', 'torch': '2.11.0'}, {'hardware': '2 CPU cores', 'torch': '2.14.1'}
+
+
+def test_a_segment_for_each_change():
+    first = add_segment([], 0, 'ride-timm train --lr 0.1', HERE)
+    assert first == [{'epoch': 0, 'command': 'ride-timm train --lr 0.1', 'environment': HERE}]
+    for resumed in ('ride-timm train --lr 0.1 --resume auto', 'ride-timm train --resume=auto --lr 0.1'):
+        assert add_segment(first, 3, resumed, HERE) == first
+    second = add_segment(first, 3, 'ride-timm train --lr 0.1 --resume auto', THERE)
+    assert [segment['epoch'] for segment in second] == [0, 3]
+    assert add_segment(second, 3, 'ride-timm train --lr 0.1 --resume auto', HERE) == first  # epoch 3 was never trained
+    assert len(add_segment(second, 5, 'ride-timm train --lr 0.2', THERE)) == 3
+
+
+def test_a_stage_tells_where_it_ran(tmp_path):
+    segments = add_segment([], 0, 'ride-timm train --cuda-graph', HERE)
+    segments = add_segment(segments, 72, 'ride-timm train --torchcompile', THERE)
+    run = {
+        'args': {'stage': 'experts', 'command': 'ride-timm train --torchcompile --resume auto'},
+        'environment': THERE,
+    }
+    (tmp_path / 'results.json').write_text(json.dumps({**run, 'segments': segments}))
+    record = stage_record(tmp_path)
+    assert record['environment']['hardware'] == 'one GPU; from epoch 73 on 2 CPU cores'
+    assert record['command'].splitlines() == [
+        'ride-timm train --cuda-graph',
+        '# from epoch 73 on:',
+        'ride-timm train --torchcompile',
+    ]

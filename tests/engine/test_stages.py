@@ -162,6 +162,8 @@ def test_a_stage_resumes_to_the_same_bits(stage, data, experts, tmp_path, monkey
     cut = train(data, tmp_path, 'cut', *options)
     ends = [read_checkpoint(folder / 'last.pth.tar') for folder in (straight, cut)]
     assert same(ends[0]['state_dict'], ends[1]['state_dict'])
+    for end in ends:
+        del end['ride']['segments']  # they hold the command
     assert ends[0]['ride'] == ends[1]['ride']
     results = [json.loads((folder / 'results.json').read_text()) for folder in (straight, cut)]
     for key in ('last', 'sweep', 'router_threshold'):
