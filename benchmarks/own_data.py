@@ -6,7 +6,7 @@ DIR holds `train/CLASS/*` and `val/CLASS/*`; without it scikit-learn's handwritt
 (imbalance factor 30). Both networks are trained by `ride-timm train` with the same options: plain is the one-expert
 network with cross-entropy, ours the one with three experts and BalPoE, which `ride-timm train` picks without options.
 `--init WEIGHTS` begins both with the same weights. Prints mean and standard deviation over the seeds, in percent, and
-the differences.
+the differences; below, of the images of each group, how many percent were taken for a class of which group.
 """
 
 import argparse
@@ -16,11 +16,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ride_timm.engine.results import environment, write_json
+from ride_timm.engine.loading import load_model
+from ride_timm.engine.prediction import Prediction, predict
+from ride_timm.engine.results import environment, read_per_class, write_json
 from ride_timm.quickstart import write_digits
 from ride_timm.train import main as train
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
+GROUPS = ('many', 'medium', 'few')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,12 +53,27 @@ def run(args: argparse.Namespace, data: Path, folder: Path, way: str, seed: int)
     if train([*options, *args.options.split()]):
         raise SystemExit(f'{name} did not finish')
     last: dict[str, float] = json.loads((folder / name / 'results.json').read_text())['last']
-    return last
+    wrong = mistakes(folder / name, data)
+    return last | {f'{true}_as_{to}': share for true, row in wrong.items() for to, share in row.items()}
+
+
+def mistakes(folder: Path, data: Path) -> dict[str, dict[str, float]]:
+    """Percent of the images of each group that a run takes for a wrong class, by that class's group."""
+    group = {row['name']: row['group'] for row in read_per_class(folder / 'per_class.csv')}
+    files = [str(path) for path in sorted((data / 'val').glob('*/*'))]
+    counts: dict[str, dict[str, int]] = {name: dict.fromkeys(GROUPS, 0) for name in GROUPS}
+    totals = dict.fromkeys(GROUPS, 0)
+    for found in predict(load_model(folder), files, top_k=1):
+        assert isinstance(found, Prediction)
+        true, answer = Path(found.path).parent.name, found.top[0].label
+        totals[group[true]] += 1
+        counts[group[true]][group[answer]] += answer != true
+    return {name: {to: 100 * n / max(totals[name], 1) for to, n in row.items()} for name, row in counts.items()}
 
 
 def describe(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of each figure over the seeds."""
-    names = [name for name in SHOWN if name in rows[0]]
+    names = [name for name in rows[0] if name in SHOWN or '_as_' in name]
     values = {name: [row[name] for row in rows] for name in names}
     return {
         name: {'mean': statistics.mean(found), 'std': statistics.stdev(found) if len(found) > 1 else float('nan')}
@@ -65,7 +83,7 @@ def describe(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def show(name: str, figures: dict[str, dict[str, float]]) -> None:
     """One row of the table."""
-    cells = [f'{value["mean"]:7.2f} ± {value["std"]:4.2f}' for value in figures.values()]
+    cells = [f'{figures[key]["mean"]:7.2f} ± {figures[key]["std"]:4.2f}' for key in SHOWN]
     print(f'{name:<10}' + ''.join(f'{cell:>16}' for cell in cells))
 
 
@@ -87,13 +105,19 @@ def main() -> None:
     where = environment()
     print(f'{args.data or "digits"}, {args.epochs} epochs, seeds {args.seeds}; {args.plain} with cross-entropy beside')
     print(f'{args.ours} with {args.loss}; {where["hardware"]}, torch {where["torch"]}')
-    print(' ' * 10 + ''.join(f'{name:>16}' for name in table['plain']))
+    print(' ' * 10 + ''.join(f'{name:>16}' for name in SHOWN))
     for way, figures in table.items():
         show(way, figures)
-    gains = {name: table['ours'][name]['mean'] - table['plain'][name]['mean'] for name in table['plain']}
+    gains = {name: table['ours'][name]['mean'] - table['plain'][name]['mean'] for name in SHOWN}
     print(
         f'{"ours - plain":<12}' + ''.join(f'{gain:>+{14 if not i else 16}.2f}' for i, gain in enumerate(gains.values()))
     )
+    print('\nwrong, taken for a class of the group')
+    print(' ' * 20 + ''.join(f'{name:>16}' for name in GROUPS))
+    for way, figures in table.items():
+        for true in GROUPS:
+            cells = [figures[f'{true}_as_{to}'] for to in GROUPS]
+            print(f'{way:<10}{true:<10}' + ''.join(f'{c["mean"]:9.2f} ± {c["std"]:4.2f}' for c in cells))
     if args.output:
         given: dict[str, Any] = {key: str(value) for key, value in vars(args).items()}
         write_json(args.output, {'args': given, 'runs': found, 'summary': table, 'environment': where})
