@@ -1,6 +1,8 @@
 """Every recipe is what its head says, and runs."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,8 +71,26 @@ def test_the_head_says_what_it_is(name):
     assert re.search(rf'--recipe {name}\b', text)
     assert re.search(r'Schedule: .*\d+ epochs', text)
     assert 'Expected' in text
-    assert re.search(r'not\s+yet\s+measured', text)
+    assert re.search(r'not\s+yet\s+measured', text) or 'measured here' in text
     assert all(len(line) <= 120 for line in head)
+
+
+@pytest.mark.parametrize('name', [name for name in ALL if 'measured here:' in recipe_text(name)])
+def test_what_was_measured_here_is_what_the_published_weights_say(name):
+    text = ' '.join(line.lstrip('# ') for line in recipe_text(name).splitlines() if line.startswith('#'))
+    measured = text.partition('measured here')[2]
+    (weight,) = set(re.findall(r'ride_resnet\w+\.\w+', measured))
+    folder = Path(__file__).resolve().parents[2] / 'weights' / weight
+    test = json.loads((folder / 'results.json').read_text())['test']
+    everything, routed = test['all_experts'], test['routed']
+    if name.endswith('_router'):
+        assert f'{routed["mean_experts"]:.2f} experts' in measured
+        assert f'{routed["gmacs"]:.4f} GMACs' in measured
+        assert f'{everything["top1"] - routed["top1"]:.1f} points below' in measured
+        return
+    assert re.search(rf'{everything["top1"]:.1f} %', measured)
+    if 'many / medium / few' in measured:
+        assert ' / '.join(f'{everything[key]:.1f}' for key in ('many', 'medium', 'few')) in measured
 
 
 @pytest.mark.parametrize('name', ALL)
