@@ -32,7 +32,7 @@ from ride_timm.engine.run_data import build_data as build_data
 from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
-from ride_timm.losses import ExpertLoss, create_loss
+from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss
 
 __all__ = [
     'HoldoutPlan',
@@ -157,6 +157,10 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     options = dict(args.loss_kwargs)
     if args.loss in ('ride', 'ldam') and getattr(model, 'head', 'linear') == 'linear':
         options.setdefault('margin_scale', 1.0)
+    if args.loss == 'balpoe' and 'tau' not in options and experts != 3:
+        options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts)
+        if is_primary(args):
+            _logger.info(f'--loss-kwargs tau={[round(tau, 3) for tau in options["tau"]]} ({experts} experts)')
     if args.loss == 'ride':
         pick(args, 'reweight_epoch', int(0.8 * args.epochs), '80 % of the epochs')
     if args.reweight_epoch is not None and args.loss in ('ce', 'focal', 'ldam', 'ride'):

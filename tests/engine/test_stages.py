@@ -368,6 +368,16 @@ def test_train_only_changes_these_parts_alone(data, experts, tmp_path, parts):
     assert after['ride']['holdout'] == before['ride']['holdout']
 
 
+def test_balpoe_spreads_its_priors_over_any_number_of_experts(data, tmp_path):
+    four = ('--model', 'ride_resnet32_4e', '--model-kwargs', 'layers=(1,1,1)', 'channels=(4,4,4)', '--loss', 'balpoe')
+    folder = train(data, tmp_path, 'four', *four)
+    checkpoint = read_checkpoint(folder / 'last.pth.tar')
+    assert checkpoint['ride']['tau'] == pytest.approx((0.0, 2 / 3, 4 / 3, 2.0))
+    assert list(checkpoint['args']['loss_kwargs']['tau']) == list(checkpoint['ride']['tau'])
+    folder = train(data, tmp_path, 'given', *four, '--loss-kwargs', 'tau=(1.0,1.0,1.0,1.0)')
+    assert list(read_checkpoint(folder / 'last.pth.tar')['ride']['tau']) == [1.0] * 4
+
+
 def test_train_only_says_what_it_needs(data, experts, tmp_path):
     fails('trains parts of the network of --init', data, tmp_path, 'no', *MODEL, '--train-only', 'experts')
     begun = ('--init', str(experts), '--train-only')
