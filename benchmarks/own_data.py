@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ride_timm.data import GROUP_NAMES
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import Prediction, predict
 from ride_timm.engine.results import environment, read_per_class, write_json
@@ -23,7 +24,6 @@ from ride_timm.quickstart import write_digits
 from ride_timm.train import main as train
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
-GROUPS = ('many', 'medium', 'few')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,8 +61,8 @@ def mistakes(folder: Path, data: Path) -> dict[str, dict[str, float]]:
     """Percent of the images of each group that a run takes for a wrong class, by that class's group."""
     group = {row['name']: row['group'] for row in read_per_class(folder / 'per_class.csv')}
     files = [str(path) for path in sorted((data / 'val').glob('*/*'))]
-    counts: dict[str, dict[str, int]] = {name: dict.fromkeys(GROUPS, 0) for name in GROUPS}
-    totals = dict.fromkeys(GROUPS, 0)
+    counts: dict[str, dict[str, int]] = {name: dict.fromkeys(GROUP_NAMES, 0) for name in GROUP_NAMES}
+    totals = dict.fromkeys(GROUP_NAMES, 0)
     for found in predict(load_model(folder), files, top_k=1):
         assert isinstance(found, Prediction)
         true, answer = Path(found.path).parent.name, found.top[0].label
@@ -113,10 +113,10 @@ def main() -> None:
         f'{"ours - plain":<12}' + ''.join(f'{gain:>+{14 if not i else 16}.2f}' for i, gain in enumerate(gains.values()))
     )
     print('\nwrong, taken for a class of the group')
-    print(' ' * 20 + ''.join(f'{name:>16}' for name in GROUPS))
+    print(' ' * 20 + ''.join(f'{name:>16}' for name in GROUP_NAMES))
     for way, figures in table.items():
-        for true in GROUPS:
-            cells = [figures[f'{true}_as_{to}'] for to in GROUPS]
+        for true in GROUP_NAMES:
+            cells = [figures[f'{true}_as_{to}'] for to in GROUP_NAMES]
             print(f'{way:<10}{true:<10}' + ''.join(f'{c["mean"]:9.2f} ± {c["std"]:4.2f}' for c in cells))
     if args.output:
         given: dict[str, Any] = {key: str(value) for key, value in vars(args).items()}

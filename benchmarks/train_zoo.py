@@ -43,10 +43,8 @@ from typing import Any
 
 from zoo_plans import PLANS, TEACHER, Net
 
-from ride_timm.card import write_card
 from ride_timm.engine.results import write_json
 from ride_timm.export import seed_rows
-from ride_timm.publishing.index import renew_entry
 
 HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
 LAST_ONLY = ['--val-interval', '100000']
@@ -191,10 +189,9 @@ class Zoo:
         if foreign is None or median != known:
             return self._export(net, median, Path(self.args.weights), others)
         foreign['seeds'] = seed_rows(known, foreign['test']['all_experts'], [Path(folder) for folder in others])
-        folder = Path(self.args.weights, net.name)
-        write_json(folder / 'results.json', foreign)
-        write_card(folder)
-        renew_entry(folder.resolve())
+        write_json(
+            Path(self.args.weights, net.name, 'results.json'), foreign
+        )  # its card and its hashes are renewed with those of all
         return foreign
 
     def _export(self, net: Net, seed: int, root: Path, others: list[str]) -> dict[str, Any]:

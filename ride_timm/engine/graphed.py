@@ -94,7 +94,6 @@ class GraphedStep:
 
     def _capture_kernels(self, images: Tensor, target: Tensor) -> _Captured:
         images, target = images.clone(), target.clone()
-        parameters = [p for p in self.task.parameters() if p.requires_grad]
         device = images.device
         buffers = [(buffer, buffer.clone()) for buffer in self.task.buffers()]
         state = torch.cuda.get_rng_state(device)
@@ -102,14 +101,14 @@ class GraphedStep:
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
-                _forget(parameters)
+                self.task.zero_grad()
                 self._compute(images, target)
         torch.cuda.current_stream(device).wait_stream(stream)
         with torch.no_grad():  # the passes before must leave no trace, BatchNorm's statistics included
             for buffer, before in buffers:
                 buffer.copy_(before)
         torch.cuda.set_rng_state(state, device)
-        _forget(parameters)
+        self.task.zero_grad()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -121,7 +120,7 @@ class GraphedStep:
             raise RideError(
                 f'This step cannot be captured as a CUDA graph ({reason}); leave out --cuda-graph.'
             ) from error
-        gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+        gradients = [(p, p.grad) for p in self.task.parameters() if p.grad is not None]
         return _Captured(graph, images, target, parts, gradients)
 
 
@@ -145,11 +144,6 @@ def check_cuda_graph(args: argparse.Namespace, device: torch.device) -> None:
     for what, given in others.items():
         if given:
             raise RideError(f'--cuda-graph does not go with {what}; leave one of them out.')
-
-
-def _forget(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
 
 
 def _settings(task: nn.Module) -> list[tuple[str, str, Any]]:

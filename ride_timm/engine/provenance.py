@@ -119,12 +119,11 @@ def stage_record(folder: Path) -> dict[str, Any]:
             later = zip(segments[1:], where[1:], strict=True)
             parts = [where[0], *(f'from epoch {segment["epoch"] + 1} on {name}' for segment, name in later)]
             environment['hardware'] = '; '.join(parts)
-        command = '\n'.join(
-            part
-            for segment in segments
-            for part in (f'# from epoch {segment["epoch"] + 1} on:', segment['command'])
-            if part and (segment['epoch'] or not part.startswith('#'))
-        )
+        lines = []
+        for segment in segments:
+            lines += [f'# from epoch {segment["epoch"] + 1} on:'] if segment['epoch'] else []
+            lines += [segment['command']] if segment['command'] else []
+        command = '\n'.join(lines)
     return {
         'stage': args['stage'],
         'command': command,
