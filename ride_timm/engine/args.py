@@ -247,7 +247,9 @@ def _add_run(group: Any) -> None:
     group.add_argument('--seed', type=int, default=42, metavar='N')
     group.add_argument('--output', default='./output', metavar='DIR')
     group.add_argument('--experiment', default='', metavar='NAME', help='name of the run (default: model and data)')
-    group.add_argument('--resume', default='', metavar='PATH', help="a checkpoint, or 'auto' for the run's last one")
+    group.add_argument(
+        '--resume', default='', metavar='PATH', help="a checkpoint or a run's folder, or 'auto' for the run's last one"
+    )
     group.add_argument('--checkpoint-hist', type=int, default=1, metavar='N', help='best checkpoints to keep')
     group.add_argument('--eval-metric', default='top1', metavar='NAME')
     group.add_argument('--val-interval', type=int, default=1, metavar='N', help='evaluate every N epochs and the last')

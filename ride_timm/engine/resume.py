@@ -15,9 +15,11 @@ from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
 
-__all__ = ['find_checkpoint', 'is_inside', 'restore']
+__all__ = ['find_checkpoint', 'is_inside', 'restore', 'resumed_path']
 
 _logger = logging.getLogger(__name__)
+
+_LAST = 'last.pth.tar'
 
 # where a run is, and how it is shown: nothing of what it computes
 _HARMLESS = {
@@ -44,8 +46,8 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> di
     Raises:
         RideError: It cannot be read, or is of another model, optimizer or other classes; or another run is in the way.
     """
-    last = folder / 'last.pth.tar'
-    path = last if args.resume == 'auto' else Path(args.resume)
+    last = folder / _LAST
+    path = resumed_path(args, folder)
     if not args.resume or (args.resume == 'auto' and not path.exists()):
         return None
     checkpoint = read_checkpoint(path)
@@ -61,6 +63,17 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> di
         _logger.info(f'Going on from {path}: {done} {"epoch is" if done == 1 else "epochs are"} done')
         _report_changes(args, checkpoint, data)
     return checkpoint
+
+
+def resumed_path(args: argparse.Namespace, folder: Path) -> Path:
+    """The checkpoint that `--resume` names: `auto` is the run's own last one, a folder the last one in it.
+
+    Args:
+        args: The run's arguments.
+        folder: The run's folder.
+    """
+    path = folder if args.resume == 'auto' else Path(args.resume)
+    return path / _LAST if path.is_dir() or args.resume == 'auto' else path
 
 
 def is_inside(path: Path, folder: Path) -> bool:

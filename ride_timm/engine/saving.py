@@ -9,7 +9,7 @@ import yaml
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.loop import Trainer
-from ride_timm.engine.resume import is_inside
+from ride_timm.engine.resume import is_inside, resumed_path
 from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
 
@@ -61,7 +61,7 @@ def create_saver(
         task=trainer.task,
     )
     if checkpoint is not None and 'saver' in checkpoint:
-        source = saver.last if args.resume == 'auto' else Path(args.resume)
+        source = resumed_path(args, folder)
         if is_inside(source, folder):
             before = (checkpoint.get('args') or {}).get('eval_metric', args.eval_metric)
             state = checkpoint['saver'] if before == args.eval_metric else _unranked(checkpoint['saver'])

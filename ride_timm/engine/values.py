@@ -34,11 +34,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             'drop', 'drop_path', 'hflip', 'vflip', 'reprob', 'smoothing', 'mixup_prob', 'mixup_switch_prob',
-            'model_ema_decay', 'threshold', 'router_threshold', 'layer_decay',
+            'model_ema_decay', 'threshold', 'router_threshold',
         ),
         (0, 1),
     ),
     'seed': (0, 2**32 - 1),
+    'layer_decay': (1e-9, 1),  # at 0 all but the heads would stand still
     **dict.fromkeys(('clip_grad', 'crop_pct', 'distill_temperature', 'mutual_temperature'), (1e-9, _MOST)),
 }  # fmt: skip
 _SCHEDULERS = ('cosine', 'tanh', 'step', 'multistep', 'poly', 'wsd', 'rsqrt', 'constant', 'plateau', 'none')
@@ -155,6 +156,8 @@ def _flag(name: str) -> str:
 
 def _range_text(name: str, low: float, high: float) -> str:
     if high == 1:
+        if low:
+            return 'above 0 and at most 1'
         return 'a probability from 0 to 1' if name.endswith('threshold') else 'from 0 to 1'
     if high == _ANY:
         return f'a whole number of at least {low:g}'

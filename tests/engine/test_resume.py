@@ -187,3 +187,20 @@ def test_going_on_in_another_folder(data, tmp_path):
     states = [load(tmp_path / name / 'last.pth.tar')['state_dict'] for name in ('straight', 'second')]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert [row['epoch'] for row in rows(tmp_path / 'second')] == ['2']
+
+
+def test_the_folder_of_a_run_stands_for_its_last_checkpoint(data, tmp_path):
+    assert run_command(options(data, tmp_path, 'first')) == 0
+    assert run_command(options(data, tmp_path, 'second', '--epochs', '4', '--resume', str(tmp_path / 'first'))) == 0
+    assert [row['epoch'] for row in rows(tmp_path / 'second')] == ['3']
+    first = str(tmp_path / 'first')
+    assert run_command(options(data, tmp_path, 'first', '--epochs', '4', '--resume', first)) == 0
+    states = [load(tmp_path / name / 'last.pth.tar')['state_dict'] for name in ('first', 'second')]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_folder_without_a_run_is_refused(data, tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    assert run_command(options(data, tmp_path, 'run', '--resume', str(tmp_path / 'empty'))) != 0
+    missing = tmp_path / 'empty/last.pth.tar'
+    assert f'There is no checkpoint {missing}; give the path of a last.pth.tar' in capsys.readouterr().err
