@@ -132,6 +132,12 @@ class Zoo:
         seed = _seeds(results)[0]
         return None if seed is not None and self.run(net, self.published, seed).exists() else results
 
+    def seeds(self, net: Net) -> list[Any]:
+        """The seeds to choose the published one from: those given, after that of what is published already."""
+        foreign = self.foreign(net)
+        known = [] if foreign is None else [seed for seed in _seeds(foreign)[:1] if seed is not None]
+        return list(dict.fromkeys([*known, *self.args.seeds]))
+
     def recorded(self, run: Path) -> Path | None:
         """Where the figures of a finished stage lie: in its own folder or among the records; None if nowhere."""
         return next((path for path in (run, self.records / run.name) if (path / 'results.json').is_file()), None)
@@ -178,7 +184,7 @@ class Zoo:
             folder = self.run(net, self.published, seed)
             if not ((_router_of(folder) if net.router else folder) / 'results.json').is_file():
                 return None
-        exported = {seed: Path(self.args.output, 'exported', str(seed), net.name) for seed in self.args.seeds}
+        exported = {seed: Path(self.args.output, 'exported', str(seed), net.name) for seed in self.seeds(net)}
         made = {seed: self._export(net, seed, exported[seed].parent, []) for seed in own}
         if foreign is not None and known in exported:
             shutil.copytree(Path(self.args.weights, net.name), exported[known], dirs_exist_ok=True)
@@ -203,7 +209,7 @@ class Zoo:
         command += ['--output', str(root / net.name), '--data-dir', self.args.data_dir, '--device', self.args.device]
         command += ['--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
         command += self.plan.export if net.kept else ['--figures-only']
-        chooser = seed if self.args.one_run else self.args.seeds[0]
+        chooser = seed if self.args.one_run else self.seeds(net)[0]
         choices = [str(found) for run in runs('A', chooser) if (found := self.recorded(run)) is not None]
         command += ['--choices', *choices] if net.router else []
         command += ['--other-seeds', *others] if others else []

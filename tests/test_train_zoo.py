@@ -186,7 +186,7 @@ def test_a_seed_beside_a_published_one(tmp_path):
     options = ['--data-dir', str(data), '--only', RIDE, '--options', '--epochs 1 -b 16', '--seeds']
     assert run(*options, '1', cwd=tmp_path).returncode == 0
     shutil.rmtree(tmp_path / 'output')
-    done = run(*options, '1', '2', cwd=tmp_path)
+    done = run(*options, '2', cwd=tmp_path)  # that of what is published counts without being named
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'weights' / RIDE / 'results.json').read_text())
     rows = {row['seed']: row['top1'] for row in results['seeds']}
