@@ -241,12 +241,13 @@ def _report(source: str, output: Path, model: MultiExpertNet) -> str:
     if model.router is not None:
         router = f'yes, sees the top {model.router_top_k} logits, threshold {model.router_threshold:g}'
     size = (output / 'model.safetensors').stat().st_size
+    size_of_image = (model.in_chans, *cfg['input_size'][1:])
     lines = {
         'architecture': f'{cfg["architecture"]}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters',
         'experts': f'{model.num_experts}, {model.head} heads',
         'classes': f'{model.num_classes}, in the order of the file (it does not name them)',
         'router': router,
-        'images': f'{"x".join(map(str, cfg["input_size"]))}, mean {_numbers(cfg["mean"])}, std {_numbers(cfg["std"])}',
+        'images': f'{"x".join(map(str, size_of_image))}, mean {_numbers(cfg["mean"])}, std {_numbers(cfg["std"])}',
         'files': f'{output / "model.safetensors"} ({size / 1e6:.1f} MB), {output / "config.json"}',
     }
     table = '\n'.join(f'  {name:<13} {text}' for name, text in lines.items())

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import clean_state_dict
+from timm.models import adapt_input_conv, clean_state_dict
 
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
@@ -62,7 +63,7 @@ def load_model(
         source: A checkpoint (`last.pth.tar`, `model.safetensors`), the folder of a run, an exported folder,
             `local-dir:DIR`, `hf-hub:ORG/NAME[@REVISION]`, or the registered name of a published weight.
         use_ema: The moving average in a checkpoint.
-        num_classes: Another number of classes, with new heads; not for checkpoints.
+        num_classes: Another number of classes, with new heads.
         model_kwargs: Further arguments of the architecture.
         **hub: `cache_dir`, `token` and `sha256` of `ride_timm.hub.fetch`.
 
@@ -97,7 +98,16 @@ def load_model(
         options.model = text
         if hub.get('cache_dir') is not None:
             options.model_kwargs['cache_dir'] = hub['cache_dir']
-    return load_trained(options)
+    if options.checkpoint is None or num_classes is None:
+        return load_trained(options)
+    options.num_classes = None  # a checkpoint has its heads; load_trained takes the number for a check of them
+    found = load_trained(options)
+    if found.model.num_classes == num_classes:
+        return found
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that the router goes with its heads, as it does silently for a folder
+        found.model.reset_classifier(num_classes)  # type: ignore[operator]
+    return replace(found, class_names=None, class_counts=None, about={})
 
 
 def load_trained(args: argparse.Namespace) -> TrainedNet:
@@ -188,10 +198,13 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
     kwargs = {**(settings.get('model_kwargs') or {}), **args.model_kwargs}
     if settings.get('in_chans'):
         kwargs.setdefault('in_chans', settings['in_chans'])
-    if any(key.startswith('router.') for key in state):
-        kwargs.setdefault('router', True)
+    if any(key.startswith('router.') for key in state) and not kwargs.setdefault('router', True):
+        state = {key: value for key, value in state.items() if not key.startswith('router.')}
     classes = args.num_classes or settings.get('num_classes') or len(known.get('class_names') or ()) or None
     model: Any = _create(name, False, classes, kwargs)
+    stem = state.get('conv1.weight')
+    if 'in_chans' in args.model_kwargs and stem is not None and stem.shape[1] != kwargs['in_chans']:
+        state['conv1.weight'] = adapt_input_conv(kwargs['in_chans'], stem)  # as timm adapts pretrained weights
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -244,6 +257,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 def _create(name: str, pretrained: bool, num_classes: int | None, kwargs: dict[str, Any]) -> torch.nn.Module:
+    if kwargs.get('features_only'):
+        raise RideError(
+            f'features_only was given for {name}, whose classifier is asked for here; feature maps come from '
+            'timm.create_model(NAME, pretrained=True, features_only=True).'
+        )
     try:
         model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
     except PretrainedError as error:

@@ -4,6 +4,7 @@ import re
 from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models._input import update_model_args
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
@@ -42,7 +43,8 @@ def create_multi_expert(
 
     Returns:
         The network. With a published weight it has what the weight was made with: its `channels`, say, and its router
-        where the heads are kept, unless `router` is given.
+        where the heads are kept, unless `router` is given; timm's `save_for_hf` writes these down. Without heads there
+        is no router.
 
     Raises:
         TypeError: An unknown argument, or one that the name fixes.
@@ -55,7 +57,7 @@ def create_multi_expert(
         )
     if _asks_for_a_stale_router(kwargs):
         kwargs['router'] = False
-    published = _use_published(variant, kwargs) if pretrained else False
+    made_with = _use_published(variant, kwargs) if pretrained else None
     net: Any = build_model_with_cfg(
         model_cls,
         variant,
@@ -65,30 +67,46 @@ def create_multi_expert(
         num_experts=expert_count(variant),
         **(arch | kwargs),
     )
-    if published:
-        net.pretrained_cfg.pop('state_dict', None)  # the tensors are in the network now
+    if made_with is not None:
+        for holder in (net, getattr(net, 'model', net)):  # features_only wraps the network and copies its cfg
+            holder.pretrained_cfg.pop('state_dict', None)  # the tensors are in the network now
+        if not kwargs.get('features_only'):
+            update_model_args(net, **made_with)
     made: NetT = net
     return made
 
 
-def _use_published(variant: str, kwargs: dict[str, Any]) -> bool:
-    """Have timm load the checked tensors of a published weight, if the arguments ask for one."""
+def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Have timm load the checked tensors of a published weight, if the arguments ask for one.
+
+    Returns:
+        The arguments that the weight was made with, as far as `kwargs` leave them open; None for another source.
+    """
     overlay = kwargs.get('pretrained_cfg_overlay') or {}
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
     weight = weight_of(cfg, variant)
     if weight is None:
-        return False
+        if (overlay.get('hf_hub_id') or overlay.get('url')) and 'file' not in overlay:
+            # timm prefers a file, and that of our own weights is in the cfg which the overlay changes
+            kwargs['pretrained_cfg_overlay'] = {**overlay, 'file': ''}
+        return None
     made_with = weight.model_args
     if kwargs.get('features_only') or kwargs.get('num_classes', cfg.num_classes) != weight.num_classes:
         made_with['router'] = False  # it belongs to the heads
     for key, value in made_with.items():
         kwargs.setdefault(key, value)
+    taken = {key: kwargs[key] for key in made_with}
     kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': weight.load(kwargs.get('cache_dir'))}
-    return True
+    return taken
 
 
 def _asks_for_a_stale_router(kwargs: dict[str, Any]) -> bool:
-    """Whether a folder's or Hub repository's config.json asks for a router whose heads are not kept."""
+    """Whether a folder's or Hub repository's config.json asks for a router whose heads are not kept.
+
+    transformers gives the `model_args` of a config.json as arguments, and no classes for a feature extractor.
+    """
+    if kwargs.get('router') and kwargs.get('num_classes') == 0:
+        return True
     source_args, config = kwargs.get('pretrained_model_args') or {}, kwargs.get('pretrained_cfg')
     if not source_args.get('router') or not isinstance(config, dict):
         return False

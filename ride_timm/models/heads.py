@@ -39,11 +39,13 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-class CosineLinear(nn.Module):
+class CosineLinear(nn.Linear):
     """Scaled cosine similarity between features and one vector a class, without bias.
 
     `logits[b, c] = scale * cos(x[b], weight[c])`, so that the norm of a class vector, which grows with the class's
     frequency, has no say. Computed in float32 under autocast; the result has the type of the weight.
+
+    It is an `nn.Linear`, so that whoever draws new heads by type, as transformers does, draws this one too.
 
     Source: RIDE (arXiv:2010.01809), `NormedLinear` with s = 30, after LDAM (arXiv:1906.07413).
 
@@ -68,12 +70,8 @@ class CosineLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
+        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
         self.scale = scale
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the class vectors from uniform(-1, 1) and scale each to norm 1."""

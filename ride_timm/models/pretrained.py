@@ -256,7 +256,7 @@ def published_weights() -> dict[str, Weight]:
     """All weights by name: those of `RIDE_TIMM_WEIGHTS`, then those that came with the package."""
     found: dict[str, Weight] = {}
     chosen = os.environ.get('RIDE_TIMM_WEIGHTS')
-    roots = [Path(chosen).expanduser()] if chosen else []
+    roots = [Path(chosen).expanduser().absolute()] if chosen else []  # read once: the working directory may change
     for root in (*roots, package_root()):
         if root not in roots and not (root / INDEX).is_file():
             continue  # a package without weights

@@ -50,6 +50,7 @@ class ExpertRouter(nn.Module):
         )
         self.out = nn.Linear(top_k + HIDDEN_FEATURES, 1, device=device, dtype=dtype)
 
+    @torch.jit.unused  # TorchScript compiles every submodule, called or not; a network that is not routed scripts
     def forward(self, index: int, features: torch.Tensor, mean_logits: torch.Tensor) -> torch.Tensor:
         """The logit of "go on to expert `index` + 1" for each image.
 

@@ -100,9 +100,9 @@ def check_threshold(threshold: float) -> float:
     """`threshold` as a float.
 
     Raises:
-        ValueError: It is outside [0, 1].
+        ValueError: It is outside [0, 1], or a truth value, of which True would mean the first expert alone.
     """
-    if not 0.0 <= threshold <= 1.0:
+    if isinstance(threshold, bool) or not 0.0 <= threshold <= 1.0:
         raise ValueError(f'A routing threshold of {threshold} was given; it is a probability from 0 to 1.')
     return float(threshold)
 

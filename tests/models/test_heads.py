@@ -21,6 +21,10 @@ def test_cosine_logits():
     assert head(1000 * x).abs().max() <= 30
 
 
+def test_who_draws_linear_heads_draws_this_one():
+    assert isinstance(CosineLinear(5, 3), torch.nn.Linear)
+
+
 def test_scale():
     head, x = CosineLinear(5, 3, scale=2.0), torch.randn(4, 5)
     expected = cosine_logits(x.numpy(), head.weight.detach().numpy(), scale=2.0)

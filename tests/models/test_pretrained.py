@@ -6,11 +6,13 @@ import sys
 import warnings
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
+from timm.models._hub import save_for_hf
 
 from ride_timm.convert import save_folder
 from ride_timm.models import pretrained
@@ -129,8 +131,21 @@ class TestLoading:
         assert all(parameter.grad is not None for parameter in net.parameters())
 
     def test_features_only(self, saved):
-        maps = create(features_only=True)(torch.randn(1, 3, 32, 32))
-        assert len(maps) == 4
+        net = create(features_only=True)
+        assert len(net(torch.randn(1, 3, 32, 32))) == 4
+        assert 'state_dict' not in {**net.pretrained_cfg, **net.model.pretrained_cfg}  # a second copy of all tensors
+
+    def test_timm_writes_the_router_down(self, saved, tmp_path):
+        save_for_hf(create(), tmp_path / 'own', safe_serialization=True)
+        net = timm.create_model(f'local-dir:{tmp_path / "own"}', pretrained=True).eval()
+        assert net.router_threshold == 0.65
+        images = torch.randn(8, 3, 32, 32)
+        with torch.inference_mode():
+            assert torch.equal(net.forward_routed(images).logits, saved.forward_routed(images).logits)
+
+    @pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning', 'ignore:`torch.jit:FutureWarning')
+    def test_torchscript_while_it_is_not_routed(self, saved):
+        assert same_outputs(torch.jit.script(create(scriptable=True)), saved)
 
     def test_grey_images(self, saved):
         net = create(in_chans=1)
@@ -172,6 +187,11 @@ class TestLoading:
 
 
 class TestRefusals:
+    def test_another_source_than_the_package(self, saved, monkeypatch):
+        monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+        with pytest.raises(huggingface_hub.errors.LocalEntryNotFoundError):
+            create(pretrained_cfg_overlay={'hf_hub_id': 'nobody/none'})
+
     """Nothing that differs from the index gets as far as the tensors."""
 
     @pytest.fixture(autouse=True)
@@ -296,9 +316,9 @@ class TestIndex:
             assert available <= set(timm.list_pretrained('*ride_*'))  # of large ones a checkout may lack the tensors
 
 
-def run_python(code, **env):
+def run_python(code, cwd=None, **env):
     return subprocess.run(
-        [sys.executable, '-W', 'error', '-c', code],
+        [sys.executable, '-W', 'error', '-c', code], cwd=cwd,
         env={**os.environ, 'OMP_NUM_THREADS': '1', **env}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -325,6 +345,18 @@ def test_the_registry_of_a_fresh_process(root):
         'toy_digits False',
         str(CLASSES),  # as in timm, a published weight's cfg is the architecture's default
     ]
+
+
+def test_a_relative_folder_of_weights_outlives_a_change_of_the_working_directory(root):
+    publish(root)
+    write_index(root)
+    child = run_python(
+        'import os, timm, ride_timm\n'
+        "os.chdir('/')\n"
+        f'print(timm.create_model({NAME!r}, pretrained=True).num_classes)\n',
+        cwd=root.parent, RIDE_TIMM_WEIGHTS=root.name,
+    )  # fmt: skip
+    assert (child.stdout, child.stderr) == (f'{CLASSES}\n', '')
 
 
 def test_the_weights_of_a_checkout():

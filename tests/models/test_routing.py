@@ -167,6 +167,8 @@ def test_set_routing():
     assert seen == [len(x), 0, 0]
     model.set_routing(None)
     assert torch.equal(model(x), full)
+    with pytest.raises(ValueError, match='A routing threshold of True was given'):
+        model.set_routing(True)  # not "on": as a number it is the first expert alone
 
 
 def test_routing_is_for_eval_mode_alone():
