@@ -139,7 +139,7 @@ def build_demo(
                 image.preprocess = _path_of
                 begin = float(model.router_threshold if threshold is None else threshold) if routed else 0.0
                 slider = gr.Slider(
-                    0, 1, value=begin, step=0.01, visible=routed, label='Routing threshold',
+                    0, 1, value=begin, step=0.001, visible=routed, label='Routing threshold',
                     info='0: every expert is asked. 1: the first alone.',
                 )  # fmt: skip
             with gr.Column():
@@ -208,7 +208,7 @@ def _decision(found: Prediction, index: int, threshold: float) -> str:
     # the router's own comparison is strict, and decides on more digits than are shown
     stopped = found.num_experts == index + 1
     words = 'Stops here' if stopped else f'Asks expert {index + 1}'
-    shares = f'{100 * share:.1f} %, threshold {100 * threshold:.0f} %'
+    shares = f'{100 * share:.1f} %, threshold {100 * threshold:.4g} %'
     return (
         f'<div class="likely"><div style="width: {100 * share:.1f}%"></div></div>'
         f'<p>Another expert needed: {shares}. <strong>{words}.</strong></p>'

@@ -100,6 +100,11 @@ def _add_stage(group: Any) -> None:
         '--router-pos-weight', type=float, default=100.0, metavar='W',
         help='weight of images that need more experts: higher passes more of them on (default: 100)',
     )  # fmt: skip
+    group.add_argument(
+        '--expert-order', type=int, nargs='+', metavar='K',
+        help='stage router: the experts of --init in the order in which images are to pass them, such as 1 0 2 '
+        '(default: 0 1 2 ...)',
+    )  # fmt: skip
     group.add_argument('--keep-heads', action='store_true', help='stage heads: train the heads of --init, not new ones')
     group.add_argument(
         '--teacher', metavar='FILE', help="distil this checkpoint or exported folder into the experts' mean"

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.pretrained import SHARD_INDEX
 from ride_timm.models.seeding import perturb_experts
 
-__all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'weights_file']
+__all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'reorder_experts', 'weights_file']
 
 _logger = logging.getLogger(__name__)
 
@@ -110,6 +111,38 @@ def read_initial(
     )
     found = load_trained(options)
     return Initial(file, found.model, found.name, found.class_names, found.class_counts, ride, settings)
+
+
+def reorder_experts(init: Initial, order: Sequence[int]) -> None:
+    """Put the experts into the order in which a router is to ask them.
+
+    All of them together answer as before, since their mean has no order. Where experts are trained for different class
+    priors, as BalPoE's and SADE's are, the first alone must be good for all classes if images are to stop there: with
+    BalPoE's tau = (0, 1, 2) that is expert 1, whose logits alone are unbiased (arXiv:2206.05260, section 3).
+
+    Args:
+        init: A trained multi-expert network of K experts; changed in place, its router, which knew another order, goes.
+        order: The numbers 0..K-1, the first expert first.
+
+    Raises:
+        RideError: `order` does not name every expert once.
+    """
+    experts = init.model.experts
+    if sorted(order) != list(range(len(experts))):
+        raise RideError(
+            f'--expert-order {" ".join(map(str, order))} was given and {init.path} has {len(experts)} experts; name '
+            f'each of 0 to {len(experts) - 1} once.'
+        )
+    init.model.experts = nn.ModuleList(experts[index] for index in order)
+    init.model.router = None
+
+    def ordered(values: Any) -> Any:
+        return type(values)(values[index] for index in order)
+
+    if init.ride.get('tau') is not None:
+        init.ride['tau'] = ordered(init.ride['tau'])
+    if isinstance((init.ride.get('loss_kwargs') or {}).get('tau'), (list, tuple)):
+        init.ride['loss_kwargs'] = init.ride['loss_kwargs'] | {'tau': ordered(init.ride['loss_kwargs']['tau'])}
 
 
 def is_name(text: str) -> bool:

@@ -46,7 +46,7 @@ _ONLY_FOR = {
     'experts': (
         'teacher', 'distill_weight', 'distill_temperature', 'mutual', 'mutual_hard', 'mutual_temperature', 'pretrained',
     ),
-    'router': ('router_threshold', 'router_pos_weight'),
+    'router': ('router_threshold', 'router_pos_weight', 'expert_order'),
     'heads': ('keep_heads',),
 }  # fmt: skip
 _NEED = {

@@ -12,7 +12,7 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.engine import setup
-from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial
+from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
 from ride_timm.engine.teacher import build_teacher
 from ride_timm.errors import RideError
 from ride_timm.losses import DistillationLoss, ExpertLoss, MutualLoss, RouterLoss
@@ -62,6 +62,8 @@ def begin(args: argparse.Namespace) -> Initial | None:
     experts = getattr(init.model, 'num_experts', 1)
     if args.stage == 'router' and experts < 2:
         raise RideError(f'{init.path} is a {init.name} with {experts} expert; a router needs at least two.')
+    if args.expert_order:
+        reorder_experts(init, args.expert_order)
     inherit(args, init)
     if args.stage != 'experts' or args.train_only:
         args.dist_bn = ''  # BatchNorm's statistics are frozen, and averaging would round them

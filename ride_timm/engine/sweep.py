@@ -33,8 +33,10 @@ __all__ = [
     'write_sweep',
 ]
 
-THRESHOLDS = tuple(step / 20 for step in range(21))
-"""0, 0.05, ..., 1: from all experts for every image to the first alone."""
+_ENDS = (0.001, 0.003, 0.01, 0.02)
+THRESHOLDS = (0.0, *_ENDS, *(step / 20 for step in range(1, 20)), *(round(1 - end, 3) for end in reversed(_ENDS)), 1.0)
+"""From 0, all experts for every image, to 1, the first alone: steps of 0.05, and finer ones towards both ends, where a
+router that was trained with a large weight on the images that need more experts has many of its answers."""
 
 TOLERANCE = 0.3
 """Points of accuracy that routing may cost by default."""
@@ -194,7 +196,7 @@ def format_sweep(rows: Sequence[SweepRow], chosen: float | None = None) -> str:
     """A table for people, with a mark at the chosen threshold."""
     names = [name for name in rows[0] if not name.startswith('share_')]
     head = {'mean_experts': 'experts', 'gmacs': 'GMACs'}
-    places = {'threshold': 2, 'gmacs': 4}
+    places = {'threshold': 3, 'gmacs': 4}
     lines = [''.join(f'{head.get(name, name):>10}' for name in names)]
     for row in rows:
         cells = ''.join(f'{row[name]:>10.{places.get(name, 2)}f}' for name in names)

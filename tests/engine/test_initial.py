@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
+from ride_timm import from_pretrained
 from ride_timm.convert import save_folder
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
@@ -171,3 +172,27 @@ def test_a_name_that_nothing_has(data, tmp_path):
         train(data, tmp_path, 'run', '--init', 'resnet18.none')
     with pytest.raises(RideError, match=r'There is no checkpoint resnet18.pth, and'):
         train(data, tmp_path, 'run', '--init', 'resnet18.pth')
+
+
+def test_a_router_that_asks_the_experts_in_another_order(data, tmp_path):
+    experts = train(data, tmp_path, 'experts', '--model', CIFAR, '--loss', 'balpoe', '--holdout', '0.2')
+    options = ('--stage', 'router', '--init', str(experts))
+    router = train(data, tmp_path, 'router', *options, '--expert-order', '1', '0', '2')
+    before, after = weights_of(experts), weights_of(router)
+    for key, value in before.items():
+        for old, new in ((1, 0), (0, 1), (2, 2)):
+            if key.startswith(f'experts.{old}.'):
+                key = f'experts.{new}.' + key.partition(f'{old}.')[2]
+                break
+        assert torch.equal(after[key], value), key
+    entry = read_checkpoint(router / 'last.pth.tar')['ride']
+    assert (entry['tau'], entry['loss_kwargs'].get('tau')) == ((1.0, 0.0, 2.0), None)
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(from_pretrained(router)(images), from_pretrained(experts)(images))
+    # and from there to yet another one, in which the router that knew the last order has no part
+    again = train(data, tmp_path, 'again', *options[:2], '--init', str(router), '--expert-order', '1', '0', '2')
+    assert all(torch.equal(value, before[key]) for key, value in weights_of(again).items() if key in before)
+    for order in (('0', '1'), ('0', '0', '1'), ('1', '2', '3')):
+        with pytest.raises(RideError, match='has 3 experts; name each of 0 to 2 once'):
+            train(data, tmp_path, 'refused', *options, '--expert-order', *order)

@@ -15,6 +15,7 @@ from tiny_runs import CIFAR, COUNTS, train, write_images
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.loading import load_trained
 from ride_timm.engine.loop import train_epoch
+from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.errors import RideError
 from ride_timm.validate import main as validate
 
@@ -84,7 +85,7 @@ def test_router_stage_holds_out_what_the_experts_did_not_see(experts, router):
 def test_router_stage_sweeps_and_stores_the_threshold(router):
     results = json.loads((router / 'results.json').read_text())
     sweep = results['sweep']
-    assert [row['threshold'] for row in sweep] == [step / 20 for step in range(21)]
+    assert [row['threshold'] for row in sweep] == list(THRESHOLDS)
     assert (sweep[0]['mean_experts'], sweep[-1]['mean_experts']) == (3.0, 1.0)
     chosen = results['router_threshold']
     assert results['last']['threshold'] == chosen
@@ -93,7 +94,7 @@ def test_router_stage_sweeps_and_stores_the_threshold(router):
         assert results['last'][name] == pytest.approx(at_chosen[name])
     assert results['last']['num_images'] == 10
     with (router / 'sweep.csv').open(newline='') as file:
-        assert len(list(csv.DictReader(file))) == 21
+        assert len(list(csv.DictReader(file))) == len(THRESHOLDS)
 
 
 def test_later_users_find_the_threshold(router, data, tmp_path):
