@@ -98,7 +98,7 @@ class Zoo:
             return False
         if not net.router:
             return True
-        fixed = ['--val-interval', '100000']
+        fixed = ['--val-interval', '100000', *net.router_options]
         if part == 'B':
             chosen = self.choice(net)
             if chosen is None:

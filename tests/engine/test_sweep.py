@@ -175,7 +175,7 @@ def test_settling_gives_the_network_its_threshold(net, loader, rows):
 def test_table_and_file(rows, tmp_path):
     text = format_sweep(rows, 0.5).splitlines()
     assert len(text) == 1 + len(THRESHOLDS)
-    assert [line.split()[0] for line in text if line.endswith('<')] == ['0.50']
+    assert [line.split()[0] for line in text if line.endswith('<')] == ['0.500']
     write_sweep(tmp_path / 'sweep.csv', rows)
     with (tmp_path / 'sweep.csv').open(newline='') as file:
         read = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
