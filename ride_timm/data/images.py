@@ -43,9 +43,17 @@ def convert_image(image: Image.Image, mode: str = 'RGB') -> Image.Image:
 
     Returns:
         The image in that mode. 16-bit grey keeps its upper 8 bits, where Pillow alone would clip it to white.
+
+    Raises:
+        ValueError: Its pixels are floats, or integers of more than 16 bits, whose black and white nobody states.
     """
+    if image.mode == 'F':
+        raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits a channel')
     if image.mode.startswith('I'):  # 'I;16', or 'I' in older releases of Pillow
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))  # 32-bit files may hold more
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError('its pixels are 32-bit integers; save it with 8 or 16 bits a channel')
+        image = Image.fromarray((pixels >> 8).astype(np.uint8))
     elif image.mode == 'P' and 'transparency' in image.info:
         image = image.convert('RGBA')  # Pillow warns about the direct way
     return image.convert(mode)

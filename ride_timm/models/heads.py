@@ -5,7 +5,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['CosineLinear', 'create_head']
+__all__ = ['CosineLinear', 'check_head', 'create_head']
 
 
 @torch.fx.wrap  # looks at devices and types, which symbolic tracing cannot
@@ -88,6 +88,22 @@ class CosineLinear(nn.Linear):
     def extra_repr(self) -> str:
         """The sizes and the scale, for `print(model)`."""
         return f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}'
+
+
+def check_head(num_classes: int, global_pool: str) -> None:
+    """Refuse a head without pooling before it.
+
+    Args:
+        num_classes: Number of classes.
+        global_pool: Type of pooling, '' for none.
+
+    Raises:
+        ValueError: There are classes and no pooling.
+    """
+    if num_classes > 0 and not global_pool:
+        raise ValueError(
+            "global_pool='' leaves nothing to classify; pass num_classes=0 with it, or a pooling as 'avg'."
+        )
 
 
 def create_head(

@@ -11,11 +11,12 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
 from torch import nn
 
-from .heads import create_head
+from .heads import check_head, create_head
 from .router import ExpertRouter
 from .routing import (
     RoutedOutput,
     RouterOutput,
+    UnroutedScript,
     check_threshold,
     forward_early_exit,
     forward_selected,
@@ -28,7 +29,7 @@ from .routing import (
 __all__ = ['MultiExpertNet']
 
 
-class MultiExpertNet(nn.Module):
+class MultiExpertNet(UnroutedScript, nn.Module):
     """Base of the networks with one shared trunk and K experts.
 
     A subclass builds `conv1 bn1 act1 maxpool`, the stages named in `trunk_stages` and `experts` (each with the stages
@@ -77,8 +78,7 @@ class MultiExpertNet(nn.Module):
         self.head = head
         self.num_features = int(self.feature_info[-1]['num_chs'])
         self._set_pool(global_pool)
-        if num_classes > 0 and not global_pool:
-            raise ValueError("global_pool='' leaves nothing to classify; pass num_classes=0 with it.")
+        check_head(num_classes, global_pool)
         self._create_heads(dd)
         self.router_top_k = router_top_k
         self.router_threshold = check_threshold(router_threshold)
@@ -178,12 +178,13 @@ class MultiExpertNet(nn.Module):
             global_pool: Type of pooling; None keeps the current one, '' removes it (with `num_classes=0`).
 
         Raises:
-            ValueError: Heads are asked for of a network pruned to its trunk.
+            ValueError: Heads are asked for of a network pruned to its trunk, or without pooling.
         """
         if global_pool is None:
             global_pool = self.global_pool.pool_type
         if num_classes > 0 and not len(self.experts):
             raise ValueError('This network was pruned to its trunk and has no experts to put heads on.')
+        check_head(num_classes, global_pool)
         width = self.expert_width
         changed = num_classes != self.num_classes
         self.num_classes = num_classes

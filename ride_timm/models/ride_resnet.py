@@ -60,7 +60,8 @@ class RideResNet(MultiExpertNet):
         head: `cosine` or `linear`.
         cardinality: Groups of the 3x3 convolutions (ResNeXt).
         base_width: Width of a group at 64 channels (ResNeXt).
-        router: Whether to have a router; None means where the loaded weights have one.
+        router: Whether to have a router; None means where the published weights, `local-dir:` or `hf-hub:` have one. A
+            bare file (`checkpoint_path`) with a router needs True.
         router_top_k: How many of the largest running mean logits the router sees, at most `num_classes`.
         router_threshold: The probability above which an image goes on, when none is given.
         act_layer: Activation, by name or class.

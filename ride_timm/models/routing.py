@@ -11,7 +11,7 @@ import torch.fx
 if TYPE_CHECKING:
     from .multi_expert import MultiExpertNet
 
-__all__ = ['RoutedOutput', 'RouterOutput', 'forward_early_exit', 'forward_selected', 'prefix_means']
+__all__ = ['RoutedOutput', 'RouterOutput', 'UnroutedScript', 'forward_early_exit', 'forward_selected', 'prefix_means']
 
 
 class RoutedOutput(NamedTuple):
@@ -30,6 +30,19 @@ class RouterOutput(NamedTuple):
     """Logit of "go on" after each expert but the last, shape (B, K - 1)."""
     expert_logits: torch.Tensor
     """Logits of every expert, shape (B, K, C)."""
+
+
+class UnroutedScript:
+    """Refuses TorchScript while routing is on: the script would leave the router out and answer otherwise."""
+
+    routing_threshold: float | None
+
+    def __prepare_scriptable__(self) -> 'UnroutedScript':  # torch.jit.script calls it first
+        if self.routing_threshold is not None:
+            raise RuntimeError(
+                'TorchScript cannot route; call set_routing(None), or use torch.jit.trace or torch.export.'
+            )
+        return self
 
 
 def forward_selected(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> RoutedOutput:

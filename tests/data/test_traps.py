@@ -93,12 +93,25 @@ def test_wide_and_tall_images_are_read(tmp_path):
     assert [split.dataset[i][0].size for i in range(2)] == [(4000, 2), (1, 3000)]
 
 
-def test_more_than_16_bits_do_not_wrap(tmp_path):
+@pytest.mark.parametrize(
+    ('pixels', 'reason'),
+    [
+        (np.array([[0, 256, 65535]], dtype=np.int32), None),
+        (np.array([[0, 65535, 70000]], dtype=np.int32), 'its pixels are 32-bit integers; save it with 8 or 16 bits'),
+        (np.array([[-1, 0, 7]], dtype=np.int32), 'its pixels are 32-bit integers'),
+        (np.array([[0.0, 0.5, 1.0]], dtype=np.float32), 'its pixels are floating-point numbers'),
+    ],
+)
+def test_more_than_16_bits_are_no_black_or_white_image(tmp_path, pixels, reason):
     (tmp_path / 'a').mkdir()
-    Image.fromarray(np.array([[0, 65535, 70000]], dtype=np.int32)).save(tmp_path / 'a/x.tiff')
+    Image.fromarray(pixels).save(tmp_path / 'a/x.tiff')
     (tmp_path / 'list').write_text('a/x.tiff y\n')
-    image = open_train_split(tmp_path, list_file=tmp_path / 'list', in_chans=1).dataset[0][0]
-    assert np.asarray(image).tolist() == [[0, 255, 255]]
+    images = open_train_split(tmp_path, list_file=tmp_path / 'list', in_chans=1).dataset
+    if reason is None:
+        assert np.asarray(images[0][0]).tolist() == [[0, 1, 255]]
+    else:
+        with pytest.raises(RideError, match=rf'x\.tiff .*{reason}'):
+            images[0]
 
 
 @pytest.mark.parametrize('name', ['great white', 'a, b', '<script>alert(1)<', 'größe', '猫', 'a=b', "it's", '$x$'])

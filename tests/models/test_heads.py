@@ -85,3 +85,11 @@ def test_heads_of_a_network(architecture):
         assert head.scale == 30
         assert head.weight.shape == (9, 48)
         torch.testing.assert_close(head.weight.detach().norm(dim=1), torch.ones(9))
+
+
+def test_new_heads_need_a_pooling():
+    net = timm.create_model('test_ride_resnet_cifar_3e', num_classes=0, global_pool='')
+    with pytest.raises(ValueError, match="global_pool='' leaves nothing to classify"):
+        net.reset_classifier(5)
+    net.reset_classifier(5, 'avg')
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 5)

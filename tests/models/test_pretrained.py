@@ -145,7 +145,11 @@ class TestLoading:
 
     @pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning', 'ignore:`torch.jit:FutureWarning')
     def test_torchscript_while_it_is_not_routed(self, saved):
-        assert same_outputs(torch.jit.script(create(scriptable=True)), saved)
+        net = create(scriptable=True)
+        assert same_outputs(torch.jit.script(net), saved)
+        net.set_routing(0.5)
+        with pytest.raises(RuntimeError, match='TorchScript cannot route'):
+            torch.jit.script(net)  # the script would answer with all experts
 
     def test_grey_images(self, saved):
         net = create(in_chans=1)
