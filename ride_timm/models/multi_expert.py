@@ -178,15 +178,15 @@ class MultiExpertNet(UnroutedScript, nn.Module):
             global_pool: Type of pooling; None keeps the current one, '' removes it (with `num_classes=0`).
 
         Raises:
-            ValueError: Heads are asked for of a network pruned to its trunk, or without pooling.
+            ValueError: Heads are asked for of a network pruned to its trunk, or together with `global_pool=''`.
         """
         if global_pool is None:
             global_pool = self.global_pool.pool_type
+        else:  # only what is asked for here is refused: timm's tests put heads on a network made without pooling
+            check_head(num_classes, global_pool)
         if num_classes > 0 and not len(self.experts):
             raise ValueError('This network was pruned to its trunk and has no experts to put heads on.')
-        check_head(num_classes, global_pool)
-        width = self.expert_width
-        changed = num_classes != self.num_classes
+        width, changed = self.expert_width, num_classes != self.num_classes
         self.num_classes = num_classes
         self._set_pool(global_pool)
         if self.router is not None and (changed or width != self.expert_width):

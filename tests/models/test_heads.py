@@ -90,6 +90,9 @@ def test_heads_of_a_network(architecture):
 def test_new_heads_need_a_pooling():
     net = timm.create_model('test_ride_resnet_cifar_3e', num_classes=0, global_pool='')
     with pytest.raises(ValueError, match="global_pool='' leaves nothing to classify"):
-        net.reset_classifier(5)
+        net.reset_classifier(5, '')
+    with pytest.raises(ValueError, match="global_pool='' leaves nothing to classify"):
+        timm.create_model('test_ride_resnet_cifar_3e', num_classes=5, global_pool='')
+    net.reset_classifier(5)  # as timm's own: the pooling stays off, and what the heads are put on is the caller's
     net.reset_classifier(5, 'avg')
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 5)
