@@ -173,18 +173,19 @@ def test_unusual_images_are_counted(data, report):
     assert status == 0
     assert 'Sizes     8x8 to 30x7 pixels, median 8x8' in said
     assert 'Pixels    RGB 54, ' in said
-    assert 'warning   1 image has 16 or more bits; the upper 8 are used' in said
+    assert 'warning   1 image has 16 bits; the upper 8 are used' in said
     assert 'warning   1 image is animated; the first frame is used' in said
 
 
-def test_pixels_with_fractions_are_not_called_16_bits(data, report, tmp_path):
+def test_pixels_with_fractions_are_refused(data, report, tmp_path):
     Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(tmp_path / 'x.tiff')
     lines = ''.join(f'{path} {path.parent.name}\n' for path in sorted((data / 'train').glob('*/*')))
     (tmp_path / 'all.txt').write_text(f'{tmp_path}/x.tiff ant\n{lines}')
     status, said = report('--train-list', tmp_path / 'all.txt')
-    assert status == 0
-    assert 'warning   1 image has fractional numbers as pixels, which are cut to whole ones from 0 to 255' in said
-    assert '16 or more bits' not in said
+    assert status == 1
+    assert 'images cannot be read: remove or replace them' in said
+    assert 'x.tiff (its pixels are floating-point numbers; save it with 8 or 16 bits a channel' in said
+    assert '16 bits; the upper 8' not in said
 
 
 def test_a_file_in_place_of_the_folder(report, tmp_path):

@@ -10,6 +10,7 @@ from ride_timm.models.pretrained import published_weights
 from ride_timm.publishing.index import pin_copy, renew_entry
 from ride_timm.weights import list_weights, main, weights_root
 
+UNPUBLISHED = 'ride_resnet32_3e.unpublished_cifar100lt'
 REVISION = '0123456789abcdef' * 2 + '01234567'
 
 
@@ -18,7 +19,8 @@ def root(tmp_path, monkeypatch):
     """Two weights: one with its tensors, one without."""
     (tmp_path / 'index.json').write_text('{"format": 1, "weights": {}}')
     for method, router in (('ride', True), ('balpoe', False)):
-        results = make_results(method=method, router=router)
+        # a name that is in no index: what is missing here must not be found among the published weights
+        results = make_results(method=method, router=router, name=None if router else UNPUBLISHED)
         folder = tmp_path / results['name']
         folder.mkdir()
         (folder / 'results.json').write_text(json.dumps(results))
@@ -46,13 +48,13 @@ def test_the_table(root, capsys):
     assert first.split() == [
         'ride_resnet32_3e.ride_cifar100lt', 'CIFAR-100-LT', *shown, '0.1004', '1.2', str(root / first.split()[0])
     ]  # fmt: skip
-    assert second.startswith('ride_resnet32_3e.balpoe_cifar100lt')
+    assert second.startswith(UNPUBLISHED)
     assert second.endswith('  not available')
     assert first.index(shown[0]) + len(shown[0]) == header.index('overall') + len('overall')
 
 
 def test_a_copy_on_the_hub(root, capsys):
-    folder = root / 'ride_resnet32_3e.balpoe_cifar100lt'
+    folder = root / UNPUBLISHED
     files = json.loads((root / 'index.json').read_text())['weights'][folder.name]['files']
     assert pin_copy(folder, 'org/name', REVISION, files)
     published_weights.cache_clear()
@@ -97,7 +99,7 @@ def test_no_weights(monkeypatch, tmp_path, capsys):
 
 def test_the_folder_of_the_weights(root, monkeypatch, tmp_path):
     assert weights_root()[0] == root
-    assert list(weights_root()[1]) == ['ride_resnet32_3e.ride_cifar100lt', 'ride_resnet32_3e.balpoe_cifar100lt']
+    assert list(weights_root()[1]) == ['ride_resnet32_3e.ride_cifar100lt', UNPUBLISHED]
     monkeypatch.setenv('RIDE_TIMM_WEIGHTS', str(tmp_path / 'nothing'))
     with pytest.raises(RideError, match='cannot be understood'):
         weights_root()

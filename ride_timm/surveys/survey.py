@@ -219,13 +219,10 @@ def _check_files(found: Survey) -> None:
         found.findings.append(Finding(ERROR, text, broken))
     elif number:
         found.findings.append(Finding(OK, f'all {number:,} images can be read'))
-    for kind, text in (
-        ('I', '16 or more bits; the upper 8 are used'),
-        ('F', 'fractional numbers as pixels, which are cut to whole ones from 0 to 255'),
-    ):
-        deep = sum(count for mode, count in modes.items() if mode.startswith(kind))
-        if deep:
-            found.findings.append(Finding(WARNING, f'{_number(deep, "image has", "images have")} {text}'))
+    deep = sum(count for mode, count in modes.items() if mode.startswith('I'))
+    if deep:
+        text = f'{_number(deep, "image has", "images have")} 16 bits; the upper 8 are used'
+        found.findings.append(Finding(WARNING, text))
     if animated:
         found.findings.append(
             Finding(WARNING, f'{_number(animated, "image is", "images are")} animated; the first frame is used')
