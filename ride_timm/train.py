@@ -34,7 +34,7 @@ from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
 from ride_timm.engine.provenance import add_segment
 from ride_timm.engine.results import environment, format_metrics, write_per_class, write_results
 from ride_timm.engine.resume import find_checkpoint, restore
-from ride_timm.engine.router_stage import evaluate_routed, settle_threshold
+from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
 from ride_timm.engine.saving import create_saver
 from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
@@ -225,6 +225,8 @@ def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
     check_weights(trainer.task, epoch)
     check_scale(trainer.scaler, epoch)
     last = epoch + 1 == run.epochs
+    if last and args.stage == 'router' and trainer.primary:
+        check_router(train_metrics, args.router_pos_weight)
     metrics = _evaluate(run, last) if last or (epoch + 1) % args.val_interval == 0 else None
     metric = metrics[args.eval_metric] if metrics else None
     error = _save(run, epoch, lr, train_metrics, metrics) if run.saver is not None else None

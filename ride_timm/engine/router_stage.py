@@ -20,11 +20,12 @@ from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
 from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold, sweep_thresholds
+from ride_timm.losses import constant_router_loss
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
 from ride_timm.tasks import RouterTask
 
-__all__ = ['evaluate_routed', 'settle_threshold', 'train_router']
+__all__ = ['check_router', 'evaluate_routed', 'settle_threshold', 'train_router']
 
 _logger = logging.getLogger(__name__)
 
@@ -61,13 +62,32 @@ def train_router(
     trainer = Trainer(task, loader, optimizer, device, autocast, epochs=epochs)
     updates = trainer.updates_per_epoch
     trainer.scheduler = CosineLRScheduler(optimizer, t_initial=epochs * updates, t_in_epochs=False)
+    means = {'loss': 0.0, 'needed': 0.0}
     for epoch in range(epochs):
         start_epoch(loader, seed=seed, epoch=epoch)
         means = train_epoch(trainer, epoch)
         _logger.info(f'router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
+    check_router(means)
     net.requires_grad_(True)
     net.require_router().requires_grad_(False)
     net.eval()
+
+
+def check_router(means: Mapping[str, float], pos_weight: float = 100.0) -> None:
+    """Warn of a router whose training did not converge: one that answers alike for every image has the lower loss.
+
+    Its thresholds would still be chosen and kept, and route worse than they could.
+
+    Args:
+        means: The last epoch's `loss` and `needed`, as `train_epoch` returns them.
+        pos_weight: Weight of the images that need more experts, as of `RouterLoss`.
+    """
+    least = constant_router_loss(means['needed'], pos_weight)
+    if 0 < least < means['loss']:
+        _logger.warning(
+            f"The router's loss ended at {means['loss']:.3g}, and a router that answers alike for every image has "
+            f'{least:.3g}: it was trained too coarsely; train it again with --clip-grad 1, or a smaller --lr.'
+        )
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ from .logit_adjusted import (
 )
 from .mutual import MutualLoss
 from .ride import MODES, RideLoss, diversity_temperature
-from .router import RouterLoss, router_targets
+from .router import RouterLoss, constant_router_loss, router_targets
 
 __all__ = [
     'BASES',
@@ -47,6 +47,7 @@ __all__ = [
     'balpoe_loss',
     'balpoe_tau',
     'class_prior',
+    'constant_router_loss',
     'create_loss',
     'diversity_temperature',
     'effective_number_weights',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ from ride_timm.errors import RideError
 from ._common import LossModule, is_soft, prepare_batch, prepare_logits
 from ._options import check_number
 
-__all__ = ['RouterLoss', 'router_targets']
+__all__ = ['RouterLoss', 'constant_router_loss', 'router_targets']
 
 
 class RouterLoss(LossModule):
@@ -75,6 +77,26 @@ class RouterLoss(LossModule):
             The loss, a scalar in float32 (float64 for float64 router logits).
         """
         return self.parts(router_logits, expert_logits, target)['loss']
+
+
+def constant_router_loss(needed: float, pos_weight: float = 100.0) -> float:
+    """Computes the least `RouterLoss` of a router that gives every image the same answer.
+
+    With p the share of targets that ask to go on and w their weight, the best such answer is the probability
+    q = w p / (w p + 1 - p), and the loss is -w p log q - (1 - p) log(1 - q). A trained router above it tells less about
+    an image than nothing.
+
+    Args:
+        needed: p, the share of (image, router) pairs whose target is to go on, between 0 and 1.
+        pos_weight: w, as of `RouterLoss`.
+
+    Returns:
+        The loss; 0 where all targets are alike.
+    """
+    on, stop = pos_weight * needed, 1.0 - needed
+    if on <= 0.0 or stop <= 0.0:
+        return 0.0
+    return on * math.log1p(stop / on) + stop * math.log1p(on / stop)
 
 
 def router_targets(expert_logits: Tensor, target: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from loss_cases import TARGETS, random_logits
 from reference import router_loss as oracle
 
 from ride_timm.errors import RideError
-from ride_timm.losses import RouterLoss, router_targets
+from ride_timm.losses import RouterLoss, constant_router_loss, router_targets
 
 
 @pytest.mark.parametrize('pos_weight', [1.0, 100.0])
@@ -83,3 +83,22 @@ def test_refuses():
         RouterLoss()(torch.zeros(2, 3), expert_logits, target)
     with pytest.raises(RideError, match='pos_weight is 0, but must be a finite number above 0'):
         RouterLoss(0)
+
+
+@pytest.mark.parametrize('needed', [0.01, 0.08, 0.5, 0.97])
+@pytest.mark.parametrize('pos_weight', [1.0, 100.0])
+def test_no_constant_answer_has_a_lower_loss(needed, pos_weight):
+    wanted = torch.zeros(100, dtype=torch.float64)
+    wanted[: round(100 * needed)] = 1
+    losses = [
+        torch.nn.functional.binary_cross_entropy_with_logits(
+            torch.full_like(wanted, logit), wanted, pos_weight=torch.tensor(pos_weight, dtype=torch.float64)
+        ).item()
+        for logit in np.linspace(-10, 10, 20001)
+    ]
+    assert constant_router_loss(needed, pos_weight) == pytest.approx(min(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize('needed', [0.0, 1.0])
+def test_a_constant_answer_suffices_where_all_targets_are_alike(needed):
+    assert constant_router_loss(needed) == 0
