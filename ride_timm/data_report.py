@@ -148,7 +148,8 @@ def _survey(args: argparse.Namespace) -> Survey:
     with tqdm(unit='image', desc='Looking', disable=not interactive(), leave=False) as bar:
         found = survey(args, bar.update)
         form = guess_dataset(args.data_dir) if found.train is None and args.data_dir and not args.dataset else ''
-        if form and not args.train_list:
+        # not where an archive merely lies beside folders that have an error of their own
+        if form and not args.train_list and any(f'add --dataset {form}' in each.text for each in found.findings):
             args.dataset = form
             found = survey(args, bar.update)
     return found

@@ -16,6 +16,7 @@ import difflib
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,10 @@ def _by_class(text: str, pairs: _Pairs, class_names: Sequence[str]) -> list[floa
             f'{text} cannot tell classes of one name apart, and the network has such; use uniform or train.'
         )
     weights: dict[str, float] = {}
-    for name, weight in pairs:
+    # as everywhere, a name's decomposed form (a Mac's) is the same name
+    composed = {unicodedata.normalize('NFC', name): name for name in class_names}
+    for written, weight in pairs:
+        name = written if written in known else composed.get(unicodedata.normalize('NFC', written), written)
         if name not in known:
             near = difflib.get_close_matches(name, class_names, 1)
             raise RideError(

@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
     add_form_options(parser)
+    parser.add_argument('--train-split', metavar='NAME', help="training split (default: the run's, or train)")
     parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
@@ -156,12 +157,13 @@ def _refuse_without_images(source: str) -> None:
 def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
     """Where the images are, as options of `ride-timm validate`: the run's, as far as the command line says no other."""
     options = validation.build_parser().parse_args([])
-    for name in ('imb_factor', *_FORM):
+    for name in ('imb_factor', 'train_split', *_FORM):
         if run.args.get(name) is not None:
             setattr(options, name, run.args[name])
     if any(getattr(args, name) for name in _FORM):  # the images have another form now
         for name in _FORM:
             setattr(options, name, getattr(args, name))
+    options.train_split = args.train_split or options.train_split
     options.dataset_download = args.dataset_download
     options.data_dir = args.data_dir or run.args.get('data_dir')
     options.split = run.args.get('val_split') or 'val'

@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')
     add_form_options(parser)
     parser.add_argument('--imb-factor', type=float, metavar='N', help='imbalance of the training images')
+    parser.add_argument('--train-split', default='train', metavar='NAME', help='training split (default: train)')
     parser.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
     parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")

@@ -152,6 +152,35 @@ def test_duplicates(data, report):
     }
 
 
+def test_a_copy_under_another_class_on_the_other_side_is_both(data, report):
+    shutil.copy(data / 'train/ant/1.png', data / 'train/bee/copy.png')
+    shutil.copy(data / 'train/ant/1.png', data / 'val/ant/copy.png')
+    warnings = dict(found(report(data, '--json')[1])['warning'])
+    copies = ['train/ant/1.png = train/bee/copy.png = val/ant/copy.png']
+    assert warnings == {
+        'the same file stands under different classes': copies,
+        'a training image is an evaluation image too, which flatters the accuracy': copies,
+    }
+
+
+def test_an_archive_beside_its_folders_hides_no_error(data, report):
+    (data / 'train.tar').write_bytes(b'')
+    (data / 'train/ant/deep').mkdir()
+    shutil.copy(data / 'val/ant/0.png', data / 'train/ant/deep/0.png')
+    status, said = report(data)
+    assert status == 1
+    assert 'more than one folder deep' in said
+    assert 'train.tar' not in said
+
+
+@pytest.mark.parametrize('columns', ['8', '11', '20'])
+def test_a_terminal_too_narrow_to_read(data, report, monkeypatch, columns):
+    monkeypatch.setenv('COLUMNS', columns)
+    for side in ('train', 'val'):
+        (data / side / 'ant').rename(data / side / 'a long name of ants')
+    assert report(data, '--counts-only')[0] == 0
+
+
 def test_classes_of_one_side_and_of_one_image(data, report):
     for path in sorted((data / 'train/cat').iterdir())[1:]:
         path.unlink()

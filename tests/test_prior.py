@@ -2,6 +2,7 @@
 
 import copy
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -33,6 +34,13 @@ def net():
 
 def close(actual, wanted):
     torch.testing.assert_close(actual.detach(), torch.as_tensor(wanted), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize('form', ['NFC', 'NFD'])
+def test_names_in_either_unicode_form(tmp_path, form):
+    path = tmp_path / 'p.csv'
+    path.write_text(unicodedata.normalize(form, 'ant,1\n"bee, wild",2\nété,5\n'), encoding='utf-8')
+    assert parse_prior(str(path), NAMES, (1, 1, 1)) == (0.125, 0.25, 0.625)
 
 
 class TestCorrectPrior:

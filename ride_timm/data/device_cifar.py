@@ -18,7 +18,7 @@ class CifarDraws(NamedTuple):
     """What is drawn for N images.
 
     Attributes:
-        top: (N,) rows of the padded image above the crop, 0 to 2 * padding.
+        top: (N,) rows of the padded image above the crop, 0 to 2 * padding for images of the crop's size.
         left: (N,) columns left of it.
         flip: (N,) whether the crop is mirrored.
         degrees: (N,) angle that it is rotated by, counter-clockwise.
@@ -41,6 +41,7 @@ class CifarAugmentation:
         degrees: See there.
         hflip: See there.
         interpolation: See there.
+        shape: (height, width) of the images; those of `size` by default.
     """
 
     def __init__(
@@ -50,18 +51,23 @@ class CifarAugmentation:
         degrees: float = 15.0,
         hflip: float = 0.5,
         interpolation: str = 'bilinear',
+        shape: tuple[int, int] | None = None,
     ) -> None:
         self.size, self.padding, self.degrees, self.hflip = size, padding, degrees, hflip
         self.before: Callable[[Any], Any] | None = transforms.Resize(
             size, interpolation=str_to_interp_mode(interpolation)
         )
+        height, width = shape or (size, size)
+        short = min(height, width)
+        # (height, width) as `before` leaves them: the longer side is cut, not rounded, to whole pixels
+        self.kept = tuple(size if side == short else int(size * side / short) for side in (height, width))
 
     def draw(self, count: int) -> CifarDraws:
         """Draw for `count` images, from torch's CPU generator."""
-        shift = 2 * self.padding + 1
+        rows, columns = (side + 2 * self.padding - self.size + 1 for side in self.kept)
         return CifarDraws(
-            torch.randint(shift, (count,)),
-            torch.randint(shift, (count,)),
+            torch.randint(rows, (count,)),
+            torch.randint(columns, (count,)),
             torch.rand(count) < self.hflip,
             torch.empty(count, dtype=torch.float64).uniform_(-self.degrees, self.degrees),
         )
@@ -71,9 +77,9 @@ class CifarAugmentation:
         return (drawn.top, drawn.left, drawn.flip, *_rotations(drawn.degrees, self.size))
 
     def apply(self, images: Tensor, *prepared: Tensor) -> Tensor:
-        """Augmented images, uint8 (N, channels, size, size), of such images; what lies outside is black."""
+        """Augmented images, uint8 (N, channels, size, size), of (N, channels, H, W); what lies outside is black."""
         top, left, flip, *rotation = prepared
-        side = self.size
+        side, (height, width) = self.size, images.shape[-2:]
         steps = torch.arange(side, device=images.device)
         rows, columns = steps.view(1, -1, 1), steps.view(1, 1, -1)
         a, b, c, d, e, f = (value.view(-1, 1, 1) for value in rotation)
@@ -81,8 +87,8 @@ class CifarAugmentation:
         inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
         x = torch.where(flip.view(-1, 1, 1), side - 1 - x, x) + left.view(-1, 1, 1) - self.padding  # in the image
         y = y + top.view(-1, 1, 1) - self.padding
-        inside &= (x >= 0) & (x < side) & (y >= 0) & (y < side)
-        place = (y * side + x).where(inside, 0).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
+        inside &= (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        place = (y * width + x).where(inside, 0).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
         found = images.flatten(2).gather(2, place) * inside.flatten(1).unsqueeze(1)
         return found.unflatten(2, (side, side))
 

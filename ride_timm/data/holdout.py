@@ -1,6 +1,7 @@
 """Training images set apart: to evaluate on where there are none for it, or for choices such as the threshold."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,6 +63,8 @@ def holdout_rows(
 def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '--holdout') -> HeldOut:
     """Split the training images; the same images, fraction and seed give the same split.
 
+    An image that the split has several times counts once, and all of its rows go to the same side.
+
     Args:
         split: All training images.
         fraction: Share of every class to hold out.
@@ -74,11 +77,16 @@ def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '-
     Raises:
         RideError: If the fraction is not between 0 and 1, or holds no image out.
     """
+    own, image = _images(split)
+    targets = split.targets[own]
     try:
-        train, held = holdout_rows(split.targets, fraction, split.class_names, seed)
+        train, held = (
+            np.flatnonzero(np.isin(image, part)) for part in holdout_rows(targets, fraction, split.class_names, seed)
+        )
     except ValueError as error:
         raise RideError(f'{option} cannot be done: {error}; 0.1 is a good start') from error
-    if not held.size and split.class_counts.max() == 1:
+    largest = class_counts(targets, split.num_classes).max()
+    if not held.size and largest == 1:
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out, as every class has a single one, which is to '
             'train on: add images'
@@ -86,7 +94,7 @@ def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '-
     if not held.size:
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out (the largest class has '
-            f'{split.class_counts.max()}): give a larger fraction'
+            f'{largest}): give a larger fraction'
         )
     how = 'held out' if option == '--holdout' else 'set apart'
     text = f'{held.size} of {len(split.targets)} training images of {split.source}, {how}'
@@ -104,7 +112,18 @@ def split_digest(split: DataSplit) -> str:
         SHA-256 of the sorted file names (or row numbers, where the source has no files), in hexadecimal.
     """
     names = sorted(split.dataset.filenames())
-    return hashlib.sha256('\n'.join(names).encode()).hexdigest()
+    return hashlib.sha256('\n'.join(names).encode('utf-8', 'surrogateescape')).hexdigest()
+
+
+def _images(split: DataSplit) -> tuple[IntArray, IntArray]:
+    """The first row of each image, and for every row which of these it repeats: lists may name an image twice."""
+    places = split.dataset.locations
+    first: dict[str, int] = {}
+    if places is None:
+        every = np.arange(len(split.targets), dtype=np.int64)
+        return every, every
+    image = np.array([first.setdefault(os.path.normpath(place), len(first)) for place in places], dtype=np.int64)
+    return np.unique(image, return_index=True)[1].astype(np.int64), image
 
 
 def _part(split: DataSplit, rows: IntArray, source: str) -> DataSplit:

@@ -119,8 +119,9 @@ def read_hugging_face(
     values = reader.dataset.select_columns([target])[:][target]
     labels = [_label(value, declared, row, text) for row, value in enumerate(values)]
     return wrap_reader(
-        _RowReader(reader, text), labels, text, names=names if declared is None else tuple(declared), tell=tell
-    )
+        _RowReader(reader, text), labels, text,
+        names=names if declared is None else tuple(declared), tell=tell, numbered=declared is None,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -49,9 +49,10 @@ def convert_image(image: Image.Image, mode: str = 'RGB') -> Image.Image:
     """
     if image.mode == 'F':
         raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits a channel')
-    if image.mode.startswith('I'):  # 'I;16', or 'I' in older releases of Pillow
+    if image.mode.startswith('I'):
+        # 16 bits are 'I;16', but 'I' of a PGM and, in older releases of Pillow, of a PNG; elsewhere 'I' is 32 bits
         pixels = np.asarray(image)
-        if pixels.min() < 0 or pixels.max() > 65535:
+        if image.mode == 'I' and (image.format not in ('PNG', 'PPM') or pixels.min() < 0 or pixels.max() > 65535):
             raise ValueError('its pixels are 32-bit integers; save it with 8 or 16 bits a channel')
         image = Image.fromarray((pixels >> 8).astype(np.uint8))
     elif image.mode == 'P' and 'transparency' in image.info:

@@ -107,7 +107,12 @@ def _parse(
         raise _line_error(file, line, 'is no image and label')
     path, label = pair
     numbers = label.split()
-    if _is_image(label) or (len(numbers) > 1 and all(re.fullmatch(r'-?[\d.]+', number) for number in numbers)):
+    # blanks are part of a name, a tab divides columns
+    if (
+        _is_image(label)
+        or '\t' in label
+        or (len(numbers) > 1 and all(re.fullmatch(r'-?[\d.]+', number) for number in numbers))
+    ):
         raise _line_error(file, line, f'would give the image {path} the label "{label}"')
     return ListLine(path, label, line[0])
 
@@ -134,7 +139,7 @@ def _fields(text: str, separator: str) -> Fields:
         match = _image_and_rest().fullmatch(text)
         return list(match.groups()) if match else text.rsplit(None, 1)
     try:
-        return next(csv.reader([text], delimiter=separator))
+        return next(csv.reader([text], delimiter=separator, skipinitialspace=True))
     except csv.Error:  # a line that is no CSV has no fields, which is reported with its number
         return []
 

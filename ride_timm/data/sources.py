@@ -48,7 +48,7 @@ def wrap_reader(reader: Reader, labels: Sequence[str], text: str, **naming: Any)
         reader: Opens a row's file by its number, as timm's readers do.
         labels: N labels, one per row.
         text: Where the images are.
-        **naming: `names`, `place` and `tell` of `name_labels`.
+        **naming: `names`, `place`, `tell` and `numbered` of `name_labels`.
 
     Returns:
         The source.
@@ -67,6 +67,7 @@ def name_labels(
     names: Sequence[str] | None = None,
     place: Callable[[int], str] | None = None,
     tell: bool = True,
+    numbered: bool = True,
 ) -> tuple[IntArray, tuple[str, ...]]:
     """Turn labels as written into class names and indices.
 
@@ -80,6 +81,7 @@ def name_labels(
         names: Names that numbers stand for, or that labels are to be one of; those without images are left out.
         place: Says where label number i is written, for messages.
         tell: Log gaps in numbers and names without images; they are ordinary in evaluation images.
+        numbered: A label that is a number stands for a name; False where the labels are names already.
 
     Returns:
         (N,) class indices, and the C class names: in the order of `names`, or in natural order without them.
@@ -88,7 +90,8 @@ def name_labels(
         RideError: If a label is neither one of the names nor a number of one, or could be either.
     """
     written = dict.fromkeys(labels)
-    known = {label: label for label in written} if names is None else _translate(written, names, labels, text, place)
+    translated = names is not None and (numbered or not written.keys() <= set(names))
+    known = _translate(written, names or (), labels, text, place) if translated else {name: name for name in written}
     used = set(known.values())
     if names is None:
         own = tuple(sorted(used, key=natural_order))

@@ -238,8 +238,12 @@ def _check_repeats(found: Survey) -> None:
         members = [places[position] for position in repeat]
         both = len({id(side) for side, _ in members}) > 1
         mixed = len({side.name(index) for side, index in members}) > 1
-        kind = 'classes' if mixed else 'sides' if both else 'train' if members[0][0] is found.train else 'val'
-        kinds[kind].append(' = '.join(side.place(index) for side, index in members))
+        text = ' = '.join(side.place(index) for side, index in members)
+        for kind, held in (('classes', mixed), ('sides', both)):  # each is harm of its own
+            if held:
+                kinds[kind].append(text)
+        if not mixed and not both:
+            kinds['train' if members[0][0] is found.train else 'val'].append(text)
     texts = {
         'classes': 'the same file stands under different classes',
         'sides': 'a training image is an evaluation image too, which flatters the accuracy',

@@ -117,7 +117,7 @@ def _ruler(found: Survey, columns: int, dash: str) -> str:
 
 def _bars(found: Survey, width: int, blocks: bool) -> str:
     """Every class with its name, where there are few."""
-    rows = [(_shortened(name, width // 3), count, tested, group) for name, count, tested, group in _rows(found)]
+    rows = [(_shortened(name, max(width // 3, 8)), count, tested, group) for name, count, tested, group in _rows(found)]
     wide = max(max(_width(row[0]) for row in rows), 5)
     space = max(min(width - wide - 36, 60), 8)
     largest = max(max(row[1] for row in rows), 1)

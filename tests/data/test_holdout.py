@@ -1,9 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ride_timm.data import hold_out, holdout_rows, open_train_split, split_digest
+from ride_timm.data import check_apart, hold_out, holdout_rows, open_train_split, split_digest
 from ride_timm.errors import RideError
 
 
@@ -86,3 +88,36 @@ def test_holding_nothing_out_is_an_error(make_folder):
         hold_out(split, 0.01)
     with pytest.raises(RideError, match='between 0 and 1'):
         hold_out(split, 2.0)
+
+
+@pytest.mark.parametrize('fraction', [0.2, 0.5])
+def test_an_image_that_a_list_repeats_stays_on_one_side(make_folder, fraction):
+    root = make_folder({'train': {'a': 6, 'b': 4}})
+    lines = [f'train/{name}/{path.name} {name}' for name in 'ab' for path in sorted((root / 'train' / name).iterdir())]
+    (root / 'list').write_text('\n'.join(lines * 2 + lines[-2:]))
+    (root / 'once').write_text('\n'.join(lines))
+    parts = hold_out(open_train_split(root, list_file=root / 'list'), fraction)
+    wanted = hold_out(open_train_split(root, list_file=root / 'once'), fraction)
+    sides = [set(part.dataset.filenames()) for part in (parts.train, parts.held)]
+    assert sides == [set(part.dataset.filenames()) for part in (wanted.train, wanted.held)]
+    assert len(parts.train.targets) + len(parts.held.targets) == 22  # each counts as often as it is listed
+    check_apart(parts.train, parts.held)
+
+
+def test_a_single_image_is_not_held_out_for_being_repeated(make_folder):
+    root = make_folder({'train': {'a': 1, 'b': 1}})
+    (root / 'list').write_text(
+        ''.join(f'train/{n}/{next((root / "train" / n).iterdir()).name} {n}\n' * 5 for n in 'ab')
+    )
+    with pytest.raises(RideError, match='every class has a single one'):
+        hold_out(open_train_split(root, list_file=root / 'list'), 0.5)
+
+
+def test_names_that_are_no_utf8(make_folder):
+    root = make_folder({'train': {'a': 6}})
+    for path in list((root / 'train/a').iterdir())[:3]:
+        try:
+            path.rename(path.with_name(os.fsdecode(b'caf\xe9') + path.name))
+        except OSError:
+            pytest.skip('this file system takes no such names')
+    assert len(hold_out(open_train_split(root), 0.5).digest) == 64

@@ -87,6 +87,13 @@ def test_a_declared_class_without_images_is_left_out(tmp_path, caplog):
         open_eval_split(folder, 'hfds', class_names=train.class_names)
 
 
+@pytest.mark.parametrize('names', [['1', '2', '3'], ['1', '2', '10'], ['2', '0', '1']])
+def test_declared_names_may_be_numbers(tmp_path, names):
+    train = open_train_split(parquet(tmp_path / 'd', train=table([0, 2, 1, 0], names)), 'hfds')
+    assert train.class_names == tuple(names)
+    assert train.targets.tolist() == [0, 2, 1, 0]
+
+
 def test_names_of_the_data_leave_no_room_for_others(folder, tmp_path):
     (tmp_path / 'names').write_text('x\ny\nz\n')
     with pytest.raises(RideError, match=r'--class-names is for labels that are numbers, and hfds/.* names its classes'):

@@ -73,6 +73,23 @@ def test_each_pixel_is_pillows():
         assert torch.equal(made[index], wanted), index
 
 
+@pytest.mark.parametrize('shape', [(32, 48), (45, 32), (64, 40), (20, 33)])
+def test_images_that_are_no_squares(shape):
+    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
+    augmentation = CifarAugmentation(shape=shape)
+    pixels = torch.randint(1, 256, (40, *shape, 3), dtype=torch.uint8, generator=generator)
+    kept = [augmentation.before(Image.fromarray(each.numpy())) for each in pixels]
+    assert kept[0].size == augmentation.kept[::-1]
+    drawn = augmentation.draw(2000)
+    assert (drawn.top.max(), drawn.left.max()) == tuple(side + 8 - 32 for side in augmentation.kept)
+    drawn = CifarDraws(*(part[:40] for part in drawn))
+    made = augmentation.apply(torch.stack([F.pil_to_tensor(each) for each in kept]), *augmentation.prepare(drawn))
+    for index, image in enumerate(kept):
+        wanted = with_pillow(image, *(part[index].item() for part in drawn))
+        assert torch.equal(made[index], wanted), index
+
+
 def test_draws_are_the_recipes():
     torch.manual_seed(0)
     drawn = CifarAugmentation().draw(40_000)

@@ -96,7 +96,8 @@ def test_wide_and_tall_images_are_read(tmp_path):
 @pytest.mark.parametrize(
     ('pixels', 'reason'),
     [
-        (np.array([[0, 256, 65535]], dtype=np.int32), None),
+        (np.array([[0, 256, 65535]], dtype=np.uint16), None),
+        (np.array([[0, 128, 255]], dtype=np.int32), 'its pixels are 32-bit integers'),
         (np.array([[0, 65535, 70000]], dtype=np.int32), 'its pixels are 32-bit integers; save it with 8 or 16 bits'),
         (np.array([[-1, 0, 7]], dtype=np.int32), 'its pixels are 32-bit integers'),
         (np.array([[0.0, 0.5, 1.0]], dtype=np.float32), 'its pixels are floating-point numbers'),

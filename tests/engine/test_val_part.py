@@ -9,6 +9,7 @@ from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
+from ride_timm.report import main as report
 from ride_timm.validate import main as validate
 
 MODEL = ('--model', CIFAR, '--loss', 'ce')
@@ -141,3 +142,16 @@ def test_lists(data, runs, tmp_path):
     fails('has no evaluation images beside it', data, runs, 'x', *MODEL, *both[:2])
     (tmp_path / 'val.csv').write_text(''.join(lines))
     fails('evaluation images .* are training images too, first', data, runs, 'x', *MODEL, *both, *named)
+
+
+def test_another_training_split_is_found_again(tmp_path):
+    data = write_images(tmp_path / 'data')
+    (data / 'train').rename(data / 'images')
+    shutil.rmtree(data / 'val')
+    run = train(data, tmp_path, 'run', *MODEL, '--train-split', 'images', '--val-fraction', '0.25')
+    assert report([str(run)]) == 0  # as the training says
+    figures = tmp_path / 'figures.json'
+    where = ['--data-dir', str(data), '--train-split', 'images', '--results-file', str(figures)]
+    assert validate(['--checkpoint', str(run), *where]) == 0
+    last = json.loads((run / 'results.json').read_text())['last']
+    assert json.loads(figures.read_text())['top1'] == last['top1']
