@@ -8,6 +8,7 @@ import argparse
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def set_images_aside(args: argparse.Namespace) -> None:
         args: The run's arguments, before the data are opened.
     """
     place = args.data_dir or args.train_list
-    if place and args.val_fraction is None and not has_eval_images(args, args.val_split):
+    # a folder that is not there has an error of its own, and nothing to say before it
+    if place and Path(place).exists() and args.val_fraction is None and not has_eval_images(args, args.val_split):
         _pick(args, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}', indent='')
 
 

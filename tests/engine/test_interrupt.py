@@ -205,7 +205,9 @@ def test_signal_to_a_fresh_process(data, straight, tmp_path):
     wait_for((tmp_path / 'run/last.pth.tar').exists)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode in (143, 0)
+    # on a slow machine the signal may come when the run is done and Python is already about to end
+    late = process.returncode == -signal.SIGTERM and (tmp_path / 'run/results.json').exists()
+    assert process.returncode in (143, 0) or late
     assert 'Traceback' not in said
     assert subprocess.run(command, env=env, capture_output=True).returncode == 0
     assert_same_run(straight, tmp_path / 'run')
