@@ -16,7 +16,6 @@ import difflib
 import json
 import math
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ride_timm.data.sources import known_names
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
@@ -228,10 +228,8 @@ def _by_class(text: str, pairs: _Pairs, class_names: Sequence[str]) -> list[floa
             f'{text} cannot tell classes of one name apart, and the network has such; use uniform or train.'
         )
     weights: dict[str, float] = {}
-    # as everywhere, a name's decomposed form (a Mac's) is the same name
-    composed = {unicodedata.normalize('NFC', name): name for name in class_names}
-    for written, weight in pairs:
-        name = written if written in known else composed.get(unicodedata.normalize('NFC', written), written)
+    names = known_names([name for name, _ in pairs], class_names)
+    for name, (_, weight) in zip(names, pairs, strict=True):
         if name not in known:
             near = difflib.get_close_matches(name, class_names, 1)
             raise RideError(

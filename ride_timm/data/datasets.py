@@ -1,7 +1,6 @@
 """Opening the training and evaluation images of a data set, labelled by class name."""
 
 import difflib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ride_timm.data.counts import IntArray, class_counts, imbalance_factor
 from ride_timm.data.forms import open_source
 from ride_timm.data.images import ImageSet, image_mode
 from ride_timm.data.longtail import long_tail_indices
-from ride_timm.data.sources import Source, printable
+from ride_timm.data.sources import Source, known_names, printable
 from ride_timm.errors import RideError
 
 __all__ = ['DataSplit', 'as_eval_split', 'as_train_split', 'open_eval_split', 'open_train_split']
@@ -110,7 +109,7 @@ def as_train_split(
     _refuse_empty_classes(source)
     names = tuple(class_names) if class_names is not None else source.names
     labels = _labels_by_name(source, names)
-    missing = sorted(set(names) - set(_known_names(source, names)))
+    missing = sorted(set(names) - set(known_names(source.names, names)))
     if missing:
         raise RideError(
             f'{source.text} lacks {len(missing)} of the {len(names)} expected classes, first "{missing[0]}": '
@@ -205,7 +204,7 @@ def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
     index = {name: i for i, name in enumerate(names)}
     if len(index) != len(names):
         raise RideError('the class names repeat, so labels would be ambiguous: give every class its own name')
-    own = _known_names(source, names)
+    own = known_names(source.names, names)
     unknown = [name for name in own if name not in index]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, 1)
@@ -215,12 +214,6 @@ def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
             f'which is not one of the {len(names)} classes of the training set{hint}: rename or remove it'
         )
     return np.array([index[name] for name in own], dtype=np.int64)[source.labels]
-
-
-def _known_names(source: Source, names: Sequence[str]) -> list[str]:
-    """The source's names as `names` write them: archives made on a Mac hold decomposed letters, which look the same."""
-    known = {unicodedata.normalize('NFC', name): name for name in names} | {name: name for name in names}
-    return [known.get(name, known.get(unicodedata.normalize('NFC', name), name)) for name in source.names]
 
 
 def _cut(

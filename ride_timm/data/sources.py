@@ -1,6 +1,7 @@
 """What every form of data is brought into: rows of a timm data set, and a class name for each."""
 
 import logging
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,16 @@ from ride_timm.data.counts import IntArray, class_counts
 from ride_timm.data.finding import natural_order
 from ride_timm.errors import RideError
 
-__all__ = ['TRAIN_NAMES', 'VAL_NAMES', 'Source', 'name_labels', 'printable', 'split_names', 'wrap_reader']
+__all__ = [
+    'TRAIN_NAMES',
+    'VAL_NAMES',
+    'Source',
+    'known_names',
+    'name_labels',
+    'printable',
+    'split_names',
+    'wrap_reader',
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -104,6 +114,20 @@ def name_labels(
     index = {name: i for i, name in enumerate(own)}
     numbers = {label: index[name] for label, name in known.items()}
     return np.fromiter((numbers[label] for label in labels), dtype=np.int64, count=len(labels)), own
+
+
+def known_names(written: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Class names as `names` write them: archives made on a Mac hold decomposed letters, which look the same.
+
+    Args:
+        written: Names from elsewhere.
+        names: The known names.
+
+    Returns:
+        For each of `written` the known name that it is, or itself where it is none.
+    """
+    known = {unicodedata.normalize('NFC', name): name for name in names} | {name: name for name in names}
+    return [known.get(name, known.get(unicodedata.normalize('NFC', name), name)) for name in written]
 
 
 def split_names(split: str) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def device_augmentation(
         RideError: Not all of what the arguments ask for is done on the device.
     """
     if args.augmentation == 'cifar':
-        return partial(_cifar, size=size[-1], hflip=args.hflip, interpolation=interpolation)
+        return lambda shape: CifarAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
     others = {
         f'--augmentation {args.augmentation}': args.augmentation != 'timm',
         f'--aa {args.aa}': bool(args.aa),
@@ -70,10 +70,6 @@ def device_augmentation(
         CropAugmentation, size=size[-2:], scale=args.scale, ratio=args.ratio, hflip=args.hflip, vflip=args.vflip,
         color_jitter=_jitter(args),
     )  # fmt: skip
-
-
-def _cifar(shape: tuple[int, int], *, size: int, hflip: float, interpolation: str) -> CifarAugmentation:
-    return CifarAugmentation(size, hflip=hflip, interpolation=interpolation, shape=shape)
 
 
 def _jitter(args: argparse.Namespace) -> Any:

@@ -239,9 +239,10 @@ def _check_repeats(found: Survey) -> None:
         both = len({id(side) for side, _ in members}) > 1
         mixed = len({side.name(index) for side, index in members}) > 1
         text = ' = '.join(side.place(index) for side, index in members)
-        for kind, held in (('classes', mixed), ('sides', both)):  # each is harm of its own
-            if held:
-                kinds[kind].append(text)
+        if mixed:
+            kinds['classes'].append(text)
+        if both:
+            kinds['sides'].append(text)
         if not mixed and not both:
             kinds['train' if members[0][0] is found.train else 'val'].append(text)
     texts = {

@@ -117,7 +117,7 @@ def _ruler(found: Survey, columns: int, dash: str) -> str:
 
 def _bars(found: Survey, width: int, blocks: bool) -> str:
     """Every class with its name, where there are few."""
-    rows = [(_shortened(name, max(width // 3, 8)), count, tested, group) for name, count, tested, group in _rows(found)]
+    rows = [(_shortened(name, width // 3), count, tested, group) for name, count, tested, group in _rows(found)]
     wide = max(max(_width(row[0]) for row in rows), 5)
     space = max(min(width - wide - 36, 60), 8)
     largest = max(max(row[1] for row in rows), 1)
@@ -197,6 +197,7 @@ def _width(text: str) -> int:
 
 def _shortened(text: str, width: int) -> str:
     """The text without its middle where it takes more columns: names are often told apart by their ends."""
+    width = max(width, 8)  # room for a letter or two on either side of the dots, however narrow the terminal
     if _width(text) <= width:
         return text
     head, tail = text, text
