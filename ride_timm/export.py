@@ -128,7 +128,9 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
     output = Path(args.output)
     name = output.resolve().name
-    trained = read_initial(Path(args.runs[-1]) / 'last.pth.tar')
+    # the figures of a run with a moving average are those of the average
+    averaged = bool(read_run(Path(args.runs[-1]))['args'].get('model_ema'))
+    trained = read_initial(Path(args.runs[-1]) / 'last.pth.tar', use_ema=averaged)
     _check(args, name, trained)
     stages = [stage_record(Path(run)) for run in args.runs]
     first = read_run(Path(args.runs[0]))['args']

@@ -35,7 +35,7 @@ from ride_timm.engine.provenance import add_segment
 from ride_timm.engine.results import environment, format_metrics, write_per_class, write_results
 from ride_timm.engine.resume import find_checkpoint, restore
 from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
-from ride_timm.engine.saving import create_saver
+from ride_timm.engine.saving import LESS_IS_BETTER, create_saver
 from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
@@ -195,7 +195,9 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
         graphed=GraphedStep(task, autocast, not args.torchcompile) if args.cuda_graph else None,
     )  # fmt: skip
     trainer.scheduler, epochs = create_scheduler_v2(
-        optimizer, **scheduler_kwargs(args), updates_per_epoch=trainer.updates_per_epoch
+        optimizer,
+        **scheduler_kwargs(args, decreasing_metric=args.eval_metric in LESS_IS_BETTER),
+        updates_per_epoch=trainer.updates_per_epoch,
     )
     trainer.epochs = epochs
     start = int(checkpoint['epoch']) + 1 if checkpoint is not None else 0

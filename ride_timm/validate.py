@@ -44,7 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
         '--checkpoint', metavar='FILE', help='last.pth.tar, model_best.pth.tar, model.safetensors, or a folder of these'
     )
     parser.add_argument('--pretrained', action='store_true', help='the published weights')
-    parser.add_argument('--use-ema', action='store_true', help='the moving average in the checkpoint')
+    parser.add_argument(
+        '--use-ema',
+        action='store_true',
+        help="the moving average in the checkpoint (of a run's folder it is taken anyway)",
+    )
     parser.add_argument('--num-classes', type=int, metavar='N')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')

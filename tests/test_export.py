@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
 import ride_timm
+from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.errors import RideError
 from ride_timm.export import main
@@ -156,6 +157,18 @@ def test_without_router_and_with_another_seed(data, runs, tmp_path):
     assert results['test']['routed'] is None
     with pytest.raises(RideError, match='seed that is there already'):
         export(data, runs, tmp_path / 'again' / NAME, '--other-seeds', str(tmp_path / 'five' / NAME), names=['B'])
+
+
+def test_of_a_run_with_a_moving_average_the_average(data, runs, tmp_path):
+    run = train(data, runs, 'ema', *RIDE, '--model-ema', '--model-ema-decay', '0.5')
+    assert export(data, runs, tmp_path / NAME, names=['ema']) == 0
+    saved = read_checkpoint(run / 'last.pth.tar')
+    stored = load_file(tmp_path / NAME / 'model.safetensors')
+    assert torch.equal(stored['conv1.weight'], saved['state_dict_ema']['conv1.weight'])
+    assert not torch.equal(stored['conv1.weight'], saved['state_dict']['conv1.weight'])
+    figures = json.loads((tmp_path / NAME / 'results.json').read_text())['test']['all_experts']
+    measured = json.loads((run / 'results.json').read_text())['last']
+    assert figures['loss'] == pytest.approx(measured['loss'], rel=1e-5)
 
 
 def test_three_stages_in_a_row_and_a_note(data, runs, tmp_path):

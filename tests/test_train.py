@@ -92,9 +92,29 @@ def test_validate_gives_the_figures_of_the_table(data, tmp_path, more):
     assert run_command(options(data, tmp_path, 'run', *more)) == 0
     last = rows(tmp_path / 'run')[-1]
     use = ['--use-ema'] if '--model-ema' in more else ['--amp'] if '--amp' in more else []
-    found = measure(data, tmp_path / 'run/last.pth.tar', *use)
     figures = {name.removeprefix('eval_'): float(value) for name, value in last.items() if name.startswith('eval_')}
-    assert figures == {name: found[name] for name in figures}
+    for found in (
+        measure(data, tmp_path / 'run/last.pth.tar', *use),
+        measure(data, tmp_path / 'run', *({*use} - {'--use-ema'})),  # the folder stands for what the run measured
+    ):
+        assert figures == {name: found[name] for name in figures}
+
+
+@pytest.mark.parametrize(('metric', 'mode'), [('top1', 'max'), ('ece', 'min'), ('loss', 'min')])
+def test_a_plateau_is_one_of_the_figure_that_ranks(data, tmp_path, monkeypatch, metric, mode):
+    import ride_timm.train as module
+
+    create, found = module.create_scheduler_v2, []
+
+    def noted(*args, **kwargs):
+        scheduler, epochs = create(*args, **kwargs)
+        found.append(scheduler.lr_scheduler.mode)
+        return scheduler, epochs
+
+    monkeypatch.setattr(module, 'create_scheduler_v2', noted)
+    with pytest.warns(FutureWarning, match='PlateauLRScheduler'):
+        run_command(options(data, tmp_path, 'run', '--sched', 'plateau', '--epochs', '1', '--eval-metric', metric))
+    assert found == [mode]
 
 
 def test_a_second_run_is_refused(data, run, capsys):

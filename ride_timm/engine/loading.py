@@ -62,7 +62,8 @@ def load_model(
     Args:
         source: A checkpoint (`last.pth.tar`, `model.safetensors`), the folder of a run, an exported folder,
             `local-dir:DIR`, `hf-hub:ORG/NAME[@REVISION]`, or the registered name of a published weight.
-        use_ema: The moving average in a checkpoint.
+        use_ema: The moving average in a checkpoint. Of a run's folder it is taken anyway where there is one: the
+            figures of the run are its.
         num_classes: Another number of classes, with new heads.
         model_kwargs: Further arguments of the architecture.
         **hub: `cache_dir`, `token` and `sha256` of `ride_timm.hub.fetch`.
@@ -80,7 +81,7 @@ def load_model(
         options.model = f'local-dir:{fetch(repo_id, revision, **hub)}'
         return replace(load_trained(options), name=text)
     if path.is_dir() and (path / _LAST).is_file():
-        options.checkpoint = str(path / _LAST)
+        options.checkpoint = text
     elif path.is_dir():
         if not (path / 'config.json').is_file():
             raise RideError(
@@ -176,7 +177,8 @@ def _about(model: Any, local: str | None) -> Mapping[str, Any]:
 
 def _from_file(args: argparse.Namespace) -> TrainedNet:
     path = Path(args.checkpoint)
-    if path.is_dir():
+    as_measured = path.is_dir()
+    if as_measured:
         path = file_in_folder(path)
     known: dict[str, Any] = {}
     if path.suffix == '.safetensors' or path.name == SHARD_INDEX:
@@ -185,7 +187,8 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
         settings = known.get('args', {})
     else:
         checkpoint = read_checkpoint(path)
-        key = 'state_dict_ema' if args.use_ema else 'state_dict'
+        averaged = args.use_ema or (as_measured and 'state_dict_ema' in checkpoint)
+        key = 'state_dict_ema' if averaged else 'state_dict'
         if key not in checkpoint:
             raise RideError(f'{path} holds no {key}; leave --use-ema out.')
         state = clean_state_dict(checkpoint[key])
