@@ -59,6 +59,12 @@ def begin(args: argparse.Namespace) -> Initial | None:
         return None
     given = {key: value for key, value in args.model_kwargs.items() if not key.startswith('router')}
     init = read_initial(args.init, args.model, args.init_ema, given)
+    if init.settings.get('model_ema') and not args.init_ema:
+        _warn(
+            args,
+            f'{init.path} holds a moving average of the weights too, which the figures of its run are of; --init-ema '
+            'begins with that.',
+        )
     experts = getattr(init.model, 'num_experts', 1)
     if args.stage == 'router' and experts < 2:
         raise RideError(f'{init.path} is a {init.name} with {experts} expert; a router needs at least two.')

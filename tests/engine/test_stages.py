@@ -250,14 +250,16 @@ def test_init_takes_exported_weights(experts, data, tmp_path):
         assert done['ride']['loss'] == 'balpoe'
 
 
-def test_init_takes_the_moving_average(data, tmp_path):
+def test_init_takes_the_moving_average(data, tmp_path, caplog):
     decay = ('--model-ema', '--model-ema-decay', '0.5')
     source = train(data, tmp_path, 'ema', *MODEL, *decay, '--lr', '0.5', '--warmup-epochs', '0') / 'last.pth.tar'
     saved = read_checkpoint(source)
     assert not same(saved['state_dict'], saved['state_dict_ema'])
     for key, more in (('state_dict', ()), ('state_dict_ema', ('--init-ema',))):
+        caplog.clear()
         done = train(data, tmp_path, key, '--stage', 'router', '--init', str(source), *more)
         assert same(saved[key], read_checkpoint(done / 'last.pth.tar')['state_dict'])
+        assert ('holds a moving average of the weights too' in caplog.text) == (not more)
 
 
 class Foreign:
