@@ -103,7 +103,8 @@ class Zoo:
             chosen = self.choice(net)
             if chosen is None:
                 return False
-            fixed += ['--router-threshold', f'{chosen:g}']
+            if '--router-threshold' not in fixed:
+                fixed += ['--router-threshold', f'{chosen:g}']
         init = ['--init', str(experts / 'last.pth.tar')]
         return self._stage(
             _router_of(experts), ['--recipe', self.plan.router_recipe, *init, *fixed, '--seed', str(seed)]
@@ -213,6 +214,7 @@ class Zoo:
         choices = [str(found) for run in runs('A', chooser) if (found := self.recorded(run)) is not None]
         command += ['--choices', *choices] if net.router else []
         command += ['--other-seeds', *others] if others else []
+        command += ['--note', net.note] if net.note else []
         subprocess.run(command, check=True)
         results: dict[str, Any] = json.loads((root / net.name / 'results.json').read_text())
         return results
