@@ -157,6 +157,13 @@ def test_the_tolerance_can_be_set():
     assert choose_threshold(rows, tolerance=1.9) == 0.0
 
 
+def test_the_measures_can_be_set():
+    rows = [row(0.0, 50.0, 40.0, 3.0), row(0.5, 49.8, 39.5, 2.0), row(1.0, 48.0, 39.8, 1.0)]
+    assert choose_threshold(rows) == 0.0
+    assert choose_threshold(rows, measures=['top1']) == 0.5
+    assert choose_threshold(rows, measures=['balanced']) == 1.0
+
+
 def test_the_rule_needs_all_experts_to_compare_with():
     with pytest.raises(ValueError, match='threshold 0'):
         choose_threshold([row(0.5, 50.0, 40.0, 2.0)])
