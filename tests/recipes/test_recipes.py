@@ -89,6 +89,12 @@ def test_what_was_measured_here_is_what_the_published_weights_say(name):
         assert f'{everything["top1"] - routed["top1"]:.1f} points below' in measured
         return
     assert re.search(rf'{everything["top1"]:.1f} %', measured)
+    other = re.search(r'--model (\w+)\) ([\d.]+) %', measured)  # the same recipe with another network
+    if other:
+        found = json.loads(
+            (folder.with_name(weight.replace('ride_resnet32_3e', other[1])) / 'results.json').read_text()
+        )
+        assert f'{found["test"]["all_experts"]["top1"]:.1f}' == other[2]
     if 'many / medium / few' in measured:
         assert ' / '.join(f'{everything[key]:.1f}' for key in ('many', 'medium', 'few')) in measured
 
