@@ -18,7 +18,7 @@ from typing import Any
 
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
-from ride_timm.engine.initial import Initial, read_initial
+from ride_timm.engine.initial import Initial, read_measured
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
@@ -128,9 +128,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
     output = Path(args.output)
     name = output.resolve().name
-    # the figures of a run with a moving average are those of the average
-    averaged = bool(read_run(Path(args.runs[-1]))['args'].get('model_ema'))
-    trained = read_initial(Path(args.runs[-1]) / 'last.pth.tar', use_ema=averaged)
+    trained = read_measured(Path(args.runs[-1]))
     _check(args, name, trained)
     stages = [stage_record(Path(run)) for run in args.runs]
     first = read_run(Path(args.runs[0]))['args']

@@ -17,6 +17,7 @@ from torch import nn
 
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.loading import FILE_SUFFIXES, file_in_folder, load_model, load_trained
+from ride_timm.engine.provenance import read_run
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
@@ -24,7 +25,7 @@ from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.pretrained import SHARD_INDEX
 from ride_timm.models.seeding import perturb_experts
 
-__all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'reorder_experts', 'weights_file']
+__all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'read_measured', 'reorder_experts', 'weights_file']
 
 _logger = logging.getLogger(__name__)
 
@@ -111,6 +112,18 @@ def read_initial(
     )
     found = load_trained(options)
     return Initial(file, found.model, found.name, found.class_names, found.class_counts, ride, settings)
+
+
+def read_measured(run: Path) -> Initial:
+    """The network that the figures of a finished run are of: the moving average of its weights where it keeps one.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        RideError: As `read_run` and `read_initial`.
+    """
+    return read_initial(run / 'last.pth.tar', use_ema=bool(read_run(run)['args'].get('model_ema')))
 
 
 def reorder_experts(init: Initial, order: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from ride_timm.cards.markdown import escape
 from ride_timm.cards.results import Results, images_name, read_json, read_results
 from ride_timm.convert import save_folder
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.initial import read_initial
+from ride_timm.engine.initial import read_measured
 from ride_timm.engine.provenance import read_run
 from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
@@ -123,8 +123,7 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
         raise RideError(
             f'{checkpoint} is of another epoch than the figures in {run / _RESULTS}; finish the run with --resume auto.'
         )
-    # the figures of a run with a moving average are those of the average
-    trained = read_initial(checkpoint, use_ema=bool(settings['args'].get('model_ema')))
+    trained = read_measured(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
     about: dict[str, Any] = {key: trained.ride[key] for key in ('loss', 'loss_kwargs', 'tau') if key in trained.ride}
