@@ -174,50 +174,69 @@ class Zoo:
             self._record(folder)
         return done
 
+    def exported(self, net: Net, seed: int) -> Path:
+        """Folder that a run is exported to, before one of them is published."""
+        return Path(self.args.output, 'exported', str(seed), net.name)
+
+    def export(self, net: Net, seed: int) -> dict[str, Any] | None:
+        """Measure the run of a seed and write its folder, unless that is done; None while the run is not finished."""
+        experts = self.run(net, self.published, seed)
+        ended = (_router_of(experts) if net.router else experts) / 'results.json'
+        if not ended.is_file():
+            return None
+        made = self.exported(net, seed) / 'results.json'
+        if not made.is_file() or made.stat().st_mtime < ended.stat().st_mtime:
+            self._export(net, seed)
+        results: dict[str, Any] = json.loads(made.read_text())
+        return results
+
     def publish(self, net: Net) -> dict[str, Any] | None:
-        """Export the run with the median accuracy to `weights/NAME`; None while a run is not done."""
+        """Put the run with the median accuracy into `weights/NAME`; None while a run is not done."""
         foreign = self.foreign(net)
         own = [seed for seed in self.args.seeds if foreign is None or seed not in _seeds(foreign)]
         if foreign is not None and not own:
             return foreign
-        known = _seeds(foreign)[0] if foreign is not None else None
+        made: dict[int, dict[str, Any]] = {}
         for seed in own:
-            folder = self.run(net, self.published, seed)
-            if not ((_router_of(folder) if net.router else folder) / 'results.json').is_file():
+            results = self.export(net, seed)
+            if results is None:
                 return None
-        exported = {seed: Path(self.args.output, 'exported', str(seed), net.name) for seed in self.seeds(net)}
-        made = {seed: self._export(net, seed, exported[seed].parent, []) for seed in own}
-        if foreign is not None and known in exported:
-            shutil.copytree(Path(self.args.weights, net.name), exported[known], dirs_exist_ok=True)
+            made[seed] = results
+        place = Path(self.args.weights, net.name)
+        known = _seeds(foreign)[0] if foreign is not None else None
+        if foreign is not None and known in self.seeds(net):
+            shutil.copytree(place, self.exported(net, known), dirs_exist_ok=True)
             made[known] = foreign
         order = sorted(made, key=lambda seed: made[seed]['test']['all_experts']['top1'])
         median = order[(len(order) - 1) // 2]
-        others = [str(exported[seed]) for seed in made if seed != median]
         if foreign is None or median != known:
-            return self._export(net, median, Path(self.args.weights), others)
-        foreign['seeds'] = seed_rows(known, foreign['test']['all_experts'], [Path(folder) for folder in others])
-        write_json(
-            Path(self.args.weights, net.name, 'results.json'), foreign
-        )  # its card and its hashes are renewed with those of all
-        return foreign
+            shutil.rmtree(place, ignore_errors=True)  # the other seed's tensors may be cut into other files
+            shutil.copytree(self.exported(net, median), place)
+        others = [self.exported(net, seed) for seed in made if seed != median]
+        published = made[median]
+        published['seeds'] = seed_rows(median, published['test']['all_experts'], others)
+        write_json(place / 'results.json', published)  # its card and its hashes are renewed with those of all
+        return published
 
-    def _export(self, net: Net, seed: int, root: Path, others: list[str]) -> dict[str, Any]:
+    def _export(self, net: Net, seed: int) -> None:
         def runs(part: str, seed: int) -> list[Path]:
             folder = self.run(net, part, seed)
             return [folder, _router_of(folder)] if net.router else [folder]
 
         command = [sys.executable, '-m', 'ride_timm.cli', 'export', *map(str, runs(self.published, seed))]
-        command += ['--output', str(root / net.name), '--data-dir', self.args.data_dir, '--device', self.args.device]
-        command += ['--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
+        command += ['--output', str(self.exported(net, seed)), '--data-dir', self.args.data_dir]
+        command += ['--device', self.args.device, '--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
         command += self.plan.export if net.kept else ['--figures-only']
         chooser = seed if self.args.one_run else self.seeds(net)[0]
         choices = [str(found) for run in runs('A', chooser) if (found := self.recorded(run)) is not None]
         command += ['--choices', *choices] if net.router else []
-        command += ['--other-seeds', *others] if others else []
         command += ['--note', net.note] if net.note else []
         subprocess.run(command, check=True)
-        results: dict[str, Any] = json.loads((root / net.name / 'results.json').read_text())
-        return results
+
+    def work(self, net: Net, part: str, seed: int) -> None:
+        """Train, and measure what may be published: beside the trainings that still run, not after the last of them."""
+        if self.train(net, part, seed) and part == self.published and not (self.args.no_export or self.args.dry_run):
+            self.export(net, seed)
 
 
 def _seeds(results: dict[str, Any]) -> list[Any]:
@@ -301,7 +320,7 @@ def main() -> int:
     with ThreadPoolExecutor(args.parallel) as pool:
         # with several at a time a B may come to its router before A has chosen; the second pass finishes it
         for _ in range(2 if args.parallel > 1 else 1):
-            list(pool.map(lambda task: zoo.train(*task), tasks(nets, args.seeds, args.one_run)))
+            list(pool.map(lambda task: zoo.work(*task), tasks(nets, args.seeds, args.one_run)))
     if args.no_export or args.dry_run:
         return 0
     missing = []
