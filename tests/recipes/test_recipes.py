@@ -79,7 +79,7 @@ def test_the_head_says_what_it_is(name):
 def test_what_was_measured_here_is_what_the_published_weights_say(name):
     text = ' '.join(line.lstrip('# ') for line in recipe_text(name).splitlines() if line.startswith('#'))
     measured = text.partition('measured here')[2]
-    (weight,) = set(re.findall(r'ride_resnet\w+\.\w+', measured))
+    (weight,) = set(re.findall(r'(?:ride_)?resnet\w+\.\w+', measured))
     folder = Path(__file__).resolve().parents[2] / 'weights' / weight
     test = json.loads((folder / 'results.json').read_text())['test']
     everything, routed = test['all_experts'], test['routed']
