@@ -1,5 +1,6 @@
 """The sections of a model card on where the weights come from: seeds, choices, training."""
 
+import re
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +108,14 @@ def _sets_epochs(command: str | None) -> bool:
     return any(word == '--epochs' or word.startswith('--epochs=') for word in (command or '').split())
 
 
+def _rule(text: str) -> str:
+    """By which the threshold was chosen; where it was given by hand, what the rule would have taken."""
+    by_hand = re.fullmatch(r'--router-threshold \((\S+) has the (.*)\)', text)
+    if by_hand is None:
+        return f' The rule: {escape(text)}.'
+    return f' It was given by hand; the rule ({escape(by_hand[2])}) would have taken {escape(by_hand[1])}.'
+
+
 def _threshold(results: Results) -> str:
     choices = results['choices']
     if choices is None:
@@ -117,7 +126,7 @@ def _threshold(results: Results) -> str:
     known += [] if held.get('seed') is None else [f'seed {held["seed"]}']
     about = f' ({", ".join(known)})' if known else ''
     number = 'training images' if held['images'] is None else f'{count(held["images"])} training images'
-    rule = f' The rule: {escape(choices["rule"])}.' if choices.get('rule') else ''
+    rule = _rule(choices['rule']) if choices.get('rule') else ''
     own = choices['training'] == results['training']
     who = 'this training' if own else 'a run of its own'
     after = '' if own or held_out(results) else ' Then it was frozen, and the network trained on all training images.'

@@ -8,8 +8,7 @@ from typing import Any
 from timm.utils import is_primary
 
 from ride_timm.data import DataSplit
-from ride_timm.engine.initial import read_initial, weights_file
-from ride_timm.engine.loading import load_trained
+from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
 from ride_timm.tasks import Teacher
 
@@ -22,14 +21,17 @@ def build_teacher(args: argparse.Namespace, train: DataSplit, config: Mapping[st
     """Load the teacher and bring its classes into the order of the data.
 
     Args:
-        args: The run's arguments: `teacher` is a checkpoint, an exported folder, or a name of published weights.
+        args: The run's arguments: `teacher` is anything that `load_model` loads. The folder of a run stands for the
+            moving average of its weights where it keeps one, a checkpoint for the weights themselves.
         train: The training images.
         config: timm's data configuration of the student, whose images the teacher is given.
 
     Raises:
         RideError: The teacher cannot be read, or has other classes or channels than the data.
     """
-    model, names = _read(args.teacher)
+    trained = load_model(args.teacher)
+    model: Any = trained.model
+    names = trained.class_names
     if names is None:
         raise RideError(
             f'--teacher {args.teacher} does not name its classes, so they cannot be matched to the data; give a '
@@ -60,14 +62,3 @@ def build_teacher(args: argparse.Namespace, train: DataSplit, config: Mapping[st
             f'{args.distill_temperature:g}' + ('; its images are normalised anew' if teacher.normalises else '')
         )
     return teacher
-
-
-def _read(source: str) -> tuple[Any, tuple[str, ...] | None]:
-    if weights_file(source).is_file() or source.endswith(('.pth.tar', '.pth', '.pt', '.safetensors')):
-        found = read_initial(source)
-        return found.model, found.class_names
-    options = argparse.Namespace(
-        checkpoint=None, model=source, pretrained=True, use_ema=False, num_classes=None, model_kwargs={}
-    )
-    published = load_trained(options)
-    return published.model, published.class_names

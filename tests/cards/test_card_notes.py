@@ -37,6 +37,16 @@ def test_the_terms_of_tiny_imagenet():
     assert 'CIFAR' not in text
 
 
+def test_a_threshold_given_by_hand():
+    results = make_results()
+    rule = results['choices']['rule']
+    assert f'The rule: {rule}.' in section(render(results), 'How each choice was made')
+    results['choices']['rule'] = f'--router-threshold (0.05 has the {rule})'  # as the router's stage writes it
+    text = section(render(results), 'How each choice was made')
+    assert f'It was given by hand; the rule ({rule}) would have taken 0.05.' in text
+    assert 'The rule:' not in text
+
+
 def test_a_plain_network_is_not_trained_by_rides_recipe():
     results = tiny(experts=1, method='ce', name='resnet50.ce_tinyimagenetlt')
     results['architecture'], results['network']['gmacs_by_experts'] = 'resnet50', None

@@ -114,7 +114,7 @@ def test_a_threshold_of_ones_own_stays(data, runs, experts):
     folder = train(data, runs, 'own', *options)
     results = json.loads((folder / 'results.json').read_text())
     assert results['router_threshold'] == results['last']['threshold'] == 0.37
-    assert '--router-threshold' in results['threshold_rule']
+    assert re.fullmatch(r'--router-threshold \([\d.]+ has the fewest GMACs .*\)', results['threshold_rule'])
     assert loaded(folder / 'last.pth.tar').model.router_threshold == 0.37
     # a later router stage takes it over, where nothing chooses another
     options = ('--stage', 'router', '--init', str(folder / 'last.pth.tar'), '--holdout', '0')
