@@ -16,7 +16,8 @@ The same command goes on where it was stopped: each stage resumes from its last 
 What a finished stage wrote down besides tensors is kept under `--records`, to be committed: run A need not be trained
 again on another machine, and a `last.pth.tar` that was put into such a folder is what the stage goes on from there. A
 network that lies in `--weights` and whose runs do not lie in `--output` counts as trained with its seed and is left as
-it is, unless another seed has the median: remove it to train it anew.
+it is, unless another seed has the median: remove it to train it anew. Each run is measured as soon as it has ended,
+beside those that still train, into `exported/` under `--output`, and not again unless that folder is removed.
 `--deadline SECONDS` stops in time (the stages get SIGTERM and save); `--dry-run` prints the commands. `--options` go to
 every training, such as `--amp --channels-last --torchcompile`. `--epochs` trains the experts for another number of
 epochs than the recipe's, whose schedule must scale with it; commands and epochs stand in the results and on the cards.

@@ -74,6 +74,7 @@ TINYIMAGENETLT = Plan(
         Net(
             'resnet50.balanced_softmax_tinyimagenetlt', 'tinyimagenetlt_balanced_softmax', router=False, kept=False
         ),
+        Net('ride_resnet50_4e.balpoe_tinyimagenetlt', 'tinyimagenetlt_balpoe', router=False, kept=False),
         Net(
             'ride_resnet50_3e.ride_tinyimagenetlt', 'tinyimagenetlt_ride', ('--model', 'ride_resnet50_3e'),
             router=False, kept=False,

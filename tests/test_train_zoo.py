@@ -105,9 +105,9 @@ def test_the_plan_of_tiny_imagenet():
     ride, router = 'tinyimagenetlt_ride', 'tinyimagenetlt_router'
     # run B's router waits for the choice of run A, which a dry run has not
     assert trained == [
-        ride, router, ride, 'tinyimagenetlt_ce', 'tinyimagenetlt_balanced_softmax', ride, ride
+        ride, router, ride, 'tinyimagenetlt_ce', 'tinyimagenetlt_balanced_softmax', 'tinyimagenetlt_balpoe', ride, ride
     ]  # fmt: skip
-    assert ['--holdout 0.1' in line for line in lines] == [True] + [False] * 6
+    assert ['--holdout 0.1' in line for line in lines] == [True] + [False] * 7
     others = [line.partition('--model ')[2].partition(' ')[0] for line in lines if '--model ' in line]
     assert others == ['ride_resnet50_3e', 'ride_resnet50_2e']
 
@@ -166,8 +166,13 @@ def test_two_seeds_of_one_network(tmp_path):
     assert results['choices']['threshold'] == results['test']['routed']['threshold']
     assert '--holdout 0.1' in results['choices']['training'][0]['command']
     assert RIDE in json.loads((tmp_path / 'weights' / 'index.json').read_text())['weights']
-    again = run(*options, '--no-export', cwd=tmp_path)  # nothing is left to train
+    measured = sorted((tmp_path / 'output' / 'zoo' / 'exported').glob('*/*/results.json'))
+    before = [path.stat().st_mtime_ns for path in measured]
+    assert len(before) == 2
+    again = run(*options, cwd=tmp_path)  # nothing is left to train or to measure
     assert again.returncode == 0
+    assert [path.stat().st_mtime_ns for path in measured] == before
+    assert json.loads((tmp_path / 'weights' / RIDE / 'results.json').read_text()) == results
     records = tmp_path / 'benchmarks' / 'results' / 'runs'
     assert len(list(records.glob('*/results.json'))) == 6
     shutil.rmtree(tmp_path / 'output')  # another machine
