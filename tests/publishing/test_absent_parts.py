@@ -12,6 +12,7 @@ from weight_results import make_results
 
 from ride_timm.download import download
 from ride_timm.engine.loading import load_model
+from ride_timm.engine.setup import check_architecture
 from ride_timm.errors import RideError
 from ride_timm.models.pretrained import PretrainedError, published_weights, read_index, register_published
 from ride_timm.publish import main as publish
@@ -145,6 +146,8 @@ def test_figures_alone(folder, monkeypatch, capsys):
         assert register_published(base) == base
         with pytest.raises(RideError, match='the figures alone are kept'):
             download(NAME)
+        with pytest.raises(RideError, match='the figures alone are kept'):
+            check_architecture(NAME)
         with pytest.raises(RideError, match='holds no weight to publish'):
             publish(['--all', '--dry-run'])
         assert f'{NAME}: its figures alone are kept, left out' in capsys.readouterr().err
