@@ -81,6 +81,11 @@ class Zoo:
         """Folder of a run: A or B of a network, with a seed."""
         return self.output / f'{net.name}.{part}-{seed}'
 
+    def stages(self, net: Net, part: str, seed: int) -> list[Path]:
+        """Folders of what a run is made of: its experts, and its router if it gets one."""
+        experts = self.run(net, part, seed)
+        return [experts, _router_of(experts)] if net.router else [experts]
+
     def train(self, net: Net, part: str, seed: int) -> bool:
         """Train the experts, then the router; returns whether both are done."""
         foreign = self.foreign(net)
@@ -181,8 +186,7 @@ class Zoo:
 
     def export(self, net: Net, seed: int) -> dict[str, Any] | None:
         """Measure the run of a seed and write its folder, unless that is done; None while the run is not finished."""
-        experts = self.run(net, self.published, seed)
-        ended = (_router_of(experts) if net.router else experts) / 'results.json'
+        ended = self.stages(net, self.published, seed)[-1] / 'results.json'
         if not ended.is_file():
             return None
         made = self.exported(net, seed) / 'results.json'
@@ -205,7 +209,7 @@ class Zoo:
             made[seed] = results
         place = Path(self.args.weights, net.name)
         known = _seeds(foreign)[0] if foreign is not None else None
-        if foreign is not None and known in self.seeds(net):
+        if foreign is not None and known is not None:
             shutil.copytree(place, self.exported(net, known), dirs_exist_ok=True)
             made[known] = foreign
         order = sorted(made, key=lambda seed: made[seed]['test']['all_experts']['top1'])
@@ -220,16 +224,13 @@ class Zoo:
         return published
 
     def _export(self, net: Net, seed: int) -> None:
-        def runs(part: str, seed: int) -> list[Path]:
-            folder = self.run(net, part, seed)
-            return [folder, _router_of(folder)] if net.router else [folder]
-
-        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *map(str, runs(self.published, seed))]
+        stages = self.stages(net, self.published, seed)
+        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *map(str, stages)]
         command += ['--output', str(self.exported(net, seed)), '--data-dir', self.args.data_dir]
         command += ['--device', self.args.device, '--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
         command += self.plan.export if net.kept else ['--figures-only']
         chooser = seed if self.args.one_run else self.seeds(net)[0]
-        choices = [str(found) for run in runs('A', chooser) if (found := self.recorded(run)) is not None]
+        choices = [str(found) for run in self.stages(net, 'A', chooser) if (found := self.recorded(run)) is not None]
         command += ['--choices', *choices] if net.router else []
         command += ['--note', net.note] if net.note else []
         subprocess.run(command, check=True)

@@ -19,6 +19,7 @@ from ride_timm.models.pretrained import (
     PretrainedError,
     Weight,
     check_bytes,
+    figures_alone,
     published_weights,
 )
 from ride_timm.publishing.shards import is_shard, merge_shards
@@ -106,10 +107,7 @@ def _get(weight: Weight) -> tuple[Path, list[str]]:
             raise RideError(str(error)) from None
         return weight.folder, names
     if not weight.has_tensors:
-        raise RideError(
-            f'Of {weight.name} the figures alone are kept ({weight.folder}), for comparison; its card has the command '
-            'that trains it.'
-        )
+        raise RideError(figures_alone(weight))
     if weight.hub is None:
         raise RideError(
             f'The tensors of {weight.name} are not in {weight.folder} and the index pins no copy on the Hugging Face '

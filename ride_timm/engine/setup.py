@@ -33,7 +33,7 @@ from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
 from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss
-from ride_timm.models.pretrained import published_weights
+from ride_timm.models.pretrained import figures_alone, published_weights
 
 __all__ = [
     'HoldoutPlan',
@@ -147,10 +147,7 @@ def _check_tag(name: str, architecture: str) -> None:
     except RuntimeError:  # how timm says that the part behind the point is none of the architecture's
         weight = published_weights().get(name)
         if weight is not None and not weight.has_tensors:
-            raise RideError(
-                f'Of {name} the figures alone are kept ({weight.folder}), for comparison; its card has the command '
-                'that trains it.'
-            ) from None
+            raise RideError(figures_alone(weight)) from None
         known = ', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none yet'
         raise RideError(
             f'There are no weights {name}; those of {architecture} are: {known}. Name one of them, or a file.'

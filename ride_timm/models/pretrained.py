@@ -22,8 +22,8 @@ from safetensors.torch import load
 from timm.models import PretrainedCfg
 
 __all__ = [
-    'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'package_root',
-    'published_weights', 'read_index', 'register_published', 'weight_of',
+    'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'figures_alone',
+    'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
 ]  # fmt: skip
 
 INDEX = 'index.json'
@@ -318,6 +318,18 @@ def _unpublished(variant: str) -> str:
     return (
         f'{variant} has no published weights (those there are: {names}); leave pretrained=True out, train them with '
         "`ride-timm train` (`ride-timm recipes` lists the recipes), or convert the authors' with `ride-timm convert`."
+    )
+
+
+def figures_alone(weight: Weight) -> str:
+    """What to say where the tensors of a network are asked for that others are only compared with.
+
+    Args:
+        weight: Without tensors.
+    """
+    return (
+        f'Of {weight.name} the figures alone are kept ({weight.folder}), for comparison; its card has the command that '
+        'trains it.'
     )
 
 

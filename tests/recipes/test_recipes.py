@@ -17,6 +17,7 @@ from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
 from ride_timm.engine.precedence import recipe_values
 from ride_timm.errors import RideError
+from ride_timm.losses import balpoe_tau
 from ride_timm.recipes import list_recipes, load_recipe, recipe_text, recipe_title
 
 ALL = list_recipes()
@@ -116,8 +117,8 @@ def test_the_architecture_exists_and_takes_the_loss(name):
     recipe = load_recipe(name)
     assert timm.is_model(recipe['model'])
     if recipe['loss'] == 'balpoe':
-        tau = recipe.get('loss_kwargs', {}).get('tau')  # else spread over the experts
-        assert tau is None or np.mean(tau) == 1.0
+        spread = balpoe_tau(timm.create_model(recipe['model']).num_experts)  # where the recipe leaves it to the loss
+        assert np.mean(recipe.get('loss_kwargs', {}).get('tau', spread)) == 1.0
 
 
 @pytest.mark.parametrize('name', FIRST)
