@@ -28,7 +28,7 @@ from ride_timm.engine.prediction import Prediction, Skipped, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError, one_line
 from ride_timm.models import MultiExpertNet
-from ride_timm.prior import apply_prior
+from ride_timm.prior import apply_logit_adjustment, apply_prior
 
 if TYPE_CHECKING:
     import gradio
@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
     if args.prior is not None:
         apply_prior(trained, args.prior)
+    if args.logit_adjustment is not None:
+        apply_logit_adjustment(trained, args.logit_adjustment)
     demo = build_demo(
         trained,
         title=args.model, top_k=args.top_k, threshold=args.threshold, examples=examples.paths, device=args.device,

@@ -47,7 +47,7 @@ from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.engine.values import check_values, check_writable
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
-from ride_timm.prior import apply_prior
+from ride_timm.prior import apply_logit_adjustment, apply_prior
 
 __all__ = ['build_parser', 'main']
 
@@ -104,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     threshold = _threshold(args, trained)
     if args.prior is not None:
         apply_prior(trained, args.prior)
+    if args.logit_adjustment is not None:
+        apply_logit_adjustment(trained, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     rows = _predict(args, trained, found.paths, threshold)
@@ -200,6 +202,8 @@ def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> s
         parts.append(f'all {model.num_experts} experts{off}')
     if args.prior:
         parts.append(f'class frequencies {args.prior}')
+    if args.logit_adjustment is not None:
+        parts.append(f'logits adjusted with tau {args.logit_adjustment:g}')
     if getattr(model, 'num_experts', 1) > 1:
         parts.append('= where an expert agrees')
     return _printable(', '.join(parts))

@@ -1,4 +1,4 @@
-"""Serving other class frequencies than a network was trained for: `--prior uniform|train|FILE`.
+"""Serving other class frequencies than a network was trained for: `--prior uniform|train|FILE`, `--logit-adjustment`.
 
 Experts trained with a tau list (`ride_timm.losses.LogitAdjustedLoss`) learn z_k + tau_k log pi = log p(y|x) under the
 class prior pi of the training images, up to a constant. So z_k + (tau_k - 1) log pi + log q is the answer of expert k
@@ -9,6 +9,12 @@ In routed inference an image that passes n experts gets the mean of the first n,
 With tau (0, 1, 2) a uniform prior therefore changes no answer of all three experts, but does change those of the
 images that only pass the first one or two: the first expert alone still expects the training prior. The router reads
 the logits as it was trained on them, so that every image passes as many experts as without correction.
+
+Other losses leave the training prior in the logits, wholly (cross-entropy) or in a part that nobody knows (LDAM, RIDE).
+Post-hoc logit adjustment takes z - tau log pi with a tau that the user gives: 1 is consistent for the balanced error
+after cross-entropy, and where a part is gone already the best overall accuracy lies below that. Nothing is trained, and
+one network serves every point between its best head and its best tail. It is the correction above for experts trained
+with 1 - tau, up to a constant.
 """
 
 import csv
@@ -30,7 +36,14 @@ from ride_timm.errors import RideError
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
 from ride_timm.models import MultiExpertNet
 
-__all__ = ['apply_prior', 'correct_prior', 'parse_prior', 'serve_prior']
+__all__ = [
+    'apply_logit_adjustment',
+    'apply_prior',
+    'correct_prior',
+    'parse_prior',
+    'serve_logit_adjustment',
+    'serve_prior',
+]
 
 _LARGEST = sys.float_info.max
 
@@ -93,6 +106,25 @@ def serve_prior(
     return handles
 
 
+def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: float = 1.0) -> list[RemovableHandle]:
+    """Make a network answer with z - tau log pi, up to a constant, by hooks on its experts.
+
+    Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
+
+    Args:
+        model: A multi-expert network, or a plain one that counts as a single expert, trained without a tau list.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        tau: How much of the training prior is taken out: 0 nothing, 1 all that cross-entropy leaves in.
+
+    Returns:
+        One handle a hook; calling `remove()` on all of them undoes the adjustment.
+
+    Raises:
+        RideError: The lengths do not fit.
+    """
+    return serve_prior(model, 1.0 - tau, class_counts, [1.0] * len(class_counts))
+
+
 class _Shift:
     """Forward hook that adds a shift (C,) to the logits (B, C) of an expert."""
 
@@ -133,8 +165,8 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
         loss = trained.about.get('loss')
         raise RideError(
             f'--prior {prior} was given and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
-            'class prior in its logits is unknown; take a network trained with --loss balanced_softmax, balpoe or '
-            'logit_adjusted, or leave --prior out.'
+            'class prior in its logits is unknown; give --logit-adjustment TAU instead, or take a network trained with '
+            '--loss balanced_softmax, balpoe or logit_adjusted.'
         )
     if counts is None:
         raise RideError(
@@ -144,6 +176,31 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
     target = parse_prior(prior, trained.class_names or tuple(map(str, range(len(counts)))), counts)
     serve_prior(trained.model, tau, counts, target)
     return target
+
+
+def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
+    """Make a loaded network answer as `--logit-adjustment` asks.
+
+    Args:
+        trained: Of `load_model`; its model is changed, see `serve_logit_adjustment`.
+        tau: How much of the training prior is taken out.
+
+    Raises:
+        RideError: The loss took the prior out already, or the network has no class counts.
+    """
+    if trained.about.get('tau') is not None:
+        loss = trained.about.get('loss')
+        raise RideError(
+            f'--logit-adjustment {tau:g} was given and {trained.name}{f" (loss {loss})" if loss else ""} was trained '
+            'with a tau list, which takes the class prior out of the logits already; use --prior uniform, or --prior '
+            'with a file of the frequencies to expect.'
+        )
+    if trained.class_counts is None:
+        raise RideError(
+            f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
+            'had, which the adjustment needs; take a checkpoint or an exported folder of ride-timm, or leave it out.'
+        )
+    serve_logit_adjustment(trained.model, trained.class_counts, tau)
 
 
 def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts) -> tuple[float, ...]:

@@ -27,7 +27,7 @@ from ride_timm.engine.values import KeyValues, check_values, check_writable
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
-from ride_timm.prior import apply_prior
+from ride_timm.prior import apply_logit_adjustment, apply_prior
 
 __all__ = ['build_parser', 'main', 'open_images', 'validate']
 
@@ -117,6 +117,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     device = choose_device(args.device)
     trained = load_trained(args)
     prior = apply_prior(trained, args.prior) if args.prior is not None else None
+    if args.logit_adjustment is not None:
+        apply_logit_adjustment(trained, args.logit_adjustment)
     args.in_chans = trained.model.in_chans
     split, counts = open_images(args, trained)
     if len(split.targets) <= MAX_CHECKED:
@@ -143,6 +145,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     results['data'] = split.source
     if prior is not None:
         results['prior'] = {'target': args.prior, 'frequencies': prior}
+    if args.logit_adjustment is not None:
+        results['logit_adjustment'] = args.logit_adjustment
     results['environment'] = environment()
     _logger.info(format_metrics(results))
     return results

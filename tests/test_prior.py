@@ -16,8 +16,17 @@ from tiny_runs import CIFAR, write_images
 from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
 from ride_timm.engine.loading import TrainedNet, load_model
+from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
-from ride_timm.prior import apply_prior, correct_prior, parse_prior, serve_prior
+from ride_timm.predict import main as predict
+from ride_timm.prior import (
+    apply_logit_adjustment,
+    apply_prior,
+    correct_prior,
+    parse_prior,
+    serve_logit_adjustment,
+    serve_prior,
+)
 from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
@@ -140,6 +149,43 @@ class TestServePrior:
             serve_prior(net[0], (0.0, 2.0), COUNTS, TARGET)
 
 
+class TestServeLogitAdjustment:
+    @staticmethod
+    def adjusted(probabilities, tau):
+        """Oracle, in NumPy: exp(z - tau log pi), normalised; counts below 1 as 1."""
+        prior = np.maximum(COUNTS, 1) / np.maximum(COUNTS, 1).sum()
+        powers = probabilities / prior**tau
+        return powers / powers.sum(-1, keepdims=True)
+
+    @pytest.mark.parametrize('tau', [-0.5, 0.0, 0.3, 1.0, 2.5])
+    def test_oracle(self, net, tau):
+        model, images, router_logits = net
+        raw = model.forward_experts(images).detach().double()
+        serve_logit_adjustment(model, COUNTS, tau)
+        wanted = self.adjusted(raw.mean(1).softmax(1).numpy(), tau)
+        np.testing.assert_allclose(model(images).softmax(1).detach().numpy(), wanted, rtol=1e-3, atol=1e-6)
+        for threshold in (0.0, *safe_thresholds(router_logits), 1.0):  # every image passes as many experts as before
+            routed = model.forward_routed(images, threshold)
+            passed = expected_experts(router_logits, threshold)
+            assert routed.num_experts.tolist() == passed.tolist()
+            means = np.stack([logits[:n].mean(0).softmax(0).numpy() for logits, n in zip(raw, passed, strict=True)])
+            found = routed.logits.softmax(1).detach().numpy()
+            np.testing.assert_allclose(found, self.adjusted(means, tau), rtol=1e-3, atol=1e-6)
+
+    def test_1_is_the_default_and_moves_to_the_tail(self, net):
+        model, images, _ = net
+        before = model(images).softmax(1)
+        serve_logit_adjustment(model, COUNTS)
+        after = model(images).softmax(1)
+        np.testing.assert_allclose(after.detach().numpy(), self.adjusted(before.detach().numpy(), 1.0), rtol=1e-3)
+        assert (after[:, 0] < before[:, 0]).all()
+        assert (after[:, -1] > before[:, -1]).all()
+
+    def test_other_classes(self, net):
+        with pytest.raises(RideError, match='have 9 classes, but class_counts has 3'):
+            serve_logit_adjustment(net[0], (3, 2, 1))
+
+
 class TestParsePrior:
     def parse(self, path):
         return parse_prior(str(path), NAMES, (6, 3, 1))
@@ -227,6 +273,23 @@ class TestApplyPrior:
         with pytest.raises(RideError, match='does not say how many training images each class had'):
             apply_prior(trained, 'uniform')
 
+    def test_what_to_do_instead(self):
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), {'loss': 'ride'})
+        with pytest.raises(RideError, match=r'give --logit-adjustment TAU instead'):
+            apply_prior(trained, 'uniform')
+
+
+class TestApplyLogitAdjustment:
+    def test_experts_with_a_tau_list(self):
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), {'tau': [0, 1, 2], 'loss': 'balpoe'})
+        with pytest.raises(RideError, match=r'0\.5 was given and some_net \(loss balpoe\) was .* use --prior uniform'):
+            apply_logit_adjustment(trained, 0.5)
+
+    def test_weights_without_counts(self):
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None, {})
+        with pytest.raises(RideError, match=r'--logit-adjustment 1 was given .* how many training images each class'):
+            apply_logit_adjustment(trained, 1.0)
+
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
@@ -279,3 +342,48 @@ class TestValidate:
                 results = self.figures(data, folder, '--prior', str(tmp_path / 'prior.json'), *more)
                 assert results['top1'] == pytest.approx(100 / 3)
                 assert results['worst_class'] == 0
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+    """A network whose loss has no tau list."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp('weights') / 'net'
+    model = timm.create_model(CIFAR, num_classes=3, router=True)
+    save_folder(model, folder, ['ant', 'bee', 'cat'], [30, 6, 2], {'loss': 'ride'})
+    return folder
+
+
+class TestValidateAdjusted:
+    def figures(self, data, folder, *options):
+        argv = ['--model', f'local-dir:{folder}', '--data-dir', str(data), '--device', 'cpu', *options]
+        return validate(build_parser().parse_args(argv))
+
+    def test_so_much_that_all_is_the_rarest_class(self, data, plain, tmp_path):
+        for more in ([], ['--routed']):
+            file = tmp_path / 'classes.csv'
+            results = self.figures(data, plain, '--logit-adjustment', '50', '--per-class-file', str(file), *more)
+            assert results['logit_adjustment'] == 50
+            assert {row['name']: row['accuracy'] for row in read_per_class(file)} == {'ant': 0, 'bee': 0, 'cat': 100}
+
+    def test_0_changes_nothing(self, data, plain):
+        before, after = self.figures(data, plain), self.figures(data, plain, '--logit-adjustment', '0')
+        for key in ('top1', 'loss', 'ece', 'gmacs'):
+            assert after[key] == pytest.approx(before[key], abs=1e-4), key
+
+    @pytest.mark.parametrize('value', ['nan', 'inf', '1000'])
+    def test_values(self, data, plain, value):
+        with pytest.raises(RideError, match=rf'--logit-adjustment {value} was given; it is a number from -100 to 100'):
+            self.figures(data, plain, '--logit-adjustment', value)
+
+    def test_one_of_both(self, data, plain, capsys):
+        with pytest.raises(SystemExit):
+            self.figures(data, plain, '--logit-adjustment', '1', '--prior', 'uniform')
+        assert 'not allowed with' in capsys.readouterr().err
+
+    def test_predict_says_so(self, data, plain, capsys):
+        image = next(data.glob('val/ant/*'))
+        assert predict([str(plain), str(image), '--logit-adjustment', '50']) == 0
+        shown = capsys.readouterr().out
+        assert 'logits adjusted with tau 50' in shown
+        assert 'cat' in shown.splitlines()[2]

@@ -20,14 +20,21 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prior_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--prior`.
+    """Add `--prior` and `--logit-adjustment`, one of which may be given.
 
     Args:
-        parser: Gets `--prior`, as `ride_timm.prior.apply_prior` takes it.
+        parser: Gets them, as `ride_timm.prior.apply_prior` and `apply_logit_adjustment` take them.
     """
-    parser.add_argument(
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON)',
+        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON); for '
+        'losses with a tau list',
+    )  # fmt: skip
+    group.add_argument(
+        '--logit-adjustment', type=float, metavar='TAU',
+        help='take TAU times the log class prior out of the logits, for a better tail at the cost of the head: 0 to '
+        'about 1; for losses without a tau list',
     )  # fmt: skip
 
 

@@ -262,7 +262,8 @@ def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.Holdo
     """What to hold out: in later stages just what the experts have not seen."""
     known = init.ride.get('holdout') if init is not None else None
     if init is None or args.stage == 'experts':
-        if args.holdout and init is not None and known is None:
+        same = known is not None and (known['fraction'], known['seed']) == (args.holdout, args.seed)
+        if args.holdout and init is not None and not same:
             _warn(args, f'The weights of {init.path} may have seen the held-out images.')
         return setup.HoldoutPlan(args.holdout, args.seed) if args.holdout else None
     if args.holdout == 0.0 or (args.holdout is None and known is None):

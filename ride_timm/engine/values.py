@@ -39,6 +39,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         (0, 1),
     ),
     'seed': (0, 2**32 - 1),
+    'logit_adjustment': (-100, 100),  # below 0 towards the head; log pi is at most some tens
     'layer_decay': (1e-9, 1),  # at 0 all but the heads would stand still
     **dict.fromkeys(('clip_grad', 'crop_pct', 'distill_temperature', 'mutual_temperature'), (1e-9, _MOST)),
 }  # fmt: skip
@@ -155,6 +156,8 @@ def _flag(name: str) -> str:
 
 
 def _range_text(name: str, low: float, high: float) -> str:
+    if low < 0:
+        return f'a number from {low:g} to {high:g}'
     if high == 1:
         if low:
             return 'above 0 and at most 1'

@@ -212,6 +212,13 @@ def test_fine_tuning_begins_with_the_weights(data, experts, tmp_path, caplog):
     assert 'new heads' in caplog.text
 
 
+@pytest.mark.parametrize(('seed', 'seen'), [('42', False), ('43', True)])
+def test_held_out_images_that_the_weights_may_have_seen(data, experts, tmp_path, caplog, seed, seen):
+    caplog.set_level(logging.WARNING)
+    train(data, tmp_path, 'tuned', '--init', str(experts), '--holdout', '0.25', '--seed', seed)
+    assert ('may have seen the held-out images' in caplog.text) == seen
+
+
 def test_classes_are_matched_by_name(experts, data, tmp_path):
     """Folders whose order differs from that of the weights, as other sources' may."""
     checkpoint = read_checkpoint(experts)
