@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ride_timm.cards.figures import routing_figure, tail_figure
 from ride_timm.cards.markdown import count, escape, gmacs, percent, table
-from ride_timm.cards.origin import held_out
+from ride_timm.cards.origin import began_with, held_out
 from ride_timm.cards.results import Results, check_results, comparable, images_name, is_plain, read_json, read_results
 from ride_timm.cards.text import body_sections, summary
 from ride_timm.cards.usage import checking_section, usage_section
@@ -269,7 +269,7 @@ def _model_row(results: Results) -> list[str]:
         gmacs(routed.get('gmacs')),
         f'{network["parameters"] / 1e6:.3f}',
         '-' if size is None else f'{size / 1e6:.1f}',
-        '-' if epochs is None else count(epochs),
+        '-' if epochs is None else count(epochs) + ' (fine-tuned)' * (began_with(results) is not None),
         _seeds(results),
     ]
 

@@ -122,7 +122,8 @@ def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: flo
     Raises:
         RideError: The lengths do not fit.
     """
-    return serve_prior(model, 1.0 - tau, class_counts, [1.0] * len(class_counts))
+    counts = class_counts if isinstance(class_counts, Tensor) else list(class_counts)
+    return serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
 
 
 class _Shift:

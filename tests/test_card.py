@@ -6,6 +6,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from weight_results import GMACS, RULE, make_results
 
+from ride_timm.card import models_table
 from ride_timm.cards.markdown import escape
 
 GROUPS = ('many', 'medium', 'few')
@@ -195,6 +196,17 @@ def test_images_held_out_of_the_published_training():
     fewer = make_results()
     fewer['training'][0]['images'] = 9000
     assert '9,000 of 10,847' in render(fewer)
+
+
+@pytest.mark.parametrize('option', ['--init resnet50.a1_in1k', '--init=resnet50.a1_in1k'])
+def test_weights_that_it_began_with(option):
+    results = make_results()
+    words = '**It began with trained weights**, `resnet50.a1_in1k`'
+    assert words not in render(results)
+    assert 'fine-tuned' not in models_table([results])
+    results['training'][0]['command'] += f' {option} --amp'
+    assert words in render(results).split('## Use it')[0]
+    assert '| 200 (fine-tuned) |' in models_table([results])
 
 
 def test_figures_of_held_out_images_are_not_called_test_figures():

@@ -8,7 +8,7 @@ from typing import Any
 from ride_timm.cards.markdown import NONE, code, count, duration, escape, fence, percent, table
 from ride_timm.cards.results import Results, images_name
 
-__all__ = ['choices_section', 'held_out', 'seeds_text', 'seen_images', 'training_section']
+__all__ = ['began_with', 'choices_section', 'held_out', 'seeds_text', 'seen_images', 'training_section']
 
 _STAGE_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ('seed', 'seed', str),
@@ -18,6 +18,19 @@ _STAGE_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ('amp', 'mixed precision', str),
 )
 _VERSIONS = ('hardware', 'ride_timm', 'torch', 'torchvision', 'timm', 'python')
+
+
+def began_with(results: Results) -> str | None:
+    """The trained weights that the first stage began with, as its `--init` names them; None if it began at random.
+
+    Args:
+        results: Content of `results.json`.
+    """
+    words = (results['training'][0]['command'] or '').split()
+    for word, after in zip(words, [*words[1:], ''], strict=True):
+        if word == '--init' or word.startswith('--init='):
+            return word.removeprefix('--init').removeprefix('=') or after or None
+    return None
 
 
 def held_out(results: Results) -> bool:

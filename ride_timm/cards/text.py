@@ -5,7 +5,7 @@ from typing import Any
 
 from ride_timm.cards.markdown import code, count, escape, fence, gmacs, percent, table
 from ride_timm.cards.notes import data_limits, data_terms
-from ride_timm.cards.origin import choices_section, held_out, seeds_text, seen_images, training_section
+from ride_timm.cards.origin import began_with, choices_section, held_out, seeds_text, seen_images, training_section
 from ride_timm.cards.results import Results, images_name, is_plain
 from ride_timm.data.descriptions import readable_label
 
@@ -70,6 +70,11 @@ def summary(results: Results, config: Mapping[str, Any]) -> str:
             f'{routed["mean_experts"]:.2f} experts on average'
         )
     parts = [f'# Model card for {escape(results["name"])}', f'{learnt} {reached}.']
+    initial = began_with(results)
+    if initial is not None:
+        parts.append(
+            f'**It began with trained weights**, {code(initial)}: their training comes before what is told here.'
+        )
     if held_out(results):
         parts.append(f'**It saw only a part of the training images**: {seen_images(results)}.')
     return '\n\n'.join([*parts, _network(results, config)])
