@@ -74,17 +74,7 @@ TINYIMAGENETLT = Plan(
         Net(
             'resnet50.balanced_softmax_tinyimagenetlt', 'tinyimagenetlt_balanced_softmax', router=False, kept=False
         ),
-        Net(
-            'ride_resnet50_4e.balpoe_tinyimagenetlt', 'tinyimagenetlt_balpoe',
-            (
-                '--init', 'ride_resnet50_4e.ride_tinyimagenetlt', '--epochs', '24', '--warmup-epochs', '0',
-                '--lr', '0.05',
-            ),
-            router_options=('--expert-order', '1', '2', '0', '3', '--clip-grad', '1'),
-            note='Its 24 epochs begin with the weights of ride_resnet50_4e.ride_tinyimagenetlt, which were trained for '
-            '100 on the same nine tenths of the images (seed 42), so that the held-out ones are new to it as well: 124 '
-            'epochs in all, where the networks beside it have 100.',
-        ),
+        Net('ride_resnet50_4e.balpoe_tinyimagenetlt', 'tinyimagenetlt_balpoe', router=False, kept=False),
         Net(
             'ride_resnet50_3e.ride_tinyimagenetlt', 'tinyimagenetlt_ride', ('--model', 'ride_resnet50_3e'),
             router=False, kept=False,

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader
+from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, hold_out
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.inference_options import add_device_option, add_prior_option, choose_device
@@ -55,7 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_form_options(parser)
     parser.add_argument('--imb-factor', type=float, metavar='N', help='imbalance of the training images')
     parser.add_argument('--train-split', default='train', metavar='NAME', help='training split (default: train)')
-    parser.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
+    images.add_argument(
+        '--holdout', type=float, metavar='P',
+        help='instead of a split those training images that `train --holdout P` held out, to choose settings on',
+    )  # fmt: skip
+    parser.add_argument('--seed', type=int, metavar='N', help="that training's --seed (default: 42)")
     parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")
     add_prior_option(parser)
@@ -172,8 +179,10 @@ def _measure(
     else:
         metrics = evaluate(model, loader, evaluator, autocast, args.channels_last)
         metrics['gmacs'] = gmacs(model, input_size)
+    table = evaluator.per_class()
+    metrics['balanced'] = float(np.nanmean([row.accuracy for row in table]))
     if args.per_class_file:
-        write_per_class(Path(args.per_class_file), evaluator.per_class())
+        write_per_class(Path(args.per_class_file), table)
     return metrics
 
 
@@ -194,7 +203,9 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
     if names is None or counts is None:
         names, counts = _from_training_images(args, names)
     part = trained.about.get('val_part')
-    if part and args.split == 'val' and (args.dataset not in ('', 'folder') or not has_eval_images(args, 'val')):
+    if args.holdout is not None:
+        split = _held_out(args, trained, names)
+    elif part and args.split == 'val' and (args.dataset not in ('', 'folder') or not has_eval_images(args, 'val')):
         split = open_val_part(args, names, args.in_chans, HoldoutPlan(**part))[1]
     else:
         split = open_eval(args, args.in_chans, names, args.split)
@@ -204,6 +215,26 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
             'it on the classes it was trained on, or pass --num-classes.'
         )
     return split, counts
+
+
+def _held_out(args: argparse.Namespace, trained: TrainedNet, names: tuple[str, ...]) -> DataSplit:
+    """The training images that a training held out."""
+    part, plan = trained.about.get('val_part'), trained.about.get('holdout')
+    seed = args.seed if args.seed is not None else (plan or {'seed': 42})['seed']
+    train = open_val_part(args, names, args.in_chans, HoldoutPlan(**part))[0] if part else None
+    parts = hold_out(train or open_train(args, args.in_chans, names), args.holdout, seed)
+    these = f'--holdout {args.holdout:g}, seed {seed}'
+    if plan is None:
+        _logger.warning(
+            f'{trained.name} does not say which images its training held out; if others than these ({these}), it has '
+            'seen them.'
+        )
+    elif plan['digest'] != parts.digest:
+        _logger.warning(
+            f'{trained.name} held out other images (--holdout {plan["fraction"]:g}, seed {plan["seed"]}) than these '
+            f'({these}), and has seen some of them.'
+        )
+    return parts.held
 
 
 def _from_training_images(args: argparse.Namespace, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], Any]:
