@@ -119,6 +119,10 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     """
     check_form(args)
     check_values(args)
+    if args.seed is not None and args.holdout is None:
+        raise RideError(
+            f'--seed {args.seed} was given and draws nothing here without --holdout; give it, or no --seed.'
+        )
     for name in ('results_file', 'per_class_file'):
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = choose_device(args.device)
