@@ -27,7 +27,7 @@ def began_with(results: Results) -> str | None:
         results: Content of `results.json`.
     """
     words = (results['training'][0]['command'] or '').split()
-    for word, after in zip(words, [*words[1:], ''], strict=True):
+    for word, after in zip(words, [*words[1:], ''], strict=False):
         if word == '--init' or word.startswith('--init='):
             return word.removeprefix('--init').removeprefix('=') or after or None
     return None
