@@ -18,13 +18,16 @@ from typing import Any
 
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
+from ride_timm.engine.checkpoint import TRAINED_WITH
 from ride_timm.engine.initial import Initial, read_measured
+from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import format_metrics, read_per_class, write_json
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.errors import RideError
+from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
 from ride_timm.publishing.precision import DTYPES, round_network
@@ -66,6 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--note', metavar='TEXT', help='what the card should say of the training beside commands and figures'
     )
+    parser.add_argument(
+        '--logit-adjustment', type=float, metavar='TAU',
+        help='add the post-hoc logit adjustment of `ride-timm validate --logit-adjustment TAU` to the heads, so that '
+        'whoever loads the weights has it; for experts without a router, which is to be trained on what this writes',
+    )  # fmt: skip
     tensors = parser.add_argument_group('tensors')
     tensors.add_argument(
         '--dtype', default='float32', choices=list(DTYPES),
@@ -136,6 +144,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     split = _open(args, trained)
     counts = _all_counts(Path(args.runs[-1]), trained)
     config = data_config(args, trained.model)
+    if args.logit_adjustment is not None:
+        _fold(args, trained, counts)
     dtype = DTYPES[args.dtype]
     round_network(trained.model, dtype)
     test = measure(
@@ -143,7 +153,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
-    about: dict[str, Any] = {key: trained.ride[key] for key in ('loss', 'loss_kwargs', 'tau') if key in trained.ride}
+    further = ('holdout',) if args.logit_adjustment is not None else ()  # its router is still to be trained
+    about: dict[str, Any] = {key: trained.ride[key] for key in (*TRAINED_WITH, *further) if key in trained.ride}
     save_folder(
         trained.model, output, trained.class_names, counts, about, dtype=dtype, with_tensors=not args.figures_only,
         max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),
@@ -214,6 +225,18 @@ def _all_counts(run: Path, trained: Initial) -> tuple[int, ...]:
     if [row['name'] for row in rows] != list(trained.class_names or ()):
         raise RideError(f'{run / "per_class.csv"} is of other classes than the network; finish the run.')
     return tuple(row['train_images'] + row['test_images'] for row in rows)
+
+
+def _fold(args: argparse.Namespace, trained: Initial, counts: Sequence[int]) -> None:
+    """Add the logit adjustment to the heads, and note it for later users, and what a router may be chosen on."""
+    if getattr(trained.model, 'router', None) is not None:
+        raise RideError(
+            f'--logit-adjustment {args.logit_adjustment:g} was given and {args.runs[-1]} has a router, which knows the '
+            'logits as they were; export the run of its experts, then train one with --stage router --init DIR.'
+        )
+    loaded = TrainedNet(trained.model, args.runs[-1], trained.class_names, tuple(counts), trained.ride)
+    fold_logit_adjustment(trained.model, counts, remaining_adjustment(loaded, args.logit_adjustment))
+    trained.ride['logit_adjustment'] = args.logit_adjustment
 
 
 def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models._input import update_model_args
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -34,13 +35,15 @@ from ride_timm.data.sources import known_names
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import CosineLinear, MultiExpertNet
 
 __all__ = [
     'apply_logit_adjustment',
     'apply_prior',
     'correct_prior',
+    'fold_logit_adjustment',
     'parse_prior',
+    'remaining_adjustment',
     'serve_logit_adjustment',
     'serve_prior',
 ]
@@ -179,12 +182,52 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
     return target
 
 
-def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
-    """Make a loaded network answer as `--logit-adjustment` asks.
+def fold_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: float = 1.0) -> None:
+    """Add -tau log pi to the biases of a network's heads: `serve_logit_adjustment` for whoever loads the weights.
+
+    A cosine head, which has no bias, becomes a `biased_cosine` one; `save_folder` writes that down.
+
+    Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
 
     Args:
-        trained: Of `load_model`; its model is changed, see `serve_logit_adjustment`.
+        model: A multi-expert network, or a plain one, trained without a tau list; changed in place. A router goes,
+            since it knows the logits as they were.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
         tau: How much of the training prior is taken out.
+
+    Raises:
+        RideError: The lengths do not fit, or a head is none that has or takes a bias.
+    """
+    classes = int(model.num_classes)  # type: ignore[arg-type]
+    shift = prior_correction(torch.zeros(1, classes, dtype=torch.float64), class_counts, 1.0 - tau)[0]
+    net: Any = model
+    heads = [expert.fc for expert in net.experts] if isinstance(model, MultiExpertNet) else [net.get_classifier()]
+    for head in heads:
+        if getattr(head, 'bias', None) is None and not isinstance(head, CosineLinear):
+            raise RideError(
+                f'The head {type(head).__name__} has no bias for a logit adjustment; give --logit-adjustment to '
+                'validate, predict or demo instead.'
+            )
+    for head in heads:
+        if head.bias is None:
+            head.bias = nn.Parameter(torch.zeros_like(head.weight[:, 0], dtype=torch.float32))
+        with torch.no_grad():
+            head.bias += (shift - shift.mean()).to(head.bias.device, head.bias.dtype)
+    if isinstance(model, MultiExpertNet):
+        if model.router is not None:
+            model.router = model.routing_threshold = None
+            update_model_args(model, router=False)
+        if model.head == 'cosine':
+            model.head = 'biased_cosine'
+            update_model_args(model, head=model.head)
+
+
+def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
+    """What is left to take out of a network's logits: `tau` is the whole, and its heads may hold a part already.
+
+    Args:
+        trained: Of `load_model`.
+        tau: How much of the training prior is to be taken out in all.
 
     Raises:
         RideError: The loss took the prior out already, or the network has no class counts.
@@ -201,7 +244,22 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
             f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
             'had, which the adjustment needs; take a checkpoint or an exported folder of ride-timm, or leave it out.'
         )
-    serve_logit_adjustment(trained.model, trained.class_counts, tau)
+    return tau - float(trained.about.get('logit_adjustment') or 0.0)
+
+
+def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
+    """Make a loaded network answer as `--logit-adjustment` asks.
+
+    Args:
+        trained: Of `load_model`; its model is changed, see `serve_logit_adjustment`.
+        tau: How much of the training prior is taken out in all, with what the heads hold already.
+
+    Raises:
+        RideError: As `remaining_adjustment`.
+    """
+    rest = remaining_adjustment(trained, tau)
+    assert trained.class_counts is not None
+    serve_logit_adjustment(trained.model, trained.class_counts, rest)
 
 
 def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts) -> tuple[float, ...]:

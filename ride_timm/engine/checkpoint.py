@@ -18,7 +18,10 @@ from torch.serialization import safe_globals
 from ride_timm.engine.files import sync_folder
 from ride_timm.errors import RideError
 
-__all__ = ['RunSaver', 'misfit', 'read_checkpoint']
+__all__ = ['TRAINED_WITH', 'RunSaver', 'misfit', 'read_checkpoint']
+
+TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment')
+"""What users of trained experts need to know of them, of the `ride` entry; later stages and exports hand it on."""
 
 _LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
 

@@ -40,10 +40,11 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 
 class CosineLinear(nn.Linear):
-    """Scaled cosine similarity between features and one vector a class, without bias.
+    """Scaled cosine similarity between features and one vector a class.
 
     `logits[b, c] = scale * cos(x[b], weight[c])`, so that the norm of a class vector, which grows with the class's
-    frequency, has no say. Computed in float32 under autocast; the result has the type of the weight.
+    frequency, has no say; with a bias, which begins at 0, `+ bias[c]`. Computed in float32 under autocast; the result
+    has the type of the weight.
 
     It is an `nn.Linear`, so that whoever draws new heads by type, as transformers does, draws this one too.
 
@@ -53,6 +54,7 @@ class CosineLinear(nn.Linear):
         in_features: Width D of the pooled features.
         out_features: Number of classes C.
         scale: Factor on the cosine.
+        bias: Have one number a class that is added, as a logit adjustment is (`ride_timm.prior`); RIDE's has none.
         device: Where to create the weight.
         dtype: Type of the weight.
 
@@ -60,6 +62,7 @@ class CosineLinear(nn.Linear):
         - Input: (B, D)
         - Output: (B, C)
         - weight: (C, D)
+        - bias: (C,), or None
     """
 
     def __init__(
@@ -67,27 +70,34 @@ class CosineLinear(nn.Linear):
         in_features: int,
         out_features: int,
         scale: float = 30.0,
+        bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
         self.scale = scale
 
     def reset_parameters(self) -> None:
-        """Draw the class vectors from uniform(-1, 1) and scale each to norm 1."""
+        """Draw the class vectors from uniform(-1, 1) and scale each to norm 1; a bias becomes 0."""
         with torch.no_grad():
             self.weight.uniform_(-1.0, 1.0)
             self.weight.copy_(F.normalize(self.weight, dim=1))
+            if self.bias is not None:
+                self.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of pooled features `x` (B, D)."""
         x = F.normalize(at_least_float32(x), dim=1)
         weight = F.normalize(at_least_float32(self.weight), dim=1)
-        return (self.scale * float32_linear(x, weight)).to(self.weight.dtype)
+        logits = self.scale * float32_linear(x, weight)
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits.to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         """The sizes and the scale, for `print(model)`."""
-        return f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}'
+        sizes = f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}'
+        return sizes + ', bias=True' * (self.bias is not None)
 
 
 def check_head(num_classes: int, global_pool: str) -> None:
@@ -116,19 +126,19 @@ def create_head(
     """A head by name.
 
     Args:
-        head: `cosine` (CosineLinear, scale 30) or `linear` (with bias, scale 1).
+        head: `cosine` (CosineLinear, scale 30), `biased_cosine` (the same with a bias), or `linear` (with a bias).
         in_features: Width of the pooled features of one expert.
         num_classes: Number of classes; 0 gives an identity.
         device: Where to create the weight.
         dtype: Type of the weight.
 
     Raises:
-        ValueError: `head` is neither of the two.
+        ValueError: `head` is none of these.
     """
-    if head not in ('cosine', 'linear'):
-        raise ValueError(f"head={head!r} is not known; use 'cosine' or 'linear'.")
+    if head not in ('cosine', 'biased_cosine', 'linear'):
+        raise ValueError(f"head={head!r} is not known; use 'cosine', 'biased_cosine' or 'linear'.")
     if num_classes <= 0:
         return nn.Identity()
-    if head == 'cosine':
-        return CosineLinear(in_features, num_classes, device=device, dtype=dtype)
+    if head != 'linear':
+        return CosineLinear(in_features, num_classes, bias=head == 'biased_cosine', device=device, dtype=dtype)
     return nn.Linear(in_features, num_classes, device=device, dtype=dtype)

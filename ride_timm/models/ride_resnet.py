@@ -57,7 +57,7 @@ class RideResNet(MultiExpertNet):
         in_chans: Channels of the images.
         global_pool: timm's type of pooling; '' for none (with `num_classes=0`).
         channels: Width of each of the four stages; the last two are an expert's.
-        head: `cosine` or `linear`.
+        head: `cosine`, `biased_cosine` or `linear`.
         cardinality: Groups of the 3x3 convolutions (ResNeXt).
         base_width: Width of a group at 64 channels (ResNeXt).
         router: Whether to have a router; None means where the published weights, `local-dir:` or `hf-hub:` have one. A

@@ -78,7 +78,7 @@ class RideResNetCifar(MultiExpertNet):
         in_chans: Channels of the images.
         global_pool: timm's type of pooling; '' for none (with `num_classes=0`).
         channels: Width of each of the three stages; the last two are an expert's.
-        head: `cosine` or `linear`.
+        head: `cosine`, `biased_cosine` or `linear`.
         router: Whether to have a router; None means where the published weights, `local-dir:` or `hf-hub:` have one. A
             bare file (`checkpoint_path`) with a router needs True.
         router_top_k: How many of the largest running mean logits the router sees, at most `num_classes`.
