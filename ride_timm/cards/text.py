@@ -70,6 +70,13 @@ def summary(results: Results, config: Mapping[str, Any]) -> str:
             f'{routed["mean_experts"]:.2f} experts on average'
         )
     parts = [f'# Model card for {escape(results["name"])}', f'{learnt} {reached}.']
+    adjustment = config.get('ride', {}).get('logit_adjustment')
+    if adjustment:
+        parts.append(
+            f'**A logit adjustment of {adjustment:g} is in its heads**: after the training, {adjustment:g} times the '
+            'log of the class frequencies was taken out of the logits (arXiv:2007.07314), for a better tail. '
+            '`ride-timm validate --logit-adjustment 0`, as `predict` and `demo`, shows it without.'
+        )
     initial = began_with(results)
     if initial is not None:
         parts.append(

@@ -96,3 +96,18 @@ def test_new_heads_need_a_pooling():
     net.reset_classifier(5)  # as timm's own: the pooling stays off, and what the heads are put on is the caller's
     net.reset_classifier(5, 'avg')
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+def test_a_bias_is_added_to_the_scaled_cosine():
+    torch.manual_seed(0)
+    head, x = CosineLinear(5, 3, bias=True), torch.randn(4, 5)
+    assert not head.bias.any()
+    plain = head(x)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    torch.testing.assert_close(head(x), plain + torch.tensor([1.0, -2.0, 0.5]))
+    assert 'bias=True' in repr(head)
+    head.reset_parameters()
+    assert not head.bias.any()
+    low = CosineLinear(5, 3, bias=True).bfloat16()
+    assert low(x.bfloat16()).dtype == torch.bfloat16

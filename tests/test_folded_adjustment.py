@@ -1,0 +1,140 @@
+"""The logit adjustment in the heads' biases: the arithmetic, and the way from a run to a router on top of it."""
+
+import copy
+import json
+
+import pytest
+import timm
+import torch
+from models.routed_nets import routed_net
+from tiny_runs import CIFAR, train, write_images
+
+import ride_timm
+from ride_timm.engine.loading import load_model
+from ride_timm.errors import RideError
+from ride_timm.export import main as export
+from ride_timm.models import CosineLinear
+from ride_timm.prior import fold_logit_adjustment, serve_logit_adjustment
+from ride_timm.validate import build_parser, validate
+
+COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
+NET, ROUTED = f'{CIFAR}.adjusted', f'{CIFAR}.routed'
+
+
+def same(one, other, atol=1e-5):
+    torch.testing.assert_close(one.softmax(-1), other.softmax(-1), rtol=0, atol=atol)
+
+
+class TestFold:
+    @pytest.mark.parametrize('head', ['cosine', 'linear'])
+    def test_it_answers_as_with_hooks(self, head):
+        torch.manual_seed(0)
+        model = timm.create_model(CIFAR, num_classes=len(COUNTS), head=head).eval()
+        served, images = copy.deepcopy(model), torch.randn(4, 3, 32, 32)
+        before = model(images)
+        serve_logit_adjustment(served, COUNTS, 0.7)
+        fold_logit_adjustment(model, COUNTS, 0.7)
+        same(model(images), served(images))
+        same(model.forward_experts(images), served.forward_experts(images))
+        assert (model(images).softmax(1) - before.softmax(1)).abs().max() > 0.01
+        assert model.head == {'cosine': 'biased_cosine', 'linear': 'linear'}[head]
+        fold_logit_adjustment(model, COUNTS, -0.7)
+        same(model(images), before)
+
+    def test_a_router_goes(self):
+        model, images, _ = routed_net(CIFAR, num_classes=len(COUNTS))
+        model.set_routing(0.5)
+        fold_logit_adjustment(model, COUNTS)
+        assert model.router is None
+        assert model(images).shape == (len(images), len(COUNTS))
+        assert not any(key.startswith('router') for key in model.state_dict())
+
+    def test_a_plain_network(self):
+        torch.manual_seed(0)
+        model = timm.create_model('test_resnet', num_classes=len(COUNTS)).eval()
+        served, images = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
+        serve_logit_adjustment(served, COUNTS)
+        fold_logit_adjustment(model, COUNTS)
+        same(model(images), served(images))
+
+    def test_a_head_without_bias(self):
+        model = timm.create_model('test_resnet', num_classes=len(COUNTS))
+        model.fc = torch.nn.Linear(model.num_features, len(COUNTS), bias=False)
+        with pytest.raises(RideError, match='The head Linear has no bias for a logit adjustment'):
+            fold_logit_adjustment(model, COUNTS)
+
+    def test_of_other_classes(self):
+        with pytest.raises(RideError, match='have 9 classes, but class_counts has 3'):
+            fold_logit_adjustment(timm.create_model(CIFAR, num_classes=len(COUNTS)), (3, 2, 1))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('data'), val=9)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory, data):
+    """The experts, held out images beside; the exported folder with adjustment; a router trained on that."""
+    output = tmp_path_factory.mktemp('runs')
+    first = train(data, output, 'experts', '--model', CIFAR, '--loss', 'ride', '--holdout', '0.25')
+    assert export([str(first), '--data-dir', str(data), '--output', str(output / NET), '--logit-adjustment', '1']) == 0
+    train(data, output, 'router', '--stage', 'router', '--init', str(output / NET))
+    assert export([str(output / 'router'), '--data-dir', str(data), '--output', str(output / ROUTED)]) == 0
+    return output
+
+
+def figures(folder, data, *options):
+    argv = ['--model', f'local-dir:{folder}', '--data-dir', str(data), '--device', 'cpu', *options]
+    return validate(build_parser().parse_args(argv))
+
+
+def test_whoever_loads_the_folder_has_it(runs, data):
+    counts = load_model(runs / NET).class_counts
+    raw, images = load_model(runs / 'experts').model, torch.randn(3, 3, 8, 8)
+    serve_logit_adjustment(raw, counts, 1.0)
+    loaded = timm.create_model(f'local-dir:{runs / NET}', pretrained=True).eval()
+    same(loaded(images), raw(images))
+    assert loaded.head == 'biased_cosine'
+    assert all(isinstance(expert.fc, CosineLinear) and expert.fc.bias is not None for expert in loaded.experts)
+    measured = json.loads((runs / NET / 'results.json').read_text())['test']['all_experts']
+    assert figures(runs / NET, data)['ece'] == pytest.approx(measured['ece'], abs=0.01)
+    tuned = ride_timm.from_pretrained(runs / NET, num_classes=2)
+    assert tuned(images).shape == (3, 2)
+    assert not tuned.experts[0].fc.bias.any()
+
+
+def test_the_option_is_the_whole_adjustment(runs, data):
+    with_it = figures(runs / NET, data)
+    assert figures(runs / NET, data, '--logit-adjustment', '1')['loss'] == pytest.approx(with_it['loss'], abs=1e-4)
+    raw = load_model(runs / 'experts').model
+    without = figures(runs / NET, data, '--logit-adjustment', '0')
+    assert without['loss'] != pytest.approx(with_it['loss'], abs=1e-3)
+    argv = ['--checkpoint', str(runs / 'experts'), '--data-dir', str(data), '--device', 'cpu']
+    assert validate(build_parser().parse_args(argv))['loss'] == pytest.approx(without['loss'], abs=1e-4)
+    assert raw.head == 'cosine'
+
+
+def test_a_router_is_trained_on_top(runs, data):
+    router = json.loads((runs / 'router' / 'results.json').read_text())
+    assert router['sweep']  # on the images that the experts held out
+    routed = load_model(runs / ROUTED)
+    assert routed.about['logit_adjustment'] == 1.0
+    assert routed.model.router is not None
+    images = torch.randn(3, 3, 8, 8)
+    same(routed.model(images), load_model(runs / NET).model(images))
+    with pytest.raises(RideError, match=r'has a router, which knows the logits as they were; export the run of'):
+        options = ['--output', str(runs / f'{CIFAR}.x'), '--logit-adjustment', '1']
+        export([str(runs / 'router'), '--data-dir', str(data), *options])
+
+
+def test_the_card_says_so(runs):
+    text = (runs / NET / 'README.md').read_text()
+    assert '**A logit adjustment of 1 is in its heads**' in text
+    assert 'A logit adjustment of 1 is in its heads' in (runs / ROUTED / 'README.md').read_text()
+
+
+def test_experts_with_a_tau_list(tmp_path, data):
+    run = train(data, tmp_path, 'run', '--model', CIFAR, '--loss', 'balpoe')
+    with pytest.raises(RideError, match=r'\(loss balpoe\) was trained with a tau list'):
+        export([str(run), '--data-dir', str(data), '--output', str(tmp_path / NET), '--logit-adjustment', '1'])
