@@ -101,7 +101,26 @@ def test_whoever_loads_the_folder_has_it(runs, data):
     assert figures(runs / NET, data)['ece'] == pytest.approx(measured['ece'], abs=0.01)
     tuned = ride_timm.from_pretrained(runs / NET, num_classes=2)
     assert tuned(images).shape == (3, 2)
-    assert not tuned.experts[0].fc.bias.any()
+    other = timm.create_model(f'local-dir:{runs / NET}', pretrained=True)
+    other.reset_classifier(2)
+    for network in (tuned, other):  # new heads have no old bias
+        assert network.head == 'cosine'
+        assert network.experts[0].fc.bias is None
+
+
+def test_fine_tuning_on_other_classes_begins_without_it(runs, tmp_path):
+    other = write_images(tmp_path / 'other', {'dog': 12, 'eel': 9})
+    run = train(other, tmp_path, 'tuned', '--init', str(runs / NET))
+    assert load_model(run).model.head == 'cosine'
+    assert load_model(run).about.get('logit_adjustment') is None
+
+
+def test_going_on_with_the_same_classes_keeps_the_heads(runs, data, tmp_path):
+    still = ('--lr', '1e-12', '--warmup-epochs', '0', '--weight-decay', '0')
+    run = train(data, tmp_path, 'on', '--init', str(runs / NET), *still)
+    before, after = load_model(runs / NET).model, load_model(run).model
+    assert after.head == 'biased_cosine'
+    torch.testing.assert_close(after.experts[0].fc.bias, before.experts[0].fc.bias)
 
 
 def test_the_option_is_the_whole_adjustment(runs, data):

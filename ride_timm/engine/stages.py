@@ -128,11 +128,13 @@ def build_network(
     # a router belongs to the heads that it was trained on, which the other stages change
     router = {'router': True, 'heads': False}.get(args.stage, None if init is None else False)
     several = init is not None and isinstance(init.model, MultiExpertNet)
+    named_alike = init is not None and init.class_names == data.train.class_names
+    keep = args.stage == 'router' or args.keep_heads or (args.stage == 'experts' and named_alike)
+    if not keep and getattr(getattr(init, 'model', None), 'head', None) == 'biased_cosine':
+        args.model_kwargs['head'] = 'cosine'  # the bias belongs to the old heads
     model = setup.build_model(args, device, router if several else None)
     if init is None:
         return model
-    named_alike = init.class_names == data.train.class_names
-    keep = args.stage == 'router' or args.keep_heads or (args.stage == 'experts' and named_alike)
     load_initial(model, init, keep, args.init_noise, args.seed)
     if is_primary(args):
         _logger.info(f'Weights of {init.path}{_remarks(args, init, keep)}')

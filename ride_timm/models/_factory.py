@@ -1,6 +1,7 @@
 """What the entry points of both families share."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
@@ -55,8 +56,8 @@ def create_multi_expert(
             f'{variant} was given {fixed}={kwargs[fixed]!r}, which its name fixes; choose another architecture of '
             "timm.list_models('ride_*')."
         )
-    if _asks_for_a_stale_router(kwargs):
-        kwargs['router'] = False
+    if _asks_for_heads_not_kept(kwargs):
+        kwargs.update(_of_new_heads(kwargs))
     made_with = _use_published(variant, kwargs) if pretrained else None
     net: Any = build_model_with_cfg(
         model_cls,
@@ -92,7 +93,7 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
         return None
     made_with = weight.model_args
     if kwargs.get('features_only') or kwargs.get('num_classes', cfg.num_classes) != weight.num_classes:
-        made_with['router'] = False  # it belongs to the heads
+        made_with.update(_of_new_heads(made_with))
     for key, value in made_with.items():
         kwargs.setdefault(key, value)
     taken = {key: kwargs[key] for key in made_with}
@@ -100,15 +101,20 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
     return taken
 
 
-def _asks_for_a_stale_router(kwargs: dict[str, Any]) -> bool:
-    """Whether a folder's or Hub repository's config.json asks for a router whose heads are not kept.
+def _of_new_heads(made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What other heads have in place of what belonged to the old ones: no router, and no bias beside the cosine."""
+    return {'router': False} | ({'head': 'cosine'} if made_with.get('head') == 'biased_cosine' else {})
+
+
+def _asks_for_heads_not_kept(kwargs: dict[str, Any]) -> bool:
+    """Whether a folder's or Hub repository's config.json asks for what belongs to heads that are not kept.
 
     transformers gives the `model_args` of a config.json as arguments, and no classes for a feature extractor.
     """
     if kwargs.get('router') and kwargs.get('num_classes') == 0:
         return True
     source_args, config = kwargs.get('pretrained_model_args') or {}, kwargs.get('pretrained_cfg')
-    if not source_args.get('router') or not isinstance(config, dict):
+    if not (source_args.get('router') or source_args.get('head') == 'biased_cosine') or not isinstance(config, dict):
         return False
     wanted = kwargs.get('num_classes')
     return bool(kwargs.get('features_only')) or (wanted is not None and wanted != config.get('num_classes'))

@@ -72,8 +72,7 @@ class MultiExpertNet(UnroutedScript, nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.expert_training = False
+        self.grad_checkpointing = self.expert_training = False
         self.routing_threshold: float | None = None
         self.head = head
         self.num_features = int(self.feature_info[-1]['num_chs'])
@@ -109,11 +108,9 @@ class MultiExpertNet(UnroutedScript, nn.Module):
         self.router.requires_grad_(False)
 
     def _drop_router(self) -> None:
-        if self.router is None:
-            return
-        self.router = None
-        self.routing_threshold = None
-        update_model_args(self, router=False)
+        if self.router is not None:
+            self.router = self.routing_threshold = None
+            update_model_args(self, router=False)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -170,8 +167,8 @@ class MultiExpertNet(UnroutedScript, nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Draw new heads.
 
-        A router goes with the classes it was trained on: another number of classes, or of features, drops it with a
-        warning.
+        A router goes with the classes it was trained on: another number of classes or features drops it with a warning.
+        The bias of a `biased_cosine` head goes with the old heads.
 
         Args:
             num_classes: Number of classes; 0 removes the heads.
@@ -192,6 +189,9 @@ class MultiExpertNet(UnroutedScript, nn.Module):
         if self.router is not None and (changed or width != self.expert_width):
             warnings.warn('The router belongs to the old heads and is dropped.', stacklevel=2)
             self._drop_router()
+        if self.head == 'biased_cosine':
+            self.head = 'cosine'
+            update_model_args(self, head='cosine')
         self._create_heads(get_device_dtype(self))
 
     def _run(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
