@@ -164,6 +164,19 @@ class TestLoading:
         plain = timm.create_model(ARCHITECTURE, num_classes=CLASSES)
         assert plain.experts[0].layer3[0].conv1.weight.shape[0] != 24
 
+    def test_a_bias_beside_the_cosine_goes_with_the_heads(self, root, use_root):
+        saved = publish(root, head='biased_cosine')
+        with torch.no_grad():
+            saved.experts[1].fc.bias += torch.arange(CLASSES)
+        save_folder(saved, root / NAME, [f'class {i}' for i in range(CLASSES)], [50, 40, 30, 20, 10, 5, 1])
+        write_index(root)
+        use_root(root)
+        assert same_outputs(create(), saved)
+        for network in (create(num_classes=10), create(num_classes=0)):
+            assert network.head == 'cosine'
+            assert network._model_args['head'] == 'cosine'
+        assert create(num_classes=10).experts[1].fc.bias is None
+
     def test_shards(self, root, use_root):
         saved = publish(root, router=True)
         folder = root / NAME
