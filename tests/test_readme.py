@@ -47,7 +47,8 @@ def test_every_command_parses():
         elif words[:3] == ['python', '-m', 'ride_timm.run']:
             run.build_parser()
             seen.add('run')
-    assert seen == {'torchrun', 'train', 'validate', 'convert', 'run', 'data', 'demo', 'predict', 'publish', 'report'}
+    commands = {'train', 'validate', 'convert', 'run', 'data', 'demo', 'predict', 'publish', 'report', 'export'}
+    assert seen == {'torchrun', *commands}
 
 
 @pytest.mark.parametrize('extra', ['quickstart', 'test'])
