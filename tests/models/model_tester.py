@@ -108,7 +108,7 @@ class ModelTester:
         [
             ({'layers': (1, 1)}, ValueError, r'layers=\(1, 1\)'),
             ({'channels': (8, 8, 8, 8, 8)}, ValueError, r'channels=\(8, 8, 8, 8, 8\)'),
-            ({'head': 'nope'}, ValueError, "head='nope'.*'cosine' or 'linear'"),
+            ({'head': 'nope'}, ValueError, "head='nope'.*'biased_cosine' or 'linear'"),
             ({'num_experts': 4}, TypeError, 'num_experts=4, which its name fixes'),
             ({'block': 'basic'}, TypeError, "block='basic', which its name fixes"),
             ({'not_an_argument': 1}, TypeError, 'not_an_argument'),

@@ -111,3 +111,14 @@ def test_a_bias_is_added_to_the_scaled_cosine():
     assert not head.bias.any()
     low = CosineLinear(5, 3, bias=True).bfloat16()
     assert low(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning', 'ignore:`torch.jit:FutureWarning')
+@pytest.mark.parametrize('bias', [False, True])
+def test_scripted_traced_and_exported(bias):
+    torch.manual_seed(0)
+    head, x = CosineLinear(5, 3, bias=bias).eval(), torch.randn(4, 5)
+    if bias:
+        torch.nn.init.normal_(head.bias)
+    for other in (torch.jit.script(head), torch.fx.symbolic_trace(head), torch.export.export(head, (x,)).module()):
+        torch.testing.assert_close(other(x), head(x))
