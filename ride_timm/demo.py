@@ -28,7 +28,7 @@ from ride_timm.engine.prediction import Prediction, Skipped, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError, one_line
 from ride_timm.models import MultiExpertNet
-from ride_timm.prior import apply_logit_adjustment, apply_prior
+from ride_timm.prior import apply_options
 
 if TYPE_CHECKING:
     import gradio
@@ -85,10 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load_model(args.model)
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
-    if args.prior is not None:
-        apply_prior(trained, args.prior)
-    if args.logit_adjustment is not None:
-        apply_logit_adjustment(trained, args.logit_adjustment)
+    apply_options(trained, args)
     demo = build_demo(
         trained,
         title=args.model, top_k=args.top_k, threshold=args.threshold, examples=examples.paths, device=args.device,

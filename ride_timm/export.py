@@ -18,7 +18,7 @@ from typing import Any
 
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
-from ride_timm.engine.checkpoint import TRAINED_WITH
+from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, read_measured
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.logs import setup_logging
@@ -153,8 +153,9 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
-    further = ('holdout',) if args.logit_adjustment is not None else ()  # its router is still to be trained
-    about: dict[str, Any] = {key: trained.ride[key] for key in (*TRAINED_WITH, *further) if key in trained.ride}
+    about = trained_with(trained.ride)
+    if args.logit_adjustment is not None:
+        about['holdout'] = trained.ride.get('holdout')  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, about, dtype=dtype, with_tensors=not args.figures_only,
         max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),

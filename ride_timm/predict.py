@@ -47,7 +47,7 @@ from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.engine.values import check_values, check_writable
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
-from ride_timm.prior import apply_logit_adjustment, apply_prior
+from ride_timm.prior import apply_options
 
 __all__ = ['build_parser', 'main']
 
@@ -102,10 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(problem)
     trained = load_model(args.model)
     threshold = _threshold(args, trained)
-    if args.prior is not None:
-        apply_prior(trained, args.prior)
-    if args.logit_adjustment is not None:
-        apply_logit_adjustment(trained, args.logit_adjustment)
+    apply_options(trained, args)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     rows = _predict(args, trained, found.paths, threshold)

@@ -17,6 +17,7 @@ one network serves every point between its best head and its best tail. It is th
 with 1 - tau, up to a constant.
 """
 
+import argparse
 import csv
 import difflib
 import json
@@ -39,6 +40,7 @@ from ride_timm.models import CosineLinear, MultiExpertNet
 
 __all__ = [
     'apply_logit_adjustment',
+    'apply_options',
     'apply_prior',
     'correct_prior',
     'fold_logit_adjustment',
@@ -214,9 +216,7 @@ def fold_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: floa
         with torch.no_grad():
             head.bias += (shift - shift.mean()).to(head.bias.device, head.bias.dtype)
     if isinstance(model, MultiExpertNet):
-        if model.router is not None:
-            model.router = model.routing_threshold = None
-            update_model_args(model, router=False)
+        model._drop_router()
         if model.head == 'cosine':
             model.head = 'biased_cosine'
             update_model_args(model, head=model.head)
@@ -260,6 +260,24 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
     rest = remaining_adjustment(trained, tau)
     assert trained.class_counts is not None
     serve_logit_adjustment(trained.model, trained.class_counts, rest)
+
+
+def apply_options(trained: TrainedNet, args: argparse.Namespace) -> tuple[float, ...] | None:
+    """Make a loaded network answer as the options of `add_prior_option` ask.
+
+    Args:
+        trained: Of `load_model`; its model is changed.
+        args: With `prior` and `logit_adjustment`, of which one at most is given.
+
+    Returns:
+        The frequencies of `--prior`, in label order, of sum 1; None without it.
+
+    Raises:
+        RideError: As `apply_prior` and `apply_logit_adjustment`.
+    """
+    if args.logit_adjustment is not None:
+        apply_logit_adjustment(trained, args.logit_adjustment)
+    return None if args.prior is None else apply_prior(trained, args.prior)
 
 
 def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts) -> tuple[float, ...]:

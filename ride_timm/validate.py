@@ -28,7 +28,7 @@ from ride_timm.engine.values import KeyValues, check_values, check_writable
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
-from ride_timm.prior import apply_logit_adjustment, apply_prior
+from ride_timm.prior import apply_options
 
 __all__ = ['build_parser', 'main', 'open_images', 'validate']
 
@@ -127,9 +127,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = choose_device(args.device)
     trained = load_trained(args)
-    prior = apply_prior(trained, args.prior) if args.prior is not None else None
-    if args.logit_adjustment is not None:
-        apply_logit_adjustment(trained, args.logit_adjustment)
+    prior = apply_options(trained, args)
     args.in_chans = trained.model.in_chans
     split, counts = open_images(args, trained)
     if len(split.targets) <= MAX_CHECKED:

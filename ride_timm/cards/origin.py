@@ -26,11 +26,7 @@ def began_with(results: Results) -> str | None:
     Args:
         results: Content of `results.json`.
     """
-    words = (results['training'][0]['command'] or '').split()
-    for word, after in zip(words, [*words[1:], ''], strict=False):
-        if word == '--init' or word.startswith('--init='):
-            return word.removeprefix('--init').removeprefix('=') or after or None
-    return None
+    return _option(results['training'][0]['command'], '--init') or None
 
 
 def held_out(results: Results) -> bool:
@@ -40,9 +36,10 @@ def held_out(results: Results) -> bool:
         results: Content of `results.json`.
     """
     stage = results['training'][0]
-    words = (stage['command'] or '').split()
-    given = any(word == '--holdout' or word.startswith('--holdout=') for word in words)
-    return given or stage['images'] not in (None, results['data']['train_images'])
+    return _option(stage['command'], '--holdout') is not None or stage['images'] not in (
+        None,
+        results['data']['train_images'],
+    )
 
 
 def seen_images(results: Results) -> str:
@@ -113,12 +110,23 @@ def choices_section(results: Results) -> str:
 def _other_epochs(results: Results) -> str:
     """That a stage was trained for another number of epochs than its recipe says, where its command says so."""
     stages = [stage for stage in results['training'] if stage.get('recipe') and stage['epochs'] is not None]
-    changed = [f'`--epochs {stage["epochs"]}` ({stage["stage"]})' for stage in stages if _sets_epochs(stage['command'])]
+    changed = [
+        f'`--epochs {stage["epochs"]}` ({stage["stage"]})'
+        for stage in stages
+        if _option(stage['command'], '--epochs') is not None
+    ]
     return f', but for {" and ".join(changed)}' if changed else ''
 
 
-def _sets_epochs(command: str | None) -> bool:
-    return any(word == '--epochs' or word.startswith('--epochs=') for word in (command or '').split())
+def _option(command: str | None, name: str) -> str | None:
+    """What a command gives an option, the first word of it; None where it does not name the option."""
+    words = (command or '').split()
+    for place, word in enumerate(words):
+        if word == name:
+            return ''.join(words[place + 1 : place + 2])
+        if word.startswith(f'{name}='):
+            return word.removeprefix(f'{name}=')
+    return None
 
 
 def _rule(text: str) -> str:

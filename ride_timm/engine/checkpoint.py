@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from torch.serialization import safe_globals
 from ride_timm.engine.files import sync_folder
 from ride_timm.errors import RideError
 
-__all__ = ['TRAINED_WITH', 'RunSaver', 'misfit', 'read_checkpoint']
+__all__ = ['RunSaver', 'misfit', 'read_checkpoint', 'trained_with']
 
-TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment')
-"""What users of trained experts need to know of them, of the `ride` entry; later stages and exports hand it on."""
+_TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment')
 
 _LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
 
@@ -225,6 +224,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if isinstance(checkpoint.get('args'), argparse.Namespace):
         checkpoint['args'] = vars(checkpoint['args'])
     return checkpoint
+
+
+def trained_with(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What users of trained experts need to know of their training; later stages and exports hand it on.
+
+    Args:
+        entry: The `ride` entry of a checkpoint.
+    """
+    return {key: entry[key] for key in _TRAINED_WITH if key in entry}
 
 
 def misfit(error: Exception) -> str:

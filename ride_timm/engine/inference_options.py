@@ -23,7 +23,7 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
     """Add `--prior` and `--logit-adjustment`, one of which may be given.
 
     Args:
-        parser: Gets them, as `ride_timm.prior.apply_prior` and `apply_logit_adjustment` take them.
+        parser: Gets them, as `ride_timm.prior.apply_options` takes them.
     """
     group = parser.add_mutually_exclusive_group()
     group.add_argument(

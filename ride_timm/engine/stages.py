@@ -12,7 +12,7 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.engine import setup
-from ride_timm.engine.checkpoint import TRAINED_WITH
+from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
 from ride_timm.engine.teacher import build_teacher
 from ride_timm.errors import RideError
@@ -227,7 +227,7 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         'tau': getattr(task.criterion, 'tau', None),
     }
     if args.stage == 'router' and init is not None:
-        entry.update({key: init.ride[key] for key in TRAINED_WITH if key in init.ride})
+        entry.update(trained_with(init.ride))
         if init.class_counts is not None:
             entry['class_counts'] = list(init.class_counts)
     return entry

@@ -18,7 +18,7 @@ from ride_timm.card import FIGURES, render_card, write_card
 from ride_timm.cards.markdown import escape
 from ride_timm.cards.results import Results, images_name, read_json, read_results
 from ride_timm.convert import save_folder
-from ride_timm.engine.checkpoint import TRAINED_WITH, read_checkpoint
+from ride_timm.engine.checkpoint import read_checkpoint, trained_with
 from ride_timm.engine.initial import read_measured
 from ride_timm.engine.provenance import read_run
 from ride_timm.engine.results import write_json
@@ -126,8 +126,7 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
     trained = read_measured(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    about: dict[str, Any] = {key: trained.ride[key] for key in TRAINED_WITH if key in trained.ride}
-    save_folder(trained.model, target, trained.class_names, trained.class_counts, about)
+    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.ride))
     data = data_name or _data_name(settings['args'])
     name = _weight_name(trained.name.partition('.')[0], repo_id, f'{trained.ride.get("loss") or "ce"}_{data}')
     num_bytes = (target / WEIGHTS).stat().st_size
