@@ -32,6 +32,7 @@ from ride_timm.engine.loading import load_trained
 from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, write_json
 from ride_timm.engine.router_stage import evaluate_routed, train_router
+from ride_timm.engine.run_folder import LAST, checkpoints_in, locked
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.metrics import ClassResult, LongTailEvaluator
@@ -139,8 +140,9 @@ def write_digits(folder: Path, seed: int) -> list[int]:
 def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: str) -> Measured:
     """Train through the ordinary command, and measure the last checkpoint."""
     print(f'Training {PLAIN if name == "plain" else RIDE} ...', flush=True)
-    checkpoint = folder / name / 'last.pth.tar'
-    checkpoint.unlink(missing_ok=True)  # the quickstart starts anew each time
+    with locked(folder / name):
+        for earlier in checkpoints_in(folder / name):
+            earlier.unlink()  # the quickstart starts anew each time
     layers = 'layers=' + str(LAYERS).replace(' ', '')
     stopped = train_main([
         '--data-dir', str(folder / 'digits'), '--model', model, '--model-kwargs', layers, '--loss', loss,
@@ -151,7 +153,7 @@ def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: 
     ])  # fmt: skip
     if stopped:  # by Ctrl-C
         raise SystemExit(stopped)
-    options = argparse.Namespace(checkpoint=str(checkpoint), model=None)
+    options = argparse.Namespace(checkpoint=str(folder / name / LAST), model=None)
     vars(options).update(use_ema=False, num_classes=None, model_kwargs={})
     net = load_trained(options).model
     train, val, loader = _val_loader(folder, net)

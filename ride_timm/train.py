@@ -7,7 +7,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,12 @@ from ride_timm.engine.cost import gmacs
 from ride_timm.engine.divergence import check_scale, check_weights
 from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
-from ride_timm.engine.logs import interactive, setup_logging
+from ride_timm.engine.logs import clock, interactive, setup_logging
 from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
-from ride_timm.engine.provenance import add_segment
-from ride_timm.engine.results import environment, format_metrics, write_per_class, write_results
-from ride_timm.engine.resume import find_checkpoint, restore
+from ride_timm.engine.results import format_metrics, write_per_class, write_results
+from ride_timm.engine.resume import find_checkpoint, report_changes, restore
 from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
+from ride_timm.engine.run_folder import discard_results, in_primary, locked, run_folder
 from ride_timm.engine.saving import LESS_IS_BETTER, create_saver
 from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
@@ -111,12 +111,18 @@ def train(args: argparse.Namespace, device: torch.device) -> OrderedDict[str, fl
         RideError: Something the user can put right.
         Interrupted: SIGTERM or SIGINT came; the step was finished.
     """
-    run = _prepare(args, device)
-    _check_eval_metric(run)
-    for loader in (run.trainer.loader, run.val_loader):
-        shield_workers(loader)
-    if run.saver is not None and not run.saver.last.exists():
-        run.saver.save_start(run.start - 1)
+    with ExitStack() as kept:
+        run = _prepare(args, device, kept)
+        _check_eval_metric(run)
+        for loader in (run.trainer.loader, run.val_loader):
+            shield_workers(loader)
+        if run.saver is not None and not run.saver.last.exists():
+            run.saver.save_start(run.start - 1)
+        return _guarded(run)
+
+
+def _guarded(run: Run) -> OrderedDict[str, float]:
+    """All epochs; signals and errors end them as the user is told."""
     with StopRequest() as stop, logging_redirect_tqdm():
         run.trainer.stop = stop
         try:
@@ -150,11 +156,12 @@ def _run_epochs(run: Run) -> OrderedDict[str, float]:
         if run.trainer.primary:
             done = epoch + 1 - run.start
             left = (time.perf_counter() - began) / done * (run.epochs - epoch - 1)
-            _logger.info(f'{done + run.start}/{run.epochs} epochs, {_clock(left)} to go')
+            _logger.info(f'{done + run.start}/{run.epochs} epochs, {clock(left)} to go')
     return metrics if run.start < run.epochs else _finish(run)
 
 
-def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
+def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) -> Run:
+    """All of a run; its folder is locked until `kept` is closed."""
     primary = utils.is_primary(args)
     if args.cuda_graph:
         check_cuda_graph(args, device)
@@ -168,15 +175,20 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     utils.random_seed(args.seed, args.rank)
     model = stages.build_network(args, init, data, device)
     setup.resolve_lr(args)
-    train_loader, val_loader, config = setup.build_loaders(args, model, data, device)
+    config = setup.image_config(args, model)
     task = stages.build_task(args, model, data, config, device)
-    folder = setup.run_folder(args)
+    folder = run_folder(args)
+    in_primary(args, device, lambda: kept.enter_context(locked(folder)))
+    resumed = find_checkpoint(args, folder, data)
+    checkpoint = None if resumed is None else resumed.checkpoint
+    train_loader, val_loader = setup.build_loaders(args, data, device, config)
     optimizer = stages.build_optimizer(args, model)
     scaler = utils.NativeScaler(device=device.type) if args.amp and args.amp_dtype == 'float16' else None
     autocast = partial(torch.autocast, device.type, getattr(torch, args.amp_dtype)) if args.amp else nullcontext
-    checkpoint = find_checkpoint(args, folder, data)
+    entry = stages.record(args, data, init, task)
     if checkpoint is not None:
         stages.check_resumed(args, data, checkpoint)
+        report_changes(args, checkpoint, data, entry['teacher'])
         restore(checkpoint, task, optimizer, scaler)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
@@ -204,11 +216,7 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
     if trainer.scheduler is not None and start:
         trainer.scheduler.step_update(start * trainer.updates_per_epoch)
         trainer.scheduler.step(start)
-    saver = create_saver(args, folder, data, trainer, checkpoint) if primary else None
-    if saver is not None:
-        saver.extra.update(stages.record(args, data, init, task))
-        earlier = (checkpoint.get('ride') or {}).get('segments', []) if checkpoint is not None else []
-        saver.extra['segments'] = add_segment(earlier, start, getattr(args, 'command', None), environment())
+    saver = in_primary(args, device, lambda: create_saver(args, folder, data, trainer, entry, resumed))
     tracker = Tracker(args.log, folder, saver.settings) if saver is not None else Tracker()
     found: dict[str, Any] = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
     if saver is not None and len(saver.extra['segments']) > 1:
@@ -267,6 +275,8 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
     try:
         write_row(run.folder / 'summary.csv', epoch, train_metrics, metrics, lr)
         run.tracker.log(epoch, {**prefixed('train', train_metrics), **prefixed('eval', metrics or {}), 'lr': lr})
+        if epoch + 1 < run.epochs:
+            discard_results(run.folder)
         run.saver.save_checkpoint(epoch, metrics[run.args.eval_metric] if metrics else None)
         if epoch + 1 == run.epochs:
             _write_results(run, metrics)
@@ -377,11 +387,6 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
         run.saver.settings['model_kwargs'] = args.model_kwargs
         run.saver.extra['router_threshold'] = model.router_threshold
     return found
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02d}:{second:02d}'
 
 
 if __name__ == '__main__':

@@ -16,15 +16,22 @@ from timm.utils import CheckpointSaver
 from torch.serialization import safe_globals
 
 from ride_timm.engine.files import sync_folder
+from ride_timm.engine.run_folder import numbered_epoch
 from ride_timm.errors import RideError
 
-__all__ = ['RunSaver', 'misfit', 'read_checkpoint', 'trained_with']
+__all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_checkpoint', 'trained_with']
 
 _TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment')
 
 _LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
 
+_MAX_EPOCH = 10**9
+
 _REFUSED = ('Unsupported global', 'unsupported GLOBAL', 'Trying to')  # what torch says of code in a file
+
+
+class NoCheckpointError(RideError):
+    """There is no checkpoint where one was looked for, or a damaged one."""
 
 
 class RunSaver(CheckpointSaver):
@@ -36,6 +43,7 @@ class RunSaver(CheckpointSaver):
        a run that was never killed.
     3. A metric that is not finite never becomes the best; timm keeps NaN for ever.
     4. `args` is a plain dict, so that the file loads with `weights_only=True` and nothing allowed beside.
+    5. What a checkpoint says of the files next to it is checked: timm deletes whatever it names.
 
     Args:
         extra: What goes into the file under the key `ride`: class names and counts, loss.
@@ -103,8 +111,9 @@ class RunSaver(CheckpointSaver):
             state: Its entry `saver`.
 
         Raises:
-            RideError: The files cannot be written.
+            RideError: The files cannot be written, or the entry names others than a saver's.
         """
+        check_history(state, source)
         with self._explained():
             self._duplicate(source, self.last)
             epoch, metric = state.get('pending') or (None, None)
@@ -204,10 +213,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         The file's content; `state_dict` is there, and `args`, if it is, is a dict.
 
     Raises:
-        RideError: There is no such file, it is no checkpoint, it is damaged, or it names foreign classes.
+        NoCheckpointError: There is no such file, it is no checkpoint, or it is damaged.
+        RideError: It names foreign classes.
     """
     if not Path(path).is_file():
-        raise RideError(f'There is no checkpoint {path}; give the path of a last.pth.tar or model_best.pth.tar.')
+        raise NoCheckpointError(
+            f'There is no checkpoint {path}; give the path of a last.pth.tar or model_best.pth.tar.'
+        )
     try:
         _check_sums(path)
         with safe_globals([argparse.Namespace]):  # timm's training keeps its arguments as one; it holds no code
@@ -218,12 +230,57 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 f'{path} names Python classes beside tensors, which only `ride-timm convert` reads (without running '
                 'them); convert an official file first, and do not load one that you do not trust.'
             ) from None
-        raise RideError(_no_checkpoint(path)) from None
+        raise NoCheckpointError(_no_checkpoint(path)) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
-        raise RideError(_no_checkpoint(path))
+        raise NoCheckpointError(_no_checkpoint(path))
     if isinstance(checkpoint.get('args'), argparse.Namespace):
         checkpoint['args'] = vars(checkpoint['args'])
     return checkpoint
+
+
+def check_history(state: Any, source: str | Path) -> None:
+    """Refuse a history of saves that is not of our own making, since files are removed by it.
+
+    Args:
+        state: The entry `saver` of a checkpoint.
+        source: The checkpoint.
+
+    Raises:
+        RideError: The entry names other files than `checkpoint-N.pth.tar`, or is damaged.
+    """
+    wrong = next(_misfits(state), None)
+    if wrong is not None:
+        raise RideError(
+            f'{source} is not resumed from, since its history of saves is not one of a training ({wrong}); use the '
+            'checkpoint of a training of your own.'
+        )
+
+
+def _misfits(state: Any) -> Iterator[str]:
+    if not isinstance(state, Mapping):
+        yield f'saver is {type(state).__name__}'
+        return
+    kept, pending = state.get('checkpoint_files', []), state.get('pending') or (None, None)
+    best = (state.get('best_epoch'), state.get('best_metric'))
+    if not isinstance(kept, list):
+        yield 'checkpoint_files is no list'
+        return
+    for entry in kept:
+        name = entry[0] if isinstance(entry, (list, tuple)) and len(entry) == 2 else None
+        if not isinstance(name, str) or numbered_epoch(name) < 0 or not _is_rank(entry[1]):
+            yield f'it names {str(name)[:100]!r}'
+    for key, pair in (('best_epoch', best), ('pending', pending)):
+        fits = isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_epoch(pair[0]) and _is_rank(pair[1])
+        if not fits:
+            yield f'{key} is {str(pair)[:100]!r}'
+
+
+def _is_epoch(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value < _MAX_EPOCH)
+
+
+def _is_rank(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
 
 
 def trained_with(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import warnings
 
 from PIL import Image
 
-__all__ = ['interactive', 'setup_logging']
+__all__ = ['clock', 'interactive', 'setup_logging']
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -30,3 +30,9 @@ def setup_logging(level: int = logging.INFO) -> None:
 def interactive() -> bool:
     """Whether a person watches: progress bars are for terminals only."""
     return sys.stderr.isatty()
+
+
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02d}:{second:02d}'

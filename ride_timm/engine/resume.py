@@ -2,42 +2,56 @@
 
 import argparse
 import logging
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.models import clean_state_dict
 from timm.utils import is_primary
 
-from ride_timm.engine.checkpoint import misfit, read_checkpoint
+from ride_timm.engine.checkpoint import NoCheckpointError, check_history, misfit, read_checkpoint
 from ride_timm.engine.run_data import RunData
+from ride_timm.engine.run_folder import LAST, checkpoints_in
+from ride_timm.engine.setup import pick
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
 
-__all__ = ['find_checkpoint', 'is_inside', 'restore', 'resumed_path']
+__all__ = ['Resumed', 'find_checkpoint', 'report_changes', 'restore']
 
 _logger = logging.getLogger(__name__)
 
-_LAST = 'last.pth.tar'
-
-# where a run is, and how it is shown: nothing of what it computes
-_HARMLESS = {
-    'checkpoint_hist', 'command', 'data_config', 'data_dir', 'dataset_download', 'device', 'experiment', 'explicit',
-    'from_recipe', 'init', 'local_rank', 'log', 'log_interval', 'model_kwargs', 'no_check_images', 'output', 'pin_mem',
-    'quiet', 'rank', 'recipe', 'resume', 'teacher', 'workers',
+HARMLESS = {
+    # where the run is, and how it is shown
+    'command', 'experiment', 'explicit', 'from_recipe', 'log', 'log_interval', 'output', 'quiet', 'recipe', 'resume',
+    'checkpoint_hist',  # what is kept of the past
+    'data_dir', 'dataset_download', 'no_check_images',  # data may move; its classes are compared
+    'init',  # the weights are the checkpoint's; what else comes from --init is compared
+    'local_rank', 'pin_mem', 'rank',
+    'model_kwargs.router_threshold',  # chosen at the end of the training
 }  # fmt: skip
+"""Options that may differ on resuming without a word: nothing of what the run computes depends on them."""
+
+_MAX_WORKERS = 256  # no file has the machine start more
 _HYPERPARAMETERS = ('lr', 'weight_decay', 'momentum', 'dampening', 'nesterov', 'betas', 'eps')
 
 
-def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> dict[str, Any] | None:
-    """Read the checkpoint that `--resume` names.
+class Resumed(NamedTuple):
+    """What a run goes on from: the checkpoint, its file, and whether that lies in the run's own folder."""
 
-    Options that differ from those it was trained with are listed in a warning; the command line's hold.
+    checkpoint: dict[str, Any]
+    path: Path
+    inside: bool
+
+
+def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> Resumed | None:
+    """Read the checkpoint that `--resume` names; `auto` means the newest whole one in the run's folder.
 
     Args:
-        args: The run's arguments, complete.
-        folder: The run's folder, whose `last.pth.tar` `--resume auto` means.
+        args: The run's arguments; an open `workers` is set to the checkpoint's, since each number of loading processes
+            draws other augmentations and its default depends on the machine.
+        folder: The run's folder.
         data: The images.
 
     Returns:
@@ -46,39 +60,58 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> di
     Raises:
         RideError: It cannot be read, or is of another model, optimizer or other classes; or another run is in the way.
     """
-    last = folder / _LAST
-    path = resumed_path(args, folder)
-    if not args.resume or (args.resume == 'auto' and not path.exists()):
+    present = checkpoints_in(folder)
+    if not args.resume and present:
+        raise RideError(
+            f'{folder} holds a run already; add --resume auto to go on with it, or choose another --experiment NAME.'
+        )
+    if not args.resume or (args.resume == 'auto' and not present):
         return None
-    checkpoint = read_checkpoint(path)
-    if last.exists() and not is_inside(path, folder):
+    path, checkpoint = _newest_whole(args, folder, present) if args.resume == 'auto' else _named(Path(args.resume))
+    inside = path.parent.resolve() == folder.resolve()
+    if present and not inside:
         raise RideError(
             f'{folder} holds a run of its own and --resume names {path}; add --resume auto to go on with the run in '
             'the folder, or choose another --experiment NAME.'
         )
     _check_kind(args, checkpoint, path)
     _check_classes(checkpoint, path, data)
+    if inside and 'saver' in checkpoint:
+        check_history(checkpoint['saver'], path)
+    workers = (checkpoint.get('args') or {}).get('workers')
+    if type(workers) is int and 0 <= workers <= _MAX_WORKERS:
+        pick(args, 'workers', workers, 'as the checkpoint was trained')
     if is_primary(args):
         done = int(checkpoint['epoch']) + 1
         _logger.info(f'Going on from {path}: {done} {"epoch is" if done == 1 else "epochs are"} done')
-        _report_changes(args, checkpoint, data)
-    return checkpoint
+    return Resumed(checkpoint, path, inside)
 
 
-def resumed_path(args: argparse.Namespace, folder: Path) -> Path:
-    """The checkpoint that `--resume` names: `auto` is the run's own last one, a folder the last one in it.
+def report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData, teacher: str | None) -> None:
+    """Warn of all that differs from what the checkpoint was trained with; the command line's holds.
 
     Args:
-        args: The run's arguments.
-        folder: The run's folder.
+        args: The run's arguments, complete.
+        checkpoint: Of `find_checkpoint`.
+        data: The images.
+        teacher: Digest of the teacher's weights, None without one.
     """
-    path = folder if args.resume == 'auto' else Path(args.resume)
-    return path / _LAST if path.is_dir() or args.resume == 'auto' else path
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder."""
-    return path.parent.resolve() == folder.resolve()
+    entry = checkpoint.get('ride') or {}
+    before, now = _compared(checkpoint.get('args') or {}), _compared(vars(args))
+    if 'teacher' in entry and entry['teacher'] == teacher:
+        now.pop('teacher', None)  # the same weights, wherever they lie
+    elif teacher is not None and before.get('teacher') == now['teacher']:
+        before['teacher'] = f'{before["teacher"]} with other weights'
+    changes = list(_differences(before, now))
+    counts = entry.get('class_counts')
+    if args.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():
+        changes.append(f'training images {sum(counts)} -> {len(data.train.targets)}')
+    if not is_primary(args):
+        return
+    if changes:
+        _logger.warning(f'Not as the checkpoint was trained, and so not the same run: {", ".join(changes)}.')
+    if args.sched == 'plateau':
+        _logger.warning('The state of the plateau schedule is in no checkpoint of timm; it starts anew.')
 
 
 def restore(
@@ -113,6 +146,50 @@ def restore(
         scaler.load_state_dict(checkpoint[scaler.state_dict_key])
 
 
+def _newest_whole(args: argparse.Namespace, folder: Path, present: list[Path]) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of the run that can be read; a warning says that it is not `last`."""
+    for path in present:
+        try:
+            checkpoint = read_checkpoint(path)
+        except NoCheckpointError:
+            continue
+        if path.name != LAST and is_primary(args):
+            state = 'is damaged' if present[0].name == LAST else 'is missing'
+            _logger.warning(
+                f'{folder / LAST} {state}; going on from {path}, the newest whole checkpoint there, and the epochs '
+                'after it are trained again.'
+            )
+        return path, checkpoint
+    names = ', '.join(path.name for path in present)
+    raise RideError(
+        f'{folder} holds no whole checkpoint ({names}: damaged); put a copy of one there, or choose another '
+        '--experiment NAME.'
+    )
+
+
+def _named(source: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of a path, which may be the folder of a run."""
+    path = source / LAST if source.is_dir() else source
+    try:
+        return path, read_checkpoint(path)
+    except NoCheckpointError as error:
+        whole = next(filter(_is_whole, checkpoints_in(path.parent)), None)
+        if whole is None:
+            raise
+        raise RideError(
+            f'{path} is {"damaged" if path.exists() else "missing"}, and {whole} is whole; go on from that with '
+            f'--resume {shlex.quote(str(whole))}.'
+        ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except RideError:
+        return False
+    return True
+
+
 def _check_kind(args: argparse.Namespace, checkpoint: Mapping[str, Any], path: Path) -> None:
     if not {'epoch', 'optimizer'} <= checkpoint.keys():
         raise RideError(f'{path} holds weights without a training state; resume from a last.pth.tar.')
@@ -137,17 +214,25 @@ def _check_classes(checkpoint: Mapping[str, Any], path: Path, data: RunData) -> 
     )
 
 
-def _report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData) -> None:
-    before, now = checkpoint.get('args') or {}, vars(args)
-    shared = sorted((before.keys() & now.keys()) - _HARMLESS)
-    changes = [f'{key} {before[key]} -> {now[key]}' for key in shared if _plain(before[key]) != _plain(now[key])]
-    counts = (checkpoint.get('ride') or {}).get('class_counts')
-    if args.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():
-        changes.append(f'training images {sum(counts)} -> {len(data.train.targets)}')
-    if changes:
-        _logger.warning(f'Not as the checkpoint was trained, and so not the same run: {", ".join(changes)}.')
-    if args.sched == 'plateau':
-        _logger.warning('The state of the plateau schedule is in no checkpoint of timm; it starts anew.')
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that must be the same for the same run, lists and tuples alike."""
+    compared = {key: _plain(value) for key, value in settings.items() if key not in HARMLESS}
+    compared['device'] = str(compared.get('device')).partition(':')[0]  # whichever GPU it is
+    if compared.get('data_on_device'):
+        compared.pop('workers', None)  # they load evaluation images alone
+    return compared
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+    """Each option that both have and that differs; of --model-kwargs and its like each entry."""
+    for key in sorted(before.keys() & now.keys()):
+        old, new = before[key], now[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = {name for name in old.keys() | new.keys() if f'{key}.{name}' not in HARMLESS}
+            pairs = [dict.fromkeys(names) | {n: v for n, v in side.items() if n in names} for side in (old, new)]
+            yield from _differences(*pairs, prefix=f'{key}.')
+        elif old != new:
+            yield f'{prefix}{key} {old} -> {new}'
 
 
 def _plain(value: Any) -> Any:

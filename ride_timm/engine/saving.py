@@ -9,7 +9,9 @@ import yaml
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.loop import Trainer
-from ride_timm.engine.resume import is_inside, resumed_path
+from ride_timm.engine.provenance import add_segment
+from ride_timm.engine.results import environment
+from ride_timm.engine.resume import Resumed
 from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
 
@@ -20,24 +22,24 @@ LESS_IS_BETTER = ('loss', 'ece', 'gmacs', 'mean_experts')
 
 
 def create_saver(
-    args: argparse.Namespace, folder: Path, data: RunData, trainer: Trainer,
-    checkpoint: dict[str, Any] | None,
+    args: argparse.Namespace, folder: Path, data: RunData, trainer: Trainer, entry: dict[str, Any],
+    resumed: Resumed | None,
 ) -> RunSaver:  # fmt: skip
-    """Make the run's folder and what saves into it.
+    """Make what saves into the run's folder.
 
     Args:
         args: The run's arguments, complete; written to `args.yaml`.
-        folder: The run's folder.
+        folder: The run's folder, which is there.
         data: The images.
         trainer: What is saved.
-        checkpoint: The one that the run goes on from; in the folder itself, its history of saves goes on too.
+        entry: What the checkpoint's `ride` entry says of the stage.
+        resumed: What the run goes on from; in the folder itself, its history of saves goes on too.
 
     Raises:
         RideError: The folder cannot be written.
     """
     settings = {k: v for k, v in vars(args).items() if k not in ('explicit', 'from_recipe')}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / 'args.yaml', yaml.safe_dump(settings))
     except OSError as error:
         raise RideError(
@@ -49,6 +51,8 @@ def create_saver(
             'class_counts': data.train.class_counts.tolist(),
             'loss': args.loss,
             'loss_kwargs': dict(args.loss_kwargs),
+            **entry,
+            'segments': _segments(args, resumed),
         },
         settings=settings,
         model=trainer.task.get_trainable_module(),
@@ -60,13 +64,18 @@ def create_saver(
         max_history=args.checkpoint_hist,
         task=trainer.task,
     )
-    if checkpoint is not None and 'saver' in checkpoint:
-        source = resumed_path(args, folder)
-        if is_inside(source, folder):
-            before = (checkpoint.get('args') or {}).get('eval_metric', args.eval_metric)
-            state = checkpoint['saver'] if before == args.eval_metric else _unranked(checkpoint['saver'])
-            saver.restart(source, state)
+    if resumed is not None and resumed.inside and 'saver' in resumed.checkpoint:
+        before = (resumed.checkpoint.get('args') or {}).get('eval_metric', args.eval_metric)
+        state = resumed.checkpoint['saver']
+        saver.restart(resumed.path, state if before == args.eval_metric else _unranked(state))
     return saver
+
+
+def _segments(args: argparse.Namespace, resumed: Resumed | None) -> list[dict[str, Any]]:
+    """The commands and machines of the run, this one's last."""
+    checkpoint = {'epoch': -1} if resumed is None else resumed.checkpoint
+    earlier = (checkpoint.get('ride') or {}).get('segments', [])
+    return add_segment(earlier, int(checkpoint['epoch']) + 1, getattr(args, 'command', None), environment())
 
 
 def _unranked(state: dict[str, Any]) -> dict[str, Any]:

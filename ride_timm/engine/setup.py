@@ -5,7 +5,6 @@ import difflib
 import logging
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,7 +22,6 @@ from ride_timm.data import (
 )
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.augmentation import device_augmentation, train_transform
-from ride_timm.engine.data_options import data_name
 from ride_timm.engine.inference_options import choose_device
 from ride_timm.engine.run_data import MAX_CHECKED as MAX_CHECKED
 from ride_timm.engine.run_data import HoldoutPlan as HoldoutPlan
@@ -44,9 +42,9 @@ __all__ = [
     'build_mixup',
     'build_model',
     'data_config',
+    'image_config',
     'pick',
     'resolve_lr',
-    'run_folder',
     'start_device',
     'val_plan',
 ]
@@ -181,13 +179,17 @@ def _check_soft_targets(criterion: ExpertLoss, experts: int, num_classes: int) -
     criterion(torch.zeros(1, experts, num_classes), soft)
 
 
-def build_loaders(
-    args: argparse.Namespace, model: torch.nn.Module, data: RunData, device: torch.device
-) -> tuple[PrefetchLoader, PrefetchLoader, dict[str, Any]]:
-    """Loaders of the training and the evaluation images, and timm's data configuration."""
+def image_config(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, Any]:
+    """The data configuration of the run, as timm has it; `args.data_config` keeps it with the weights for every later use."""
     config = data_config(args, model)
-    # kept with the weights, so that every later use prepares images as the training did
     args.data_config = {key: config[key] for key in DATA_CONFIG_KEYS}
+    return config
+
+
+def build_loaders(
+    args: argparse.Namespace, data: RunData, device: torch.device, config: dict[str, Any]
+) -> tuple[PrefetchLoader, PrefetchLoader]:
+    """Loaders of the training and the evaluation images, by timm's data configuration."""
     size = config['input_size']
     small = max(size[-2:]) <= SMALL_IMAGE
     pick(args, 'workers', 0 if small else min(4, os.cpu_count() or 1), f'{size[-1]}-pixel images')
@@ -229,7 +231,7 @@ def build_loaders(
         crop_mode=config.get('crop_mode'),
         **common,
     )
-    return train, val, config
+    return train, val
 
 
 def data_config(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, Any]:
@@ -297,27 +299,3 @@ def resolve_lr(args: argparse.Namespace) -> None:
             text += f'kept; --scale-lr makes it {args.lr * scale:g}'
         if is_primary(args):
             _logger.warning(text)
-
-
-def run_folder(args: argparse.Namespace) -> Path:
-    """The folder of the run.
-
-    Raises:
-        RideError: It holds a run already and the command does not say to go on.
-    """
-    args.experiment = args.experiment or default_experiment(args)
-    folder = Path(args.output, args.experiment)
-    if (folder / 'last.pth.tar').exists() and not args.resume:
-        raise RideError(
-            f'{folder} holds a run already; add --resume auto to go on with it, or choose another --experiment NAME.'
-        )
-    return folder
-
-
-def default_experiment(args: argparse.Namespace) -> str:
-    """Name of a run that was given none: model, data, and loss or stage."""
-    data = data_name(args)
-    factor = f'_if{args.imb_factor:g}' if args.imb_factor else ''
-    what = args.stage if args.stage == 'router' else f'{args.stage}_{args.loss}'.removeprefix('experts_')
-    distilled = '_distill' if args.teacher else ''
-    return f'{args.model}-{data}{factor}-{what}{distilled}'.replace('/', '_')

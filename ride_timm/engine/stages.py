@@ -14,7 +14,7 @@ from torch import nn
 from ride_timm.engine import setup
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
-from ride_timm.engine.teacher import build_teacher
+from ride_timm.engine.teacher import build_teacher, weights_digest
 from ride_timm.errors import RideError
 from ride_timm.losses import DistillationLoss, ExpertLoss, MutualLoss, RouterLoss
 from ride_timm.models import MultiExpertNet
@@ -217,14 +217,17 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         task: The stage's task.
 
     Returns:
-        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; and in the router stage
-        what the experts were trained with, which the router does not change.
+        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `teacher`, the digest
+        of its weights, None without one; and in the router stage what the experts were trained with, which the router
+        does not change.
     """
+    teacher = getattr(task, 'teacher', None)
     entry: dict[str, Any] = {
         'stage': args.stage,
         'holdout': None if data.holdout is None else data.holdout._asdict(),
         'val_part': None if data.val_part is None else data.val_part._asdict(),
         'tau': getattr(task.criterion, 'tau', None),
+        'teacher': None if teacher is None else weights_digest(teacher.model),
     }
     if args.stage == 'router' and init is not None:
         entry.update(trained_with(init.ride))

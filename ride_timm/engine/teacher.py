@@ -1,18 +1,21 @@
 """The network that is distilled: `--teacher`."""
 
 import argparse
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from timm.utils import is_primary
+from torch import nn
 
 from ride_timm.data import DataSplit
 from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
 from ride_timm.tasks import Teacher
 
-__all__ = ['build_teacher']
+__all__ = ['build_teacher', 'weights_digest']
 
 _logger = logging.getLogger(__name__)
 
@@ -62,3 +65,16 @@ def build_teacher(args: argparse.Namespace, train: DataSplit, config: Mapping[st
             f'{args.distill_temperature:g}' + ('; its images are normalised anew' if teacher.normalises else '')
         )
     return teacher
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers, in hexadecimal digits: the same wherever its file lies.
+
+    Args:
+        network: On any device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
