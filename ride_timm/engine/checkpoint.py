@@ -1,6 +1,7 @@
 """Checkpoints in timm's names and layout: written so that a kill loses nothing, read without running anything."""
 
 import argparse
+import errno
 import math
 import os
 import re
@@ -214,7 +215,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         NoCheckpointError: There is no such file, it is no checkpoint, or it is damaged.
-        RideError: It names foreign classes.
+        RideError: It cannot be read, or names foreign classes.
     """
     if not Path(path).is_file():
         raise NoCheckpointError(
@@ -224,6 +225,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         _check_sums(path)
         with safe_globals([argparse.Namespace]):  # timm's training keeps its arguments as one; it holds no code
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # how reading beyond the end fails
+            raise NoCheckpointError(_no_checkpoint(path)) from None
+        raise RideError(f'{path} cannot be read ({error.strerror}); put that right, or name a copy.') from None
     except Exception as error:  # a damaged file fails in any way there is
         if any(words in str(error) for words in _REFUSED):
             raise RideError(

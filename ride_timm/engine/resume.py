@@ -13,7 +13,7 @@ from timm.utils import is_primary
 
 from ride_timm.engine.checkpoint import NoCheckpointError, check_history, misfit, read_checkpoint
 from ride_timm.engine.run_data import RunData
-from ride_timm.engine.run_folder import LAST, checkpoints_in
+from ride_timm.engine.run_folder import DAMAGED, LAST, checkpoints_in
 from ride_timm.engine.setup import pick
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
@@ -38,11 +38,19 @@ _HYPERPARAMETERS = ('lr', 'weight_decay', 'momentum', 'dampening', 'nesterov', '
 
 
 class Resumed(NamedTuple):
-    """What a run goes on from: the checkpoint, its file, and whether that lies in the run's own folder."""
+    """What a run goes on from.
+
+    Attributes:
+        checkpoint: Its content.
+        path: Its file.
+        inside: Whether that lies in the run's own folder.
+        damaged: Whether the folder's `last` could not be read.
+    """
 
     checkpoint: dict[str, Any]
     path: Path
     inside: bool
+    damaged: bool
 
 
 def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> Resumed | None:
@@ -84,7 +92,8 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> Re
     if is_primary(args):
         done = int(checkpoint['epoch']) + 1
         _logger.info(f'Going on from {path}: {done} {"epoch is" if done == 1 else "epochs are"} done')
-    return Resumed(checkpoint, path, inside)
+    damaged = args.resume == 'auto' and path.name != LAST and present[0].name == LAST
+    return Resumed(checkpoint, path, inside, damaged)
 
 
 def report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData, teacher: str | None) -> None:
@@ -100,7 +109,7 @@ def report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data
     before, now = _compared(checkpoint.get('args') or {}), _compared(vars(args))
     if 'teacher' in entry and entry['teacher'] == teacher:
         now.pop('teacher', None)  # the same weights, wherever they lie
-    elif teacher is not None and before.get('teacher') == now['teacher']:
+    elif 'teacher' in entry and before.get('teacher') == now.get('teacher'):
         before['teacher'] = f'{before["teacher"]} with other weights'
     changes = list(_differences(before, now))
     counts = entry.get('class_counts')
@@ -154,7 +163,7 @@ def _newest_whole(args: argparse.Namespace, folder: Path, present: list[Path]) -
         except NoCheckpointError:
             continue
         if path.name != LAST and is_primary(args):
-            state = 'is damaged' if present[0].name == LAST else 'is missing'
+            state = f'is damaged (and kept as {DAMAGED})' if present[0].name == LAST else 'is missing'
             _logger.warning(
                 f'{folder / LAST} {state}; going on from {path}, the newest whole checkpoint there, and the epochs '
                 'after it are trained again.'

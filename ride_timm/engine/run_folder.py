@@ -22,9 +22,19 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ['LAST', 'checkpoints_in', 'discard_results', 'in_primary', 'locked', 'numbered_epoch', 'run_folder']
+__all__ = [
+    'DAMAGED',
+    'LAST',
+    'checkpoints_in',
+    'discard_results',
+    'in_primary',
+    'locked',
+    'numbered_epoch',
+    'run_folder',
+]
 
 LAST = 'last.pth.tar'
+DAMAGED = f'damaged-{LAST}'  # where a `last` that could not be read is kept
 LOCK = 'run.lock'
 _BEST = 'model_best.pth.tar'
 _NUMBERED = re.compile(r'checkpoint-(\d{1,9})\.pth\.tar')
@@ -94,9 +104,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RideError: The folder cannot be written, or another process has it.
     """
-    path = folder / LOCK
+    path, new = folder / LOCK, not os.path.lexists(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(path)
     except OSError as error:
         raise RideError(
@@ -108,6 +117,9 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()  # before the lock is given up: `_acquire` sees that a file is gone
         os.close(descriptor)
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # what was refused leaves nothing behind; a folder with files stays
 
 
 def in_primary(args: argparse.Namespace, device: torch.device, action: Callable[[], _Result]) -> _Result | None:
@@ -141,9 +153,13 @@ def in_primary(args: argparse.Namespace, device: torch.device, action: Callable[
 
 
 def _lock(path: Path) -> int:
-    """Open and lock the file; returns its descriptor."""
+    """Make the folder, open and lock the file in it; returns its descriptor."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
+        except FileNotFoundError:  # another process has just removed the empty folder
+            continue
         try:
             if _acquire(descriptor, path):
                 os.ftruncate(descriptor, 0)

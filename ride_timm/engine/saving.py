@@ -13,6 +13,7 @@ from ride_timm.engine.provenance import add_segment
 from ride_timm.engine.results import environment
 from ride_timm.engine.resume import Resumed
 from ride_timm.engine.run_data import RunData
+from ride_timm.engine.run_folder import DAMAGED, LAST
 from ride_timm.errors import RideError
 
 __all__ = ['LESS_IS_BETTER', 'create_saver']
@@ -41,6 +42,8 @@ def create_saver(
     settings = {k: v for k, v in vars(args).items() if k not in ('explicit', 'from_recipe')}
     try:
         write_whole(folder / 'args.yaml', yaml.safe_dump(settings))
+        if resumed is not None and resumed.damaged:
+            (folder / LAST).replace(folder / DAMAGED)
     except OSError as error:
         raise RideError(
             f'The run cannot be written to {folder} ({error.strerror}); choose another --output.'

@@ -180,7 +180,7 @@ def _check_soft_targets(criterion: ExpertLoss, experts: int, num_classes: int) -
 
 
 def image_config(args: argparse.Namespace, model: torch.nn.Module) -> dict[str, Any]:
-    """The data configuration of the run, as timm has it; `args.data_config` keeps it with the weights for every later use."""
+    """The data configuration of the run as timm has it; `args.data_config` keeps it with the weights for later use."""
     config = data_config(args, model)
     args.data_config = {key: config[key] for key in DATA_CONFIG_KEYS}
     return config
