@@ -34,14 +34,14 @@ from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
 from ride_timm.engine.results import format_metrics, write_per_class, write_results
 from ride_timm.engine.resume import find_checkpoint, report_changes, restore
 from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
-from ride_timm.engine.run_folder import discard_results, in_primary, locked, run_folder
+from ride_timm.engine.run_folder import in_primary, locked, run_folder
 from ride_timm.engine.saving import LESS_IS_BETTER, create_saver
 from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
-from ride_timm.metrics import LongTailEvaluator
+from ride_timm.metrics import ClassResult, LongTailEvaluator
 
 __all__ = ['build_parser', 'main', 'train']
 
@@ -63,6 +63,7 @@ class Run:
     input_size: tuple[int, int, int] = (3, 224, 224)
     tracker: Tracker = field(default_factory=Tracker)
     found: dict[str, Any] = field(default_factory=dict)  # what results.json holds beside the last epoch's figures
+    table: list[ClassResult] = field(default_factory=list)  # what per_class.csv holds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -275,8 +276,6 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
     try:
         write_row(run.folder / 'summary.csv', epoch, train_metrics, metrics, lr)
         run.tracker.log(epoch, {**prefixed('train', train_metrics), **prefixed('eval', metrics or {}), 'lr': lr})
-        if epoch + 1 < run.epochs:
-            discard_results(run.folder)
         run.saver.save_checkpoint(epoch, metrics[run.args.eval_metric] if metrics else None)
         if epoch + 1 == run.epochs:
             _write_results(run, metrics)
@@ -293,6 +292,9 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
 def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
     assert run.saver is not None
     best, best_epoch = run.saver.best_metric, run.saver.best_epoch
+    write_per_class(run.folder / 'per_class.csv', run.table)
+    if 'sweep' in run.found:
+        write_sweep(run.folder / 'sweep.csv', run.found['sweep'])
     write_results(run.folder / 'results.json', run.args, metrics, best, best_epoch, run.found)
     _logger.info(f'Last epoch: {format_metrics(metrics)}. Written to {run.folder}')
     folder = shlex.quote(str(run.folder))
@@ -343,9 +345,7 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     else:
         metrics = evaluate(model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed)
     if last:
-        table = evaluator.per_class(distributed=args.distributed)
-        if trainer.primary:
-            write_per_class(run.folder / 'per_class.csv', table)
+        run.table = evaluator.per_class(distributed=args.distributed)
     return metrics
 
 
@@ -371,7 +371,6 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
         found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': rows}
         found['held_out_images'] = len(data.val.targets)
         if trainer.primary:
-            write_sweep(run.folder / 'sweep.csv', rows)
             _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(rows, model.router_threshold)}')
             _logger.info(f'Router threshold {model.router_threshold:g}: {rule}')
     else:

@@ -17,7 +17,7 @@ from timm.utils import CheckpointSaver
 from torch.serialization import safe_globals
 
 from ride_timm.engine.files import sync_folder
-from ride_timm.engine.run_folder import numbered_epoch
+from ride_timm.engine.run_folder import discard_results, numbered_epoch
 from ride_timm.errors import RideError
 
 __all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_checkpoint', 'trained_with']
@@ -146,6 +146,7 @@ class RunSaver(CheckpointSaver):
     def _save_last(self, epoch: int, metric: float | None, history: dict[str, Any]) -> None:
         temporary = self.folder / f'tmp{self.extension}'
         self._write(temporary, epoch, metric, history)
+        discard_results(self.folder)
         temporary.replace(self.last)
         sync_folder(self.folder)
 

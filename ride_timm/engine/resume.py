@@ -232,16 +232,17 @@ def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     return compared
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Each option that both have and that differs; of --model-kwargs and its like each entry."""
     for key in sorted(before.keys() & now.keys()):
         old, new = before[key], now[key]
         if isinstance(old, dict) and isinstance(new, dict):
-            names = {name for name in old.keys() | new.keys() if f'{key}.{name}' not in HARMLESS}
-            pairs = [dict.fromkeys(names) | {n: v for n, v in side.items() if n in names} for side in (old, new)]
-            yield from _differences(*pairs, prefix=f'{key}.')
+            names = [name for name in old | new if f'{key}.{name}' not in HARMLESS]
+            yield from (
+                f'{key}.{name} {old.get(name)} -> {new.get(name)}' for name in names if old.get(name) != new.get(name)
+            )
         elif old != new:
-            yield f'{prefix}{key} {old} -> {new}'
+            yield f'{key} {old} -> {new}'
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,9 @@ from ride_timm.errors import RideError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
 
 __all__ = [
     'DAMAGED',
@@ -83,7 +85,13 @@ def numbered_epoch(name: str) -> int:
 
 
 def discard_results(folder: Path) -> None:
-    """Remove what the end of a run wrote, once the run goes on: it is of weights that are `last` no more."""
+    """Remove what the end of a run wrote, before it gets another `last`: the results are of the weights as they were.
+
+    They could pass for those of the new weights else, also where a kill keeps the new results from being written.
+
+    Args:
+        folder: The run's folder.
+    """
     for name in _RESULTS:
         (folder / name).unlink(missing_ok=True)
 
@@ -173,7 +181,7 @@ def _lock(path: Path) -> int:
 
 def _acquire(descriptor: int, path: Path) -> bool:
     """Lock an open file; False where the process that had it has removed the file meanwhile."""
-    if fcntl is None:
+    if not HAS_LOCKS:
         return True
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -76,7 +76,7 @@ def create_saver(
 
 def _segments(args: argparse.Namespace, resumed: Resumed | None) -> list[dict[str, Any]]:
     """The commands and machines of the run, this one's last."""
-    checkpoint = {'epoch': -1} if resumed is None else resumed.checkpoint
+    checkpoint: dict[str, Any] = {'epoch': -1} if resumed is None else resumed.checkpoint
     earlier = (checkpoint.get('ride') or {}).get('segments', [])
     return add_segment(earlier, int(checkpoint['epoch']) + 1, getattr(args, 'command', None), environment())
 

@@ -144,9 +144,23 @@ def test_results_of_an_earlier_end_go_with_its_weights(data, tmp_path, monkeypat
         kill_at(patch, epoch=2, batch=1)
         run_command(options(data, tmp_path, 'run', *constant))
     assert load(tmp_path / 'run/last.pth.tar')['epoch'] == 1
-    assert not (tmp_path / 'run/results.json').exists()
-    assert not (tmp_path / 'run/per_class.csv').exists()
+    for name in ('results.json', 'per_class.csv'):
+        assert not (tmp_path / 'run' / name).exists()
     assert run_command(options(data, tmp_path, 'straight', *constant)) == 0
+    assert run_command(options(data, tmp_path, 'run', *constant)) == 0
+    assert_same_run(tmp_path / 'straight', tmp_path / 'run')
+
+
+def test_results_of_an_earlier_end_do_not_outlive_a_kill_at_the_next(data, tmp_path, monkeypatch):
+    def killed(*args):
+        raise Killed
+
+    constant = ['--sched', 'constant', '--reweight-epoch', '-1']
+    assert run_command(options(data, tmp_path, 'straight', *constant)) == 0
+    assert run_command(options(data, tmp_path, 'run', *constant, '--epochs', '2')) == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr('ride_timm.train.write_results', killed)
+        run_command(options(data, tmp_path, 'run', *constant))
     assert run_command(options(data, tmp_path, 'run', *constant)) == 0
     assert_same_run(tmp_path / 'straight', tmp_path / 'run')
 
