@@ -25,6 +25,7 @@ from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import format_metrics, read_per_class, write_json
+from ride_timm.engine.run_folder import checkpoints_in
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.errors import RideError
 from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
@@ -198,6 +199,11 @@ def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
         raise RideError(
             f'--output {args.output} was given and {args.runs[-1]} trained {architecture}; name the folder '
             f'{architecture}.TAG, with a tag of letters, digits and underscores such as ride_cifar100lt.'
+        )
+    if checkpoints_in(Path(args.output)):
+        raise RideError(
+            f'--output {args.output} is the folder of a run, whose results.json an export would replace; name another '
+            'folder.'
         )
     last = read_run(Path(args.runs[-1]))
     if getattr(trained.model, 'router', None) is not None and last['args']['stage'] != 'router':

@@ -1,6 +1,7 @@
 """`ride-timm export` on runs of a second, and what the folder it writes is good for."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -241,6 +242,13 @@ class TestRefusals:
     def test_a_name_of_another_architecture(self, data, runs, tmp_path):
         with pytest.raises(RideError, match=f'name the folder {CIFAR}.TAG'):
             export(data, runs, tmp_path / 'ride_resnet32_3e.tiny')
+
+    def test_the_folder_of_a_run(self, data, runs, tmp_path):
+        run = shutil.copytree(runs / 'B', tmp_path / NAME)
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(RideError, match='is the folder of a run'):
+            export(data, runs, run, names=('B',))
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
     def test_an_unfinished_run(self, data, runs, tmp_path):
         with pytest.raises(RideError, match='nothing'):

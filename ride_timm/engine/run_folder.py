@@ -53,7 +53,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     """The folder of the run; `experiment` is settled.
 
     Raises:
-        RideError: --experiment leads out of --output.
+        RideError: --experiment leads out of --output, or names the folder of an exported network.
     """
     args.experiment = args.experiment or _default_experiment(args)
     name = Path(args.experiment)
@@ -62,7 +62,13 @@ def run_folder(args: argparse.Namespace) -> Path:
             f'--experiment {args.experiment} was given; it names a folder inside --output: leave out a leading / and '
             'any .., and give the place as --output.'
         )
-    return Path(args.output, name)
+    folder = Path(args.output, name)
+    if (folder / 'config.json').exists() and not checkpoints_in(folder):
+        raise RideError(
+            f'{folder} holds an exported network, whose results.json a training would replace; choose another '
+            '--experiment NAME.'
+        )
+    return folder
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -143,6 +143,15 @@ def test_an_experiment_may_have_folders_of_its_own(data, tmp_path):
     assert load(tmp_path / 'group/run/last.pth.tar')['epoch'] == 0
 
 
+def test_an_exported_network_is_not_trained_over(data, tmp_path, capsys):
+    (tmp_path / 'exported').mkdir()
+    for name in ('config.json', 'results.json'):
+        (tmp_path / 'exported' / name).write_text('{}')
+    assert run_command(options(data, tmp_path, 'exported')) == 2
+    assert '--experiment' in capsys.readouterr().err
+    assert contents(tmp_path / 'exported') == {'config.json': b'{}', 'results.json': b'{}'}
+
+
 def test_an_output_that_is_a_link_or_no_folder(data, tmp_path, capsys):
     (tmp_path / 'real').mkdir()
     (tmp_path / 'link').symlink_to('real')
