@@ -35,7 +35,7 @@ from ride_timm.engine.results import format_metrics, write_per_class, write_resu
 from ride_timm.engine.resume import find_checkpoint, report_changes, restore
 from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
 from ride_timm.engine.run_folder import in_primary, locked, run_folder
-from ride_timm.engine.saving import LESS_IS_BETTER, create_saver
+from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, run_settings
 from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
@@ -114,7 +114,6 @@ def train(args: argparse.Namespace, device: torch.device) -> OrderedDict[str, fl
     """
     with ExitStack() as kept:
         run = _prepare(args, device, kept)
-        _check_eval_metric(run)
         for loader in (run.trainer.loader, run.val_loader):
             shield_workers(loader)
         if run.saver is not None and not run.saver.last.exists():
@@ -136,8 +135,6 @@ def _guarded(run: Run) -> OrderedDict[str, float]:
                 run.saver.discard_start()
             reraise_explained(error)
             raise
-        finally:
-            run.tracker.close()
 
 
 def _run_epochs(run: Run) -> OrderedDict[str, float]:
@@ -217,12 +214,18 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
     if trainer.scheduler is not None and start:
         trainer.scheduler.step_update(start * trainer.updates_per_epoch)
         trainer.scheduler.step(start)
-    saver = in_primary(args, device, lambda: create_saver(args, folder, data, trainer, entry, resumed))
-    tracker = Tracker(args.log, folder, saver.settings) if saver is not None else Tracker()
-    found: dict[str, Any] = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
-    if saver is not None and len(saver.extra['segments']) > 1:
-        found['segments'] = saver.extra['segments']
-    return Run(args, folder, data, trainer, val_loader, saver, start, epochs, config['input_size'], tracker, found)
+    run = Run(args, folder, data, trainer, val_loader, None, start, epochs, config['input_size'])
+    _check_eval_metric(run)
+    tracker = in_primary(args, device, lambda: Tracker(args.log, folder, run_settings(args)))
+    if tracker is not None:
+        run.tracker = tracker
+        kept.callback(tracker.close)
+    # last of all: a run that is refused leaves the files of an earlier one as they are
+    run.saver = in_primary(args, device, lambda: create_saver(args, folder, data, trainer, entry, resumed))
+    run.found = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
+    if run.saver is not None and len(run.saver.extra['segments']) > 1:
+        run.found['segments'] = run.saver.extra['segments']
+    return run
 
 
 def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:

@@ -16,7 +16,7 @@ from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import DAMAGED, LAST
 from ride_timm.errors import RideError
 
-__all__ = ['LESS_IS_BETTER', 'create_saver']
+__all__ = ['LESS_IS_BETTER', 'create_saver', 'run_settings']
 
 LESS_IS_BETTER = ('loss', 'ece', 'gmacs', 'mean_experts')
 """Figures of which the least is the best."""
@@ -39,7 +39,7 @@ def create_saver(
     Raises:
         RideError: The folder cannot be written.
     """
-    settings = {k: v for k, v in vars(args).items() if k not in ('explicit', 'from_recipe')}
+    settings = run_settings(args)
     try:
         write_whole(folder / 'args.yaml', yaml.safe_dump(settings))
         if resumed is not None and resumed.damaged:
@@ -72,6 +72,11 @@ def create_saver(
         state = resumed.checkpoint['saver']
         saver.restart(resumed.path, state if before == args.eval_metric else _unranked(state))
     return saver
+
+
+def run_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What is kept of a run's arguments: all but where their values come from."""
+    return {key: value for key, value in vars(args).items() if key not in ('explicit', 'from_recipe')}
 
 
 def _segments(args: argparse.Namespace, resumed: Resumed | None) -> list[dict[str, Any]]:

@@ -93,6 +93,20 @@ def test_without_a_whole_checkpoint_nothing_is_touched(data, straight, tmp_path,
     assert files(run) == before
 
 
+REFUSED = [['--eval-metric', 'none_such'], ['--log', 'trackio'], ['--opt', 'adamw'], ['--aa', 'none_such']]
+
+
+@pytest.mark.parametrize('more', REFUSED, ids=lambda more: more[0])
+def test_a_refused_command_leaves_the_run_as_it_was(data, straight, tmp_path, monkeypatch, more):
+    """Also where it goes back, which makes an earlier checkpoint the last one."""
+    run = shutil.copytree(straight, tmp_path / 'run')
+    before = files(run)
+    monkeypatch.setitem(sys.modules, 'trackio', None)  # as if it were not installed
+    earlier = ['--resume', str(run / 'checkpoint-0.pth.tar'), '--augmentation', 'timm']
+    assert run_command(options(data, tmp_path, 'run', *earlier, *more)) == 2
+    assert files(run) == before
+
+
 def test_checkpoints_without_last_are_not_overwritten(data, straight, tmp_path, capsys):
     run = shutil.copytree(straight, tmp_path / 'run')
     (run / 'last.pth.tar').unlink()
