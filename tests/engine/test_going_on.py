@@ -12,7 +12,7 @@ from tiny_runs import write_images
 
 from ride_timm.engine import checkpoint as checkpoints
 from ride_timm.engine.args import build_parser
-from ride_timm.engine.resume import HARMLESS
+from ride_timm.engine.resume import HARMLESS, report_changes
 
 # a machine with a single core: two loading processes are still two
 pytestmark = pytest.mark.filterwarnings('ignore:This DataLoader will create')
@@ -201,6 +201,25 @@ def test_an_option_that_changes_the_weights_is_named(data, first, tmp_path, capl
     run_command(options(data, tmp_path, 'run', '--epochs', '2', *more))  # another head's weights do not fit
     assert f'{option} ' in named(caplog)
     assert run.exists()
+
+
+@pytest.mark.parametrize(
+    ('before', 'now', 'told'),
+    [
+        ({'device': 'cpu'}, {'device': 'cuda'}, 'device cpu -> cuda'),
+        ({'device': 'cuda:0'}, {'device': 'cuda:1'}, ''),
+        ({'workers': 2, 'data_on_device': True}, {'workers': 4, 'data_on_device': True}, ''),
+        ({'workers': 2, 'data_on_device': False}, {'workers': 4, 'data_on_device': False}, 'workers 2 -> 4'),
+        ({'color_jitter': (0.4,)}, {'color_jitter': [0.4]}, ''),
+        ({'model_kwargs': {'router_threshold': 0.5}}, {'model_kwargs': {}}, ''),
+        ({'model_kwargs': {'router': True}}, {'model_kwargs': {}}, 'model_kwargs.router True -> None'),
+        ({}, {'seed': 1}, ''),  # an option that the version that trained it did not have
+    ],
+)  # fmt: skip
+def test_what_counts_as_another_value(caplog, before, now, told):
+    common = {'device': 'cpu', 'sched': 'cosine', 'stage': 'experts', 'rank': 0}
+    report_changes(SimpleNamespace(**common | now), {'args': common | before}, None, None)
+    assert named(caplog).partition(': ')[2].removesuffix('.') == told
 
 
 def without_workers(argv):
