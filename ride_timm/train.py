@@ -186,7 +186,7 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
     entry = stages.record(args, data, init, task)
     if checkpoint is not None:
         stages.check_resumed(args, data, checkpoint)
-        report_changes(args, checkpoint, data, entry['teacher'])
+        report_changes(args, checkpoint, data, entry)
         restore(checkpoint, task, optimizer, scaler)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)

@@ -26,7 +26,7 @@ HARMLESS = {
     # where the run is, and how it is shown
     'command', 'experiment', 'explicit', 'from_recipe', 'log', 'log_interval', 'output', 'quiet', 'recipe', 'resume',
     'checkpoint_hist',  # what is kept of the past
-    'data_dir', 'dataset_download', 'no_check_images',  # data may move; its classes are compared
+    'data_dir', 'dataset_download', 'no_check_images',  # data may move; classes and file names are compared
     'init',  # the weights are the checkpoint's; what else comes from --init is compared
     'local_rank', 'pin_mem', 'rank',
     'model_kwargs.router_threshold',  # chosen at the end of the training
@@ -96,18 +96,20 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> Re
     return Resumed(checkpoint, path, inside, damaged)
 
 
-def report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData, teacher: str | None) -> None:
+def report_changes(
+    args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData, now_entry: Mapping[str, Any]
+) -> None:
     """Warn of all that differs from what the checkpoint was trained with; the command line's holds.
 
     Args:
         args: The run's arguments, complete.
         checkpoint: Of `find_checkpoint`.
         data: The images.
-        teacher: Digest of the teacher's weights, None without one.
+        now_entry: What the `ride` entry of this run's checkpoints will say of the stage.
     """
     entry = checkpoint.get('ride') or {}
     before, now = _compared(checkpoint.get('args') or {}), _compared(vars(args))
-    if 'teacher' in entry and entry['teacher'] == teacher:
+    if 'teacher' in entry and entry['teacher'] == now_entry['teacher']:
         now.pop('teacher', None)  # the same weights, wherever they lie
     elif 'teacher' in entry and before.get('teacher') == now.get('teacher'):
         before['teacher'] = f'{before["teacher"]} with other weights'
@@ -115,6 +117,8 @@ def report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data
     counts = entry.get('class_counts')
     if args.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():
         changes.append(f'training images {sum(counts)} -> {len(data.train.targets)}')
+    elif entry.get('train_digest', now_entry['train_digest']) != now_entry['train_digest']:
+        changes.append(f'training images (other files now, {data.train.source})')
     if not is_primary(args):
         return
     if changes:
@@ -226,7 +230,8 @@ def _check_classes(checkpoint: Mapping[str, Any], path: Path, data: RunData) -> 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The options that must be the same for the same run, lists and tuples alike."""
     compared = {key: _plain(value) for key, value in settings.items() if key not in HARMLESS}
-    compared['device'] = str(compared.get('device')).partition(':')[0]  # whichever GPU it is
+    if 'device' in compared:
+        compared['device'] = str(compared['device']).partition(':')[0]  # whichever GPU it is
     if compared.get('data_on_device'):
         compared.pop('workers', None)  # they load evaluation images alone
     return compared

@@ -11,6 +11,7 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_primary
 from torch import nn
 
+from ride_timm.data import split_digest
 from ride_timm.engine import setup
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
@@ -217,9 +218,9 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         task: The stage's task.
 
     Returns:
-        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `teacher`, the digest
-        of its weights, None without one; and in the router stage what the experts were trained with, which the router
-        does not change.
+        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `train_digest`, that of the
+        names of the training images; `teacher`, the digest of its weights, None without one; and in the router stage
+        what the experts were trained with, which the router does not change.
     """
     teacher = getattr(task, 'teacher', None)
     entry: dict[str, Any] = {
@@ -227,6 +228,7 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         'holdout': None if data.holdout is None else data.holdout._asdict(),
         'val_part': None if data.val_part is None else data.val_part._asdict(),
         'tau': getattr(task.criterion, 'tau', None),
+        'train_digest': split_digest(data.train),
         'teacher': None if teacher is None else weights_digest(teacher.model),
     }
     if args.stage == 'router' and init is not None:

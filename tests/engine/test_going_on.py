@@ -203,6 +203,9 @@ def test_an_option_that_changes_the_weights_is_named(data, first, tmp_path, capl
     assert run.exists()
 
 
+SAME = {'train_digest': '', 'teacher': None}
+
+
 @pytest.mark.parametrize(
     ('before', 'now', 'told'),
     [
@@ -218,7 +221,7 @@ def test_an_option_that_changes_the_weights_is_named(data, first, tmp_path, capl
 )  # fmt: skip
 def test_what_counts_as_another_value(caplog, before, now, told):
     common = {'device': 'cpu', 'sched': 'cosine', 'stage': 'experts', 'rank': 0}
-    report_changes(SimpleNamespace(**common | now), {'args': common | before}, None, None)
+    report_changes(SimpleNamespace(**common | now), {'args': common | before}, None, SAME)
     assert named(caplog).partition(': ')[2].removesuffix('.') == told
 
 
@@ -238,6 +241,14 @@ def test_the_number_of_loading_processes_stays_the_checkpoints(data, tmp_path, m
     assert named(caplog) == ''
     states = [load(tmp_path / name / 'last.pth.tar')['state_dict'] for name in ('straight', 'run')]
     assert_same(*states)
+
+
+def test_other_images_of_the_same_classes_are_named(data, first, tmp_path, caplog):
+    shutil.copytree(first, tmp_path / 'run')
+    other = shutil.copytree(data, tmp_path / 'images')
+    (other / 'train/ant/0.png').rename(other / 'train/ant/other.png')
+    assert run_command(options(other, tmp_path, 'run', '--epochs', '2')) == 0
+    assert 'training images' in named(caplog)
 
 
 def test_a_teacher_is_known_by_its_weights(data, first, tmp_path, caplog):
