@@ -19,6 +19,7 @@ from ride_timm.cards.text import body_sections, summary
 from ride_timm.cards.usage import checking_section, usage_section
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 from ride_timm.publishing.index import renew_entry
 
 __all__ = ['build_parser', 'main', 'models_table', 'render_card', 'update_model_card', 'write_card']
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder, results in zip(folders, everything, strict=True):
         write_card(folder, everything)
         listed = ', its hashes entered into the index' if renew_entry(folder.resolve()) else ''
-        print(f'{folder / "README.md"}: {results["name"]}{listed}')
+        print(printable(f'{folder / "README.md"}: {results["name"]}{listed}'))
     if args.model_card:
         page = Path(args.model_card)
         update_model_card(page, everything)

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ride_timm.errors import RideError, one_line
+from ride_timm.escaping import printable, shortened
+from ride_timm.registration import explained
 
 __all__ = ['COMMANDS', 'guarded', 'main', 'module_of']
 
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         begun = [command for command in COMMANDS if command.startswith(name)]
         close = begun or difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f', did you mean {close[0]}?' if close else ';'
-        print(f'ride-timm: error: there is no command {name}{hint} see ride-timm --help.', file=sys.stderr)
+        _complain('ride-timm', f'there is no command {shortened(name)}{hint} see ride-timm --help.')
         return 2
     return guarded(name, lambda: module_of(name).main(arguments[1:]))
 
@@ -68,23 +71,33 @@ def module_of(name: str) -> Any:
 
     Args:
         name: One of `COMMANDS`.
+
+    Raises:
+        InstallationError: torch, torchvision or timm cannot be imported.
     """
-    return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
+    with explained():
+        return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; an error of the user's is one line on standard error.
 
+    What the system refused and no code of ours foresaw is such a line too: a file that may not be read, a full disk.
+    A mistake of ours keeps its traceback.
+
     Args:
         name: The command's name, for the message.
         command: Returns the exit status.
     """
+    program = f'ride-timm {name}'
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal knows every letter of a class name
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         status = command()
         print(end='', flush=True)  # here, where a reader that has gone can still be answered for
         return status
     except RideError as error:
-        print(f'ride-timm {name}: error: {one_line(error)}', file=sys.stderr)
+        _complain(program, one_line(error))
         # PyTorch's error out of a loading process keeps itself alive, and with it the iterator: freed by a later
         # collection of garbage its processes are waited for in vain, ten seconds
         traceback.clear_frames(error.__traceback__)
@@ -92,8 +105,24 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:
         _drop_output()
         return 1
+    except OSError as error:
+        if error.strerror is None:  # raised by a library, not by the system
+            raise
+        if error.filename is None:
+            _drop_output()  # which may be what is full
+        what = 'the output' if error.filename is None else shortened(os.fsdecode(error.filename))
+        _complain(program, f'{what} cannot be read or written ({error.strerror}); check its permissions and the disk.')
+        return 2
+    except MemoryError:
+        _complain(program, 'the memory is full; take a smaller --batch-size, fewer --workers or smaller images.')
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(program: str, text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error may be full too
+        print(f'{program}: error: {printable(text)}', file=sys.stderr)
 
 
 def _drop_output() -> None:

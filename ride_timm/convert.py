@@ -14,6 +14,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .engine.files import check_folder
 from .engine.values import KeyValues
 from .errors import RideError
 from .models import MultiExpertNet
@@ -227,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
     except ValueError as error:  # timm's parser of pairs
         raise RideError('--model-kwargs was given a word without =; it takes KEY=VALUE pairs.') from error
+    check_folder(args.output, '--output')
     model = convert(
         args.file, args.output, args.model,
         num_classes=args.num_classes, mean=args.mean, std=args.std, **args.model_kwargs,

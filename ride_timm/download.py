@@ -10,9 +10,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ride_timm.engine.files import check_folder
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
-from ride_timm.models.pretrained import (
+from ride_timm.published import (
     CONFIG,
     SHARD_INDEX,
     WEIGHTS,
@@ -76,6 +77,8 @@ def download(name: str, output: str | Path | None = None) -> Path:
     target = None if output is None else Path(output)
     if target is not None and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
         raise RideError(f'{target} exists and is not an empty folder; remove it or choose another one.')
+    if target is not None:
+        check_folder(target, '--output')
     if name.startswith('hf-hub:'):
         folder = fetch(*split_revision(name))
         names: Sequence[str] = (CONFIG, WEIGHTS)

@@ -19,6 +19,7 @@ from typing import Any
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
 from ride_timm.engine.checkpoint import trained_with
+from ride_timm.engine.files import check_folder
 from ride_timm.engine.initial import Initial, read_measured
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.logs import setup_logging
@@ -26,6 +27,7 @@ from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import format_metrics, read_per_class, write_json
 from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
 from ride_timm.publishing.folder import save_folder, tensor_bytes
@@ -134,6 +136,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
         raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
+    check_values(args)
+    check_folder(args.output, '--output')
     output = Path(args.output)
     name = output.resolve().name
     trained = read_measured(Path(args.runs[-1]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from ride_timm.engine.logs import setup_logging
 from ride_timm.errors import RideError
 from ride_timm.hub import hub_org, split_revision
-from ride_timm.models.pretrained import Weight
+from ride_timm.published import Weight
 from ride_timm.publishing.index import hash_folder, pin_copy
 from ride_timm.publishing.staging import Staged, stage
 from ride_timm.publishing.upload import Published, Target, upload

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import PretrainedError, Weight, package_root, published_weights, read_index
+from ride_timm.escaping import printable
+from ride_timm.published import PretrainedError, Weight, package_root, published_weights, read_index
 
 __all__ = ['build_parser', 'list_weights', 'main', 'weights_root']
 
@@ -105,7 +106,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     cells = [
         [
             row['name'],
-            row['data'] or '-',
+            printable(str(row['data'] or '-')),
             *(_number(row[key], 2) for key in ('overall', *_GROUPS)),
             _number(row['gmacs'], 4),
             _number(None if row['bytes'] is None else row['bytes'] / 1e6, 1),
@@ -128,7 +129,7 @@ def _number(value: float | None, places: int) -> str:
 
 def _where(row: dict[str, Any]) -> str:
     if row['path'] is not None:
-        return str(row['path'])
+        return printable(str(row['path']))
     if row['hub'] is None:
         return 'figures only' if row['bytes'] is None else 'not available'
     repo_id, _, revision = row['hub'].partition('@')

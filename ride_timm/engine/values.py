@@ -2,9 +2,7 @@
 
 import argparse
 import difflib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from timm.utils import ParseKwargs
 
 from ride_timm.errors import RideError
 
-__all__ = ['KeyValues', 'check_device', 'check_values', 'check_writable']
+__all__ = ['KeyValues', 'check_device', 'check_values']
 
 _ANY = float('inf')
 _MOST = 1e30  # finite
@@ -115,25 +113,6 @@ def check_device(name: str | None) -> None:
         usable = False
     if not usable:
         raise RideError(f'--device {name} was given and PyTorch cannot compute on it here; use cpu, cuda or cuda:1.')
-
-
-def check_writable(path: str | None, option: str) -> None:
-    """Refuse a file that cannot be written, before what it is for is computed.
-
-    Args:
-        path: The file; None passes.
-        option: The argument's name, for the message.
-
-    Raises:
-        RideError: Its folder is missing or cannot be written to, or it is a folder itself.
-    """
-    if not path:
-        return
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise RideError(f'{option} {path} was given and there is no folder {folder}; make it first.')
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise RideError(f'{option} {path} was given and it cannot be written; choose another file.')
 
 
 def _check_name(name: str, value: str, known: Sequence[str]) -> None:
