@@ -20,6 +20,7 @@ from ride_timm.cards.usage import checking_section, usage_section
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.parser import Parser
 from ride_timm.publishing.index import renew_entry
 
 __all__ = ['build_parser', 'main', 'models_table', 'render_card', 'update_model_card', 'write_card']
@@ -149,7 +150,7 @@ def update_model_card(path: str | Path, all_results: Sequence[Results]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm card`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm card',
         description='Write the cards of weights again from their results.json, with figures that compare those of the '
         'same data, and enter their hashes into the index beside them; nothing is measured.',

@@ -18,7 +18,9 @@ from ride_timm.data import guess_dataset, imbalance_factor
 from ride_timm.engine.data_options import add_form_options, check_form, data_name
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import interactive, setup_logging
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.parser import Parser
 from ride_timm.surveys.survey import Side, Survey, survey
 from ride_timm.surveys.text import render
 
@@ -32,7 +34,7 @@ _FLAGS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm data`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm data',
         description='Look at a data set before anything is trained: classes, their tail, and every image. The exit '
         'status is 1 when a training would refuse the data.',
@@ -133,6 +135,7 @@ def _side(side: Side | None) -> dict[str, Any] | None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would be no report at all."""
+    check_values(args)
     check_form(args)
     if args.data_dir and '/' not in args.dataset and not Path(args.data_dir).is_dir():
         if Path(args.data_dir).exists():

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from ride_timm.engine.files import check_folder
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
+from ride_timm.parser import Parser
 from ride_timm.published import (
     CONFIG,
     SHARD_INDEX,
@@ -30,7 +31,7 @@ __all__ = ['build_parser', 'download', 'main']
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm download`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm download',
         description='Get a published weight and compare it with its hashes. It is then there without a connection.',
     )

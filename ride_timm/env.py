@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import InstallationError
+from .parser import Parser
 from .version import __version__
 
 __all__ = [
@@ -245,7 +246,7 @@ def _hardware() -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `ride-timm env`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm env',
         description='Print versions and hardware, and check the installation; the exit status is 1 if it is faulty.',
     )

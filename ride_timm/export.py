@@ -29,6 +29,7 @@ from ride_timm.engine.results import format_metrics, read_per_class, write_json
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.parser import Parser
 from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
@@ -44,7 +45,7 @@ FORMAT = 1
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm export`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm export',
         description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
         'figures and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',

@@ -49,6 +49,7 @@ from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.models import MultiExpertNet
+from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
 __all__ = ['build_parser', 'main']
@@ -58,7 +59,7 @@ LONGEST = 48  # columns of a path or label in the table
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm predict`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm predict',
         description="Say what images show, with the vote of each expert. Labels and preparation are the network's own.",
     )

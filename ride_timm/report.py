@@ -31,6 +31,7 @@ from ride_timm.engine.results import environment
 from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.parser import Parser
 from ride_timm.reports.figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
 from ride_timm.reports.measure import Measured, take_stock
 from ride_timm.reports.page import Content, Example, render
@@ -51,7 +52,7 @@ class _Run:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm report`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm report',
         description='Write one HTML page on what a network can and cannot do, with figures and wrong answers.',
     )

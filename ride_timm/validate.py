@@ -29,6 +29,7 @@ from ride_timm.engine.values import KeyValues, check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
+from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
 __all__ = ['build_parser', 'main', 'open_images', 'validate']
@@ -38,9 +39,7 @@ _logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm validate`."""
-    parser = argparse.ArgumentParser(
-        prog='ride-timm validate', description='Measure a trained network on images it has not seen.'
-    )
+    parser = Parser(prog='ride-timm validate', description='Measure a trained network on images it has not seen.')
     parser.add_argument('--model', metavar='NAME', help="architecture, 'local-dir:DIR' or 'hf-hub:ORG/NAME'")
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='last.pth.tar, model_best.pth.tar, model.safetensors, or a folder of these'

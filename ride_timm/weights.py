@@ -10,6 +10,7 @@ from typing import Any
 
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.parser import Parser
 from ride_timm.published import PretrainedError, Weight, package_root, published_weights, read_index
 
 __all__ = ['build_parser', 'list_weights', 'main', 'weights_root']
@@ -19,7 +20,7 @@ _GROUPS = ('many', 'medium', 'few')
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm weights`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm weights',
         description='List the published weights: accuracy of all experts in percent (overall, and the mean over the '
         'frequent, medium and rare classes), GMACs of an image, size, and where the weights are.',

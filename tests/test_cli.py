@@ -177,7 +177,7 @@ def test_unknown_recipe(data, tmp_path, fails):
         (b'momentum: much', 'momentum must be'),
         (b'- momentum', 'holds no `argument: value` lines'),
         (b'momentum: [', 'not valid YAML'),
-        (b'\xff\xfe', 'not valid YAML'),
+        (b'\xff\xfe', 'not in UTF-8'),
     ],
 )
 def test_bad_recipe(data, tmp_path, fails, text, wanted):

@@ -31,7 +31,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     if stream is not None:
         _write_into(stream, data)
         return
-    path = Path(os.path.realpath(path))  # noqa: PTH118: Path.resolve raises other errors for links in circles
+    path = _target(path)
     temporary = path.with_name(path.name + '.tmp')
     temporary.unlink(missing_ok=True)
     try:
@@ -83,7 +83,7 @@ def check_writable(path: str | Path | None, option: str) -> None:
         if _stream(Path(path)) is not None:
             writable = os.access(path, os.W_OK)
         else:
-            target = Path(os.path.realpath(path))  # noqa: PTH118: as above
+            target = _target(Path(path))
             target.with_name(target.name + '.tmp').exists()  # an error where the name is too long
             if not target.parent.is_dir():
                 raise RideError(f'{option} {path} was given and there is no folder {target.parent}; make it first.')
@@ -131,6 +131,11 @@ def _stream(path: Path) -> Path | int | None:
             if os.path.samestat(found, os.fstat(descriptor)):
                 return descriptor
     return None if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) else path
+
+
+def _target(path: Path) -> Path:
+    """The file itself, where the path is a symbolic link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path  # Path.resolve has other errors for circles
 
 
 def _write_into(stream: Path | int, data: bytes) -> None:

@@ -11,8 +11,9 @@ import yaml
 
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable, shortened
+from ride_timm.parser import Parser
 
-__all__ = ['list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
+__all__ = ['build_parser', 'list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
 
 
 def list_recipes() -> list[str]:
@@ -58,6 +59,15 @@ def recipe_title(name: str) -> str:
     return lines[0].lstrip('# ').rstrip('.') if lines and lines[0].startswith('#') else ''
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm recipes`."""
+    parser = Parser(
+        prog='ride-timm recipes', description='List the named training settings, or print one with its commands.'
+    )
+    parser.add_argument('name', nargs='?', metavar='NAME', help='the recipe to print')
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`ride-timm recipes`: list the recipes, or print one.
 
@@ -70,11 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         RideError: There is no such recipe, or it cannot be read.
     """
-    parser = argparse.ArgumentParser(
-        prog='ride-timm recipes', description='List the named training settings, or print one with its commands.'
-    )
-    parser.add_argument('name', nargs='?', metavar='NAME', help='the recipe to print')
-    name = parser.parse_args(argv).name
+    name = build_parser().parse_args(argv).name
     if name is not None:
         print('\n'.join(map(printable, recipe_text(name).splitlines())))
         return 0
