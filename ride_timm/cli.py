@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import importlib
-import io
 import os
 import sys
 import traceback
@@ -90,8 +89,8 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         command: Returns the exit status.
     """
     program = f'ride-timm {name}'
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal knows every letter of a class name
-        sys.stdout.reconfigure(errors='backslashreplace')
+    with contextlib.suppress(AttributeError, OSError):  # what stands for it in a notebook has no such method
+        sys.stdout.reconfigure(errors='backslashreplace')  # not every terminal knows every letter of a class name
     try:
         status = command()
         print(end='', flush=True)  # here, where a reader that has gone can still be answered for
@@ -111,7 +110,10 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         if error.filename is None:
             _drop_output()  # which may be what is full
         what = 'the output' if error.filename is None else shortened(os.fsdecode(error.filename))
-        _complain(program, f'{what} cannot be read or written ({error.strerror}); check its permissions and the disk.')
+        _complain(
+            program,
+            f'{what} cannot be used ({error.strerror}); check its name, its permissions and the room on the disk.',
+        )
         return 2
     except MemoryError:
         _complain(program, 'the memory is full; take a smaller --batch-size, fewer --workers or smaller images.')

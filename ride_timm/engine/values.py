@@ -115,6 +115,7 @@ def check_values(args: argparse.Namespace) -> None:
     for name in ('mean', 'std'):
         _check_count(args, name, (1, channels))
     _check_count(args, 'color_jitter', (1, 3, 4))
+    _check_count(args, 'opt_betas', (2, 3))
     check_device(getattr(args, 'device', None))
 
 
@@ -161,6 +162,8 @@ def _check_schedule(args: argparse.Namespace) -> None:
         raise RideError(f'--decay-rate {args.decay_rate:g} was given; for --sched {name} it is from 0 to 1.')
     if name == 'plateau' and args.sched_on_updates:
         raise RideError('--sched plateau looks at evaluations, so it cannot go with --sched-on-updates; leave one out.')
+    if name == 'rsqrt' and not args.warmup_epochs:
+        raise RideError('--sched rsqrt falls by the length of the warmup; give --warmup-epochs of at least 1.')
     if name in _WITH_DECAY_PHASE:
         length = args.epochs - (0 if args.warmup_prefix else args.warmup_epochs)
         decay = args.decay_epochs * (length if args.decay_epochs < 1 else 1)
