@@ -101,10 +101,9 @@ def check_values(args: argparse.Namespace) -> None:
     Raises:
         RideError: Naming the argument, what it is and what it may be.
     """
-    for name in RANGES.keys() & vars(args).keys():
-        given = getattr(args, name)
+    for name, given in vars(args).items():
         for value in given if isinstance(given, (list, tuple)) else [given]:
-            if value is not None:
+            if name in RANGES and value is not None:
                 _check_number(name, value)
     # timm takes `lookahead_` before the name
     _check_name('opt', str(getattr(args, 'opt', '')).lower().split('_')[-1], [str(name) for name in list_optimizers()])
