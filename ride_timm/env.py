@@ -158,12 +158,17 @@ def explain(error: Exception) -> str | None:
     """
     problem = next(iter(find_problems()), None)
     if problem is None:
-        # a failed import leaves nothing behind, so the first that is not there is the one that failed
-        failed = next((name for name in IMPORTED if name not in sys.modules), None)
+        # the first that is not imported, or in the middle of it, is the one that failed
+        failed = next((name for name in IMPORTED if not _is_imported(name)), None)
         if failed is None or failed not in _raising_packages(error):
             return None
         problem = _import_problem(failed, f'{type(error).__name__}: {error}')
     return f'{problem.text}; to repair it: {problem.repair} (`ride-timm env` tells more).'
+
+
+def _is_imported(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and not getattr(module.__spec__, '_initializing', False)
 
 
 def _raising_packages(error: Exception) -> set[str]:
