@@ -63,6 +63,7 @@ def stub(tmp_path, monkeypatch):
     (tmp_path / 'timm').mkdir()
     file = tmp_path / 'timm/__init__.py'
     file.write_text('executed = True\n')
+    importlib.import_module('timm')  # the real one, which is there again after the test
     monkeypatch.delitem(sys.modules, 'timm')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, 'meta_path', list(sys.meta_path))
