@@ -204,7 +204,7 @@ def _metadata(results: Results) -> ModelCardData:
         tags=tags + ['mixture-of-experts'] * several,
         datasets=datasets,
         metrics=['accuracy'],
-        model_name=results['name'],
+        model_name=printable(results['name']),
         base_model=results.get('base_model'),
         eval_results=_eval_results(results, datasets[0] if datasets else _slug(results['data']['name'])),
     )
@@ -224,7 +224,7 @@ def _eval_results(results: Results, dataset: str) -> list[EvalResult]:
             task_type='image-classification',
             task_name='Image classification',
             dataset_type=dataset,
-            dataset_name=results['data']['name'],
+            dataset_name=printable(results['data']['name']),
             dataset_split='test' if images_name(results) == 'test images' else 'held out',
             metric_type=kind,
             metric_name=f'{name}{how}',
