@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from ride_timm.cli import COMMANDS, module_of
+from ride_timm.cli import COMMANDS, main, module_of
 from ride_timm.engine.values import RANGES, check_values
 from ride_timm.errors import RideError
 
@@ -73,3 +73,22 @@ def test_schedules_with_a_decay_phase_take_their_own_default():
         args = parse_args(['--sched', name])
         check_values(args)
         assert args.decay_epochs == wanted
+
+
+@pytest.mark.parametrize(
+    ('argv', 'wanted'),
+    [
+        (['data', 'images', '--val-fraction', '2'], '--val-fraction 2'),
+        (['data', 'images', '--threads', '0'], '--threads 0'),
+        (['export', 'run', '--data-dir', 'images', '--output', __file__], f'--output {__file__}'),
+        (['export', 'run', '--data-dir', 'images', '--output', 'folder', '-b', '0'], '--batch-size 0'),
+        (['convert', 'file', '--output', __file__], f'--output {__file__}'),
+        (['convert', 'file', '--output', 'folder', '--std', '0', '1', '1'], '--std 0'),
+        (['download', 'name', '--output', f'{__file__}/folder'], f'--output {__file__}'),
+        (['quickstart', '--epochs', '0'], '--epochs 0'),
+    ],
+)
+def test_refused_before_anything_is_read(argv, wanted, capsys):
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'ride-timm {argv[0]}: error: {wanted}')
