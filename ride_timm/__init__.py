@@ -1,10 +1,11 @@
 """RIDE multi-expert networks for long-tailed image recognition, as timm models.
 
-Importing the package registers the architectures: `timm.create_model('ride_resnet50_4e')`.
+Importing the package registers the architectures, whether timm is imported before or after it:
+`timm.create_model('ride_resnet50_4e')`. `ride_timm.losses`, `.data`, `.models`, `.tasks` and `.metrics` are imported
+when they are first asked for.
 """
 
-import re as _re
-import sys as _sys
+import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -13,20 +14,31 @@ if _TYPE_CHECKING:
 
     from torch import nn as _nn
 
+    from . import data as data
+    from . import losses as losses
+    from . import metrics as metrics
+    from . import models as models
+    from . import tasks as tasks
+
 from .errors import RideError as RideError
+from .registration import explained as _explained
+from .registration import register as _register
 from .version import __version__ as __version__
 
-try:
-    from . import models as models
-except Exception as _error:  # a torchvision built for another torch fails with a RuntimeError
-    # the command that explains a broken installation has to start on one
-    if not _re.search(r'ride_timm\.env\b|ride[-_]timm(\.\w+)? env\b', ' '.join(_sys.orig_argv)):
-        from .env import explain as _explain
+__all__ = ['RideError', '__version__', 'data', 'from_pretrained', 'losses', 'metrics', 'models', 'tasks']
 
-        _sentence = _explain(_error)
-        if _sentence is None:
-            raise
-        raise ImportError(_sentence) from _error
+_register()
+
+
+def __getattr__(name: str) -> _Any:
+    if name in __all__:
+        with _explained():
+            return _importlib.import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def from_pretrained(
@@ -60,6 +72,3 @@ def from_pretrained(
 
     hub: dict[str, _Any] = {'cache_dir': cache_dir, 'token': token, 'sha256': sha256}
     return load_model(source, num_classes=num_classes, model_kwargs=model_kwargs, **hub).model
-
-
-__all__ = ['RideError', '__version__', 'from_pretrained', 'models']

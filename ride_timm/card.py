@@ -19,6 +19,8 @@ from ride_timm.cards.text import body_sections, summary
 from ride_timm.cards.usage import checking_section, usage_section
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
+from ride_timm.parser import Parser
 from ride_timm.publishing.index import renew_entry
 
 __all__ = ['build_parser', 'main', 'models_table', 'render_card', 'update_model_card', 'write_card']
@@ -148,7 +150,7 @@ def update_model_card(path: str | Path, all_results: Sequence[Results]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm card`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm card',
         description='Write the cards of weights again from their results.json, with figures that compare those of the '
         'same data, and enter their hashes into the index beside them; nothing is measured.',
@@ -182,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder, results in zip(folders, everything, strict=True):
         write_card(folder, everything)
         listed = ', its hashes entered into the index' if renew_entry(folder.resolve()) else ''
-        print(f'{folder / "README.md"}: {results["name"]}{listed}')
+        print(printable(f'{folder / "README.md"}: {results["name"]}{listed}'))
     if args.model_card:
         page = Path(args.model_card)
         update_model_card(page, everything)
@@ -202,7 +204,7 @@ def _metadata(results: Results) -> ModelCardData:
         tags=tags + ['mixture-of-experts'] * several,
         datasets=datasets,
         metrics=['accuracy'],
-        model_name=results['name'],
+        model_name=printable(results['name']),
         base_model=results.get('base_model'),
         eval_results=_eval_results(results, datasets[0] if datasets else _slug(results['data']['name'])),
     )
@@ -222,7 +224,7 @@ def _eval_results(results: Results, dataset: str) -> list[EvalResult]:
             task_type='image-classification',
             task_name='Image classification',
             dataset_type=dataset,
-            dataset_name=results['data']['name'],
+            dataset_name=printable(results['data']['name']),
             dataset_split='test' if images_name(results) == 'test images' else 'held out',
             metric_type=kind,
             metric_name=f'{name}{how}',

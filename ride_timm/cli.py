@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -10,6 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ride_timm.errors import RideError, one_line
+from ride_timm.escaping import printable, shortened
+from ride_timm.registration import explained
+from ride_timm.version import __version__
 
 __all__ = ['COMMANDS', 'guarded', 'main', 'module_of']
 
@@ -32,6 +37,7 @@ COMMANDS = {
     'env': 'print versions and check the installation',
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MODULES = {'data': 'data_report'}  # where the command's name is taken
 
 
@@ -45,22 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after an error of the user's.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ('-h', '--help'):
-        print(_usage())
-        return 0 if arguments else 2
-    if arguments[0] == '--version':
-        from ride_timm.version import __version__
+    name = arguments[0] if arguments else ''
+    if name in COMMANDS:
+        return guarded(name, lambda: module_of(name).main(arguments[1:]))
+    return guarded('', lambda: _without_command(name))
 
+
+def _without_command(name: str) -> int:
+    if name in ('', '-h', '--help'):
+        print(_usage())
+        return 0 if name else 2
+    if name == '--version':
         print(f'ride-timm {__version__}')
         return 0
-    name = arguments[0]
-    if name not in COMMANDS:
-        begun = [command for command in COMMANDS if command.startswith(name)]
-        close = begun or difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f', did you mean {close[0]}?' if close else ';'
-        print(f'ride-timm: error: there is no command {name}{hint} see ride-timm --help.', file=sys.stderr)
-        return 2
-    return guarded(name, lambda: module_of(name).main(arguments[1:]))
+    begun = [command for command in COMMANDS if command.startswith(name)]
+    close = begun or difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f', did you mean {close[0]}?' if close else ';'
+    raise RideError(f'there is no command {shortened(name)}{hint} see ride-timm --help.')
 
 
 def module_of(name: str) -> Any:
@@ -68,23 +75,32 @@ def module_of(name: str) -> Any:
 
     Args:
         name: One of `COMMANDS`.
+
+    Raises:
+        InstallationError: torch, torchvision or timm cannot be imported.
     """
-    return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
+    with explained():
+        return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; an error of the user's is one line on standard error.
 
+    What the system refused and no code of ours foresaw is such a line too: a file that may not be read, a full disk.
+    A mistake of ours keeps its traceback.
+
     Args:
         name: The command's name, for the message.
         command: Returns the exit status.
     """
+    program = f'ride-timm {name}'.rstrip()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError):  # what was printed before cannot be written
+            sys.stdout.reconfigure(errors='backslashreplace')  # not every terminal knows every letter of a class name
     try:
-        status = command()
-        print(end='', flush=True)  # here, where a reader that has gone can still be answered for
-        return status
+        return _flushed(command)
     except RideError as error:
-        print(f'ride-timm {name}: error: {one_line(error)}', file=sys.stderr)
+        _complain(program, one_line(error))
         # PyTorch's error out of a loading process keeps itself alive, and with it the iterator: freed by a later
         # collection of garbage its processes are waited for in vain, ten seconds
         traceback.clear_frames(error.__traceback__)
@@ -92,8 +108,45 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:
         _drop_output()
         return 1
+    except OSError as error:
+        sentence = _of_the_system(error)
+        if sentence is None:
+            raise
+        if error.filename is None:
+            _drop_output()
+        _complain(program, sentence)
+        return 2
+    except MemoryError:
+        _complain(program, 'the memory is full; take a smaller --batch-size, fewer --workers or smaller images.')
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _flushed(command: Callable[[], int]) -> int:
+    """Run a command to the last letter of its output, while a reader that has gone can still be answered for."""
+    try:
+        status = command()
+    except SystemExit:  # of the parser, after --help
+        print(end='', flush=True)
+        raise
+    print(end='', flush=True)
+    return status
+
+
+def _of_the_system(error: OSError) -> str | None:
+    """What the system refused, as a sentence; None where nobody can tell what it was about."""
+    if error.strerror and isinstance(error.filename, (str, bytes)):
+        path = shortened(os.fsdecode(error.filename))
+        return f'{path} cannot be read or written ({error.strerror}); check its name, its permissions and the disk.'
+    if error.errno in _FULL:
+        return f'the output cannot be written ({error.strerror}); make room, or send it elsewhere.'
+    return None
+
+
+def _complain(program: str, text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error may be full too
+        print(f'{program}: error: {printable(text)}', file=sys.stderr)
 
 
 def _drop_output() -> None:

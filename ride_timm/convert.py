@@ -14,13 +14,15 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .engine.values import KeyValues
+from .engine.files import check_folder
+from .engine.values import KeyValues, check_values
 from .errors import RideError
 from .models import MultiExpertNet
 from .models._factory import head_names
 from .models.ride_resnet_cifar import CIFAR_MEAN, CIFAR_STD
 from .models.router import HIDDEN_FEATURES
 from .official import from_official, load_official
+from .parser import Parser
 from .publishing.folder import save_folder
 
 __all__ = ['build_parser', 'convert', 'from_official', 'load_official', 'main', 'save_folder']
@@ -190,7 +192,7 @@ def _find_architecture(path: str | Path, tensors: StateDict, model_kwargs: dict[
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `ride-timm convert`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm convert',
         description="Turn a checkpoint of the RIDE authors' trainer into a folder that timm loads. Nothing that the "
         'file holds beside tensors is run.',
@@ -227,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
     except ValueError as error:  # timm's parser of pairs
         raise RideError('--model-kwargs was given a word without =; it takes KEY=VALUE pairs.') from error
+    check_values(args)
+    check_folder(args.output, '--output')
     model = convert(
         args.file, args.output, args.model,
         num_classes=args.num_classes, mean=args.mean, std=args.std, **args.model_kwargs,

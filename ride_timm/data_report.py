@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import io
 import json
 import logging
 import shlex
@@ -17,9 +16,11 @@ from tqdm import tqdm
 
 from ride_timm.data import guess_dataset, imbalance_factor
 from ride_timm.engine.data_options import add_form_options, check_form, data_name
+from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import interactive, setup_logging
-from ride_timm.engine.values import check_writable
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.parser import Parser
 from ride_timm.surveys.survey import Side, Survey, survey
 from ride_timm.surveys.text import render
 
@@ -33,7 +34,7 @@ _FLAGS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm data`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm data',
         description='Look at a data set before anything is trained: classes, their tail, and every image. The exit '
         'status is 1 when a training would refuse the data.',
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plot and found.groups is not None:
         from ride_timm.surveys.plot import draw_tail
 
-        draw_tail(found, args.plot, data_name(args))
+        with writing(args.plot, '--plot'):
+            draw_tail(found, args.plot, data_name(args))
         logging.getLogger(__name__).info(f'Plot written to {args.plot}')
     return 0 if found.trainable else 1
 
@@ -133,6 +135,7 @@ def _side(side: Side | None) -> dict[str, Any] | None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would be no report at all."""
+    check_values(args)
     check_form(args)
     if args.data_dir and '/' not in args.dataset and not Path(args.data_dir).is_dir():
         if Path(args.data_dir).exists():
@@ -157,8 +160,6 @@ def _survey(args: argparse.Namespace) -> Survey:
 
 def _print(args: argparse.Namespace, found: Survey) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='backslashreplace')  # not every terminal knows every letter of a class name
     print(render(found, every_class=args.all, width=width, blocks=_shows_blocks()))
     args.val_fraction = args.val_fraction or found.set_apart
     if found.trainable:

@@ -28,6 +28,7 @@ from ride_timm.engine.prediction import Prediction, Skipped, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError, one_line
 from ride_timm.models import MultiExpertNet
+from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ STYLE = """
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm demo`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm demo',
         description="Show in the browser what a network says of an image, with each expert's vote and the routing.",
     )

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ride_timm.engine.files import check_folder
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
-from ride_timm.models.pretrained import (
+from ride_timm.parser import Parser
+from ride_timm.published import (
     CONFIG,
     SHARD_INDEX,
     WEIGHTS,
@@ -29,7 +31,7 @@ __all__ = ['build_parser', 'download', 'main']
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm download`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm download',
         description='Get a published weight and compare it with its hashes. It is then there without a connection.',
     )
@@ -76,6 +78,8 @@ def download(name: str, output: str | Path | None = None) -> Path:
     target = None if output is None else Path(output)
     if target is not None and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
         raise RideError(f'{target} exists and is not an empty folder; remove it or choose another one.')
+    if target is not None:
+        check_folder(target, '--output')
     if name.startswith('hf-hub:'):
         folder = fetch(*split_revision(name))
         names: Sequence[str] = (CONFIG, WEIGHTS)

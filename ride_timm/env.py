@@ -1,12 +1,12 @@
 """Print versions and hardware, and say what is wrong with the installation: `ride-timm env`.
 
-The likeliest fault of a new installation is a torchvision built for another torch: then `import timm` fails, and so
-does `import ride_timm`. This module imports neither at its start, and the package leaves its models out where this
-command is what was asked for, so that the diagnosis can be printed.
+The likeliest fault of a new installation is a torchvision built for another torch: then `import timm` fails. This
+command itself imports none of them: a process of its own does, whose failure, crash included, is what it reports.
 """
 
 import argparse
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,19 +15,22 @@ import platform
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .errors import InstallationError
+from .parser import Parser
 from .version import __version__
 
 __all__ = [
     'Problem',
     'build_parser',
     'builds_match',
+    'check_imports',
     'collect',
     'explain',
-    'find_import_problem',
     'find_problems',
     'installed_version',
     'main',
@@ -35,6 +38,7 @@ __all__ = [
 
 PACKAGES = ('torch', 'torchvision', 'timm', 'huggingface_hub', 'safetensors', 'numpy')
 OPTIONAL = ('scikit-learn', 'matplotlib', 'pandas', 'transformers', 'onnx', 'onnxscript', 'onnxruntime')
+IMPORTED = ('torch', 'torchvision', 'timm', 'ride_timm.models')
 REPAIR_PAIR = 'pip install --upgrade --force-reinstall torch torchvision'
 
 
@@ -144,7 +148,7 @@ def _requirements(name: str) -> list[Any]:
 
 
 def explain(error: Exception) -> str | None:
-    """Why `import ride_timm` failed, if the installation is to blame.
+    """Why an import of timm, or of a module of ours, failed, if the installation is to blame.
 
     Args:
         error: What the import raised.
@@ -154,12 +158,25 @@ def explain(error: Exception) -> str | None:
     """
     problem = next(iter(find_problems()), None)
     if problem is None:
-        # a failed import leaves nothing behind, so the first that is not there is the one that failed
-        failed = next((name for name in ('torch', 'torchvision', 'timm') if name not in sys.modules), None)
-        if failed is None:
+        # the first that is not imported, or in the middle of it, is the one that failed
+        failed = next((name for name in IMPORTED if not _is_imported(name)), None)
+        if failed is None or failed not in _raising_packages(error):
             return None
         problem = _import_problem(failed, f'{type(error).__name__}: {error}')
     return f'{problem.text}; to repair it: {problem.repair} (`ride-timm env` tells more).'
+
+
+def _is_imported(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and not getattr(module.__spec__, '_initializing', False)
+
+
+def _raising_packages(error: Exception) -> set[str]:
+    """The packages that an error came through, and the one that it says is missing."""
+    names = {
+        frame.f_globals.get('__name__', '').partition('.')[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    }
+    return names | ({error.name or ''} if isinstance(error, ImportError) else set())
 
 
 def _import_problem(name: str, message: str) -> Problem:
@@ -170,28 +187,41 @@ def _import_problem(name: str, message: str) -> Problem:
     return Problem(f'{name} {version} cannot be imported ({" ".join(message.split())})', repair)
 
 
-def find_import_problem() -> Problem | None:
-    """The first of torch, torchvision, timm and this package's models that cannot be imported."""
+def check_imports() -> None:
+    """Import what a command needs, one package after the other; the name of each, and the hardware, are printed."""
+    for name in IMPORTED:
+        print(name, flush=True)
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, InstallationError) else error
+            sys.exit(f'{type(cause).__name__}: {cause}')
+        if name == 'torch':
+            print(json.dumps(_hardware()), flush=True)
+
+
+def _try_imports() -> tuple[dict[str, Any], Problem | None]:
+    """The hardware as PyTorch sees it, and the first package that cannot be imported, found in a process of its own."""
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    for name in ('torch', 'torchvision', 'timm', 'ride_timm.models'):
-        if name in sys.modules:  # a failed import leaves nothing behind
-            continue
-        done = subprocess.run(  # in a fresh interpreter: a second attempt in this one fails in another way
-            [sys.executable, '-c', f'import {name}'],
-            env={**os.environ, 'PYTHONPATH': path, 'PYTHONSAFEPATH': '1'},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            last = done.stderr.strip().rpartition('\n')[2]
-            return _import_problem(name.partition('.')[0], last or f'exit status {done.returncode}')
-    return None
+    done = subprocess.run(
+        [sys.executable, '-c', 'from ride_timm.env import check_imports; check_imports()'],
+        env={**os.environ, 'PYTHONPATH': path, 'PYTHONSAFEPATH': '1'},
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.splitlines()
+    hardware = next((json.loads(line) for line in lines if line.startswith('{')), {'cuda': None, 'bf16_on_cpu': None})
+    if not done.returncode:
+        return hardware, None
+    failed = next((line for line in reversed(lines) if line in IMPORTED), IMPORTED[0])
+    last = done.stderr.strip().rpartition('\n')[2]
+    return hardware, _import_problem(failed.partition('.')[0], last or f'exit status {done.returncode}')
 
 
 def collect() -> dict[str, Any]:
     """Versions, hardware and problems, ready for JSON."""
     problems = find_problems()
-    failing = find_import_problem()
+    hardware, failing = _try_imports()
     return {
         'ride_timm': __version__,
         'python': platform.python_version(),
@@ -200,16 +230,14 @@ def collect() -> dict[str, Any]:
         'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
         'packages': {name: installed_version(name) for name in PACKAGES},
         'optional': {name: _recorded_version(name) for name in OPTIONAL},
-        **_hardware(),
+        **hardware,
         'problems': [problem._asdict() for problem in (*problems, *([failing] if failing else []))],
     }
 
 
 def _hardware() -> dict[str, Any]:
-    try:
-        import torch
-    except Exception:  # it is among the problems
-        return {'cuda': None, 'bf16_on_cpu': None}
+    import torch
+
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else None
     return {
         'cuda': {
@@ -223,7 +251,7 @@ def _hardware() -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `ride-timm env`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm env',
         description='Print versions and hardware, and check the installation; the exit status is 1 if it is faulty.',
     )

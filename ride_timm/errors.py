@@ -1,6 +1,8 @@
 """The error that a user can act on."""
 
-__all__ = ['RideError', 'one_line']
+from ride_timm.escaping import printable
+
+__all__ = ['InstallationError', 'RideError', 'one_line']
 
 
 class RideError(Exception):
@@ -10,8 +12,12 @@ class RideError(Exception):
     """
 
 
+class InstallationError(RideError, ImportError):
+    """torch, torchvision, timm or this package cannot be imported: why, and the command that repairs it."""
+
+
 def one_line(error: BaseException) -> str:
-    """The sentence of an error as one line, also when the error comes out of a data-loading worker process.
+    """The sentence of an error as one printable line, also when it comes out of a data-loading worker process.
 
     PyTorch raises a worker's error again in the main process with the worker's whole traceback as its message; the
     sentence is then what stands after the last mention of the error's type.
@@ -20,7 +26,7 @@ def one_line(error: BaseException) -> str:
         error: Any exception; meant for `RideError`.
 
     Returns:
-        The message without line breaks.
+        The message without line breaks and control characters.
     """
     marker = f'{type(error).__module__}.{type(error).__qualname__}: '
-    return ' '.join(str(error).rpartition(marker)[2].split())
+    return printable(' '.join(str(error).rpartition(marker)[2].split()))

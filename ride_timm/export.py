@@ -19,6 +19,7 @@ from typing import Any
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
 from ride_timm.engine.checkpoint import trained_with
+from ride_timm.engine.files import check_folder
 from ride_timm.engine.initial import Initial, read_measured
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.logs import setup_logging
@@ -27,7 +28,9 @@ from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stag
 from ride_timm.engine.results import format_metrics, read_per_class, write_json
 from ride_timm.engine.run_folder import checkpoints_in
 from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.parser import Parser
 from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
@@ -43,7 +46,7 @@ FORMAT = 1
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm export`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm export',
         description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
         'figures and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
@@ -135,6 +138,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
         raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
+    check_values(args)
+    check_folder(args.output, '--output')
     output = Path(args.output)
     name = output.resolve().name
     trained = read_measured(Path(args.runs[-1]))

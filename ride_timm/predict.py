@@ -6,6 +6,7 @@ folder or a glob holds in natural order, and each once. Images are read and prep
 size, crop, mean, std, interpolation and the labels are the network's own.
 
 `--json` prints one list with an object for each image, `--csv` a row for each (in UTF-8), both with exact numbers.
+In the CSV an apostrophe stands before a path or label that spreadsheets would run as a formula, such as one with =.
 Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a softmax probability from 0 to 1.
 
 | JSON | CSV | content |
@@ -39,14 +40,16 @@ from tqdm import tqdm
 
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
-from ride_timm.engine.files import write_whole
+from ride_timm.engine.files import check_writable, write_whole, writing
 from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
-from ride_timm.engine.values import check_values, check_writable
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.escaping import csv_cell, printable
 from ride_timm.models import MultiExpertNet
+from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
 __all__ = ['build_parser', 'main']
@@ -56,7 +59,7 @@ LONGEST = 48  # columns of a path or label in the table
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm predict`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm predict',
         description="Say what images show, with the vote of each expert. Labels and preparation are the network's own.",
     )
@@ -140,7 +143,7 @@ def _predict(
 
 def _complain(text: str) -> None:
     """One line on standard error, which may have a progress bar."""
-    tqdm.write(f'ride-timm predict: {_printable(text)}', file=sys.stderr)
+    tqdm.write(f'ride-timm predict: {printable(text)}', file=sys.stderr)
 
 
 def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | None, rows: Sequence[Prediction]) -> None:
@@ -154,7 +157,8 @@ def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | Non
         text = '\n'.join([_heading(args, trained.model, threshold), *_table(rows, threshold is not None)]) + '\n'
     text = text.encode('utf-8', 'backslashreplace').decode()  # names of files can be other bytes than UTF-8
     if args.output:
-        write_whole(Path(args.output), text)
+        with writing(args.output, '--output'):
+            write_whole(Path(args.output), text)
         return
     if isinstance(sys.stdout, io.TextIOWrapper):  # tables show what the terminal can, other programs read UTF-8
         sys.stdout.reconfigure(encoding='utf-8' if machine else None, errors='backslashreplace')
@@ -185,7 +189,8 @@ def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
     writer.writerow(['path', *Vote._fields, 'num_experts', *columns])
     for row in rows:
         votes = [vote or ('',) * len(Vote._fields) for vote in (*row.top, *row.experts)]
-        writer.writerow([row.path, *row.top[0], row.num_experts, *(field for vote in votes for field in vote)])
+        cells = [row.path, *row.top[0], row.num_experts, *(field for vote in votes for field in vote)]
+        writer.writerow(map(csv_cell, cells))
     return file.getvalue()
 
 
@@ -203,7 +208,7 @@ def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> s
         parts.append(f'logits adjusted with tau {args.logit_adjustment:g}')
     if getattr(model, 'num_experts', 1) > 1:
         parts.append('= where an expert agrees')
-    return _printable(', '.join(parts))
+    return printable(', '.join(parts))
 
 
 def _table(rows: Sequence[Prediction], routed: bool) -> Iterator[str]:
@@ -241,13 +246,8 @@ def _padded(text: str, width: int) -> str:
 
 def _short(text: str) -> str:
     """Text for a cell: printable, and cut in its middle if it is long."""
-    text = _printable(text)
+    text = printable(text)
     return text if len(text) <= LONGEST else f'{text[: LONGEST // 3]}...{text[3 - LONGEST + LONGEST // 3 :]}'
-
-
-def _printable(text: str) -> str:
-    """Text on one line, in which nothing commands the terminal."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 def _width(text: str) -> int:

@@ -35,6 +35,7 @@ from torch.utils.hooks import RemovableHandle
 from ride_timm.data.sources import known_names
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError
+from ride_timm.escaping import from_csv_cell
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
 from ride_timm.models import CosineLinear, MultiExpertNet
 
@@ -341,7 +342,7 @@ def _read_rows(text: str, file: Iterable[str], class_names: Sequence[str]) -> _P
                 'holds a comma in double quotes.'
             )
         if row:
-            pairs.append((row[0], _number(row[1])))
+            pairs.append((from_csv_cell(row[0]), _number(row[1])))
     if pairs and isinstance(pairs[0][1], str) and pairs[0][0] not in class_names:  # a heading
         del pairs[0]
     return pairs

@@ -13,7 +13,8 @@ from pathlib import Path
 from ride_timm.engine.logs import setup_logging
 from ride_timm.errors import RideError
 from ride_timm.hub import hub_org, split_revision
-from ride_timm.models.pretrained import Weight
+from ride_timm.parser import Parser
+from ride_timm.published import Weight
 from ride_timm.publishing.index import hash_folder, pin_copy
 from ride_timm.publishing.staging import Staged, stage
 from ride_timm.publishing.upload import Published, Target, upload
@@ -25,7 +26,7 @@ __all__ = ['build_parser', 'main', 'publish']
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm publish`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm publish',
         description='Publish a weight or a run on the Hugging Face Hub: safetensors, configuration, measured figures '
         'and the model card, in one commit. Log in first, with `hf auth login`.',

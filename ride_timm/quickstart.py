@@ -34,8 +34,10 @@ from ride_timm.engine.results import environment, write_json
 from ride_timm.engine.router_stage import evaluate_routed, train_router
 from ride_timm.engine.run_folder import LAST, checkpoints_in, locked
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.parser import Parser
 from ride_timm.train import main as train_main
 
 __all__ = ['build_parser', 'main']
@@ -58,7 +60,7 @@ class Measured:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm quickstart`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm quickstart',
         description='Train a small RIDE network with a router on a long tail of handwritten digits, and a plain one.',
     )
@@ -81,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: scikit-learn or matplotlib is not installed.
     """
     args = build_parser().parse_args(argv)
+    check_values(args)
     for package, module in (('scikit-learn', 'sklearn'), ('matplotlib', 'matplotlib')):
         if importlib.util.find_spec(module) is None:
             raise RideError(f"{package} is not installed; run: pip install 'ride-timm[quickstart]'")

@@ -23,14 +23,15 @@ import yaml
 from ride_timm import validate as validation
 from ride_timm.data import DataSplit, check_images
 from ride_timm.engine.data_options import add_form_options, check_form, data_name
-from ride_timm.engine.files import write_whole
+from ride_timm.engine.files import check_writable, write_whole, writing
 from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
 from ride_timm.engine.setup import MAX_CHECKED, data_config
-from ride_timm.engine.values import check_values, check_writable
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.parser import Parser
 from ride_timm.reports.figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
 from ride_timm.reports.measure import Measured, take_stock
 from ride_timm.reports.page import Content, Example, render
@@ -51,7 +52,7 @@ class _Run:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm report`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm report',
         description='Write one HTML page on what a network can and cannot do, with figures and wrong answers.',
     )
@@ -122,7 +123,8 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device
     )  # fmt: skip
     content = _content(args, run, trained, split, measured, data_name(options), command)
-    write_whole(path, render(content))
+    with writing(path, '--output'):
+        write_whole(path, render(content))
     return path
 
 

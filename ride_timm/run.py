@@ -19,13 +19,14 @@ from pathlib import Path
 import timm
 
 from .errors import RideError
+from .parser import Parser
 
 __all__ = ['build_parser', 'main']
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `ride-timm run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm run', description='Run a timm script, such as validate.py, with the ride_* models registered.'
     )
     parser.add_argument('script', metavar='SCRIPT', help='path of the script')

@@ -16,6 +16,7 @@ import torch
 from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, hold_out
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
+from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.inference_options import add_device_option, add_prior_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_trained
 from ride_timm.engine.logs import setup_logging
@@ -24,10 +25,11 @@ from ride_timm.engine.results import environment, format_metrics, write_json, wr
 from ride_timm.engine.router_stage import evaluate_routed
 from ride_timm.engine.run_data import HoldoutPlan, open_val_part
 from ride_timm.engine.setup import MAX_CHECKED, data_config
-from ride_timm.engine.values import KeyValues, check_values, check_writable
+from ride_timm.engine.values import KeyValues, check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
+from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
 __all__ = ['build_parser', 'main', 'open_images', 'validate']
@@ -37,9 +39,7 @@ _logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm validate`."""
-    parser = argparse.ArgumentParser(
-        prog='ride-timm validate', description='Measure a trained network on images it has not seen.'
-    )
+    parser = Parser(prog='ride-timm validate', description='Measure a trained network on images it has not seen.')
     parser.add_argument('--model', metavar='NAME', help="architecture, 'local-dir:DIR' or 'hf-hub:ORG/NAME'")
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='last.pth.tar, model_best.pth.tar, model.safetensors, or a folder of these'
@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(value, (int, float)):
             print(f'{name:<{width}}  {value:.4g}' if isinstance(value, float) else f'{name:<{width}}  {value}')
     if args.results_file:
-        write_json(Path(args.results_file), results)
+        with writing(args.results_file, '--results-file'):
+            write_json(Path(args.results_file), results)
     return 0
 
 
@@ -184,7 +185,8 @@ def _measure(
     table = evaluator.per_class()
     metrics['balanced'] = float(np.nanmean([row.accuracy for row in table]))
     if args.per_class_file:
-        write_per_class(Path(args.per_class_file), table)
+        with writing(args.per_class_file, '--per-class-file'):
+            write_per_class(Path(args.per_class_file), table)
     return metrics
 
 

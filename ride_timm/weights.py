@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import PretrainedError, Weight, package_root, published_weights, read_index
+from ride_timm.escaping import printable
+from ride_timm.parser import Parser
+from ride_timm.published import PretrainedError, Weight, package_root, published_weights, read_index
 
 __all__ = ['build_parser', 'list_weights', 'main', 'weights_root']
 
@@ -18,7 +20,7 @@ _GROUPS = ('many', 'medium', 'few')
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm weights`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm weights',
         description='List the published weights: accuracy of all experts in percent (overall, and the mean over the '
         'frequent, medium and rare classes), GMACs of an image, size, and where the weights are.',
@@ -105,7 +107,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     cells = [
         [
             row['name'],
-            row['data'] or '-',
+            printable(str(row['data'] or '-')),
             *(_number(row[key], 2) for key in ('overall', *_GROUPS)),
             _number(row['gmacs'], 4),
             _number(None if row['bytes'] is None else row['bytes'] / 1e6, 1),
@@ -128,7 +130,7 @@ def _number(value: float | None, places: int) -> str:
 
 def _where(row: dict[str, Any]) -> str:
     if row['path'] is not None:
-        return str(row['path'])
+        return printable(str(row['path']))
     if row['hub'] is None:
         return 'figures only' if row['bytes'] is None else 'not available'
     repo_id, _, revision = row['hub'].partition('@')

@@ -1,6 +1,5 @@
 """The command line: help, and one clear line for whatever a user can put right."""
 
-import importlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import torch
 from crash_tools import load, options, run_command
 from tiny_runs import write_images
 
-from ride_timm.cli import COMMANDS, main
+from ride_timm.cli import COMMANDS, main, module_of
 from ride_timm.version import __version__
 
 # a machine with a single core: two loading processes are still two
@@ -83,11 +82,9 @@ def test_help_of_every_command(name, capsys):
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith(('usage: ride-timm ', 'usage: python -m ride_timm'))
-    module = importlib.import_module(f'ride_timm.{name}')
-    if hasattr(module, 'build_parser'):
-        flags = [flag for action in module.build_parser()._actions for flag in action.option_strings]
-        assert flags
-        assert all(flag in said for flag in flags)
+    flags = [flag for action in module_of(name).build_parser()._actions for flag in action.option_strings]
+    assert flags
+    assert all(flag in said for flag in flags)
 
 
 @pytest.mark.parametrize(('wrong', 'right'), [('trian', 'train'), ('val', 'validate'), ('quick', 'quickstart')])
@@ -177,7 +174,7 @@ def test_unknown_recipe(data, tmp_path, fails):
         (b'momentum: much', 'momentum must be'),
         (b'- momentum', 'holds no `argument: value` lines'),
         (b'momentum: [', 'not valid YAML'),
-        (b'\xff\xfe', 'not valid YAML'),
+        (b'\xff\xfe', 'not in UTF-8'),
     ],
 )
 def test_bad_recipe(data, tmp_path, fails, text, wanted):
@@ -372,7 +369,25 @@ def test_unknown_flag(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, '--no-such-flag'])
     assert end.value.code == 2
-    assert '--no-such-flag' in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'ride-timm {command}: error: there is no option --no-such-flag')
+
+
+@pytest.mark.parametrize(
+    ('argv', 'right'),
+    [
+        (['train', '--epcohs', '3'], '--epochs'),
+        (['validate', '--results-fil=x', '--chekpoint', 'x'], '--checkpoint'),
+        (['predict', 'model', '--jsn', 'image'], '--json'),
+        (['data', 'images', '--polt', 'x.png'], '--plot'),
+    ],
+)
+def test_a_misspelled_flag_with_the_closest_one(argv, right, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f', did you mean {right}?' in line
 
 
 @pytest.mark.parametrize('flag', ['--loss-kwargs', '--model-kwargs', '--opt-kwargs'])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.cli import guarded
 from ride_timm.data import ImageSet, choose_groups
 from ride_timm.data_report import main
 from ride_timm.errors import RideError
@@ -256,7 +257,7 @@ def test_a_terminal_that_lacks_letters(data, monkeypatch, encoding):
     (data / 'val/cat').rename(data / 'val/größe 猫')
     shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, 'stdout', shown)
-    assert main([str(data)]) == 0
+    assert guarded('data', lambda: main([str(data)])) == 0
     shown.flush()
     said = shown.buffer.getvalue().decode(encoding)
     assert ('gr\\xf6\\xdfe \\u732b' if encoding == 'ascii' else 'größe \\u732b') in said

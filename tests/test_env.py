@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 
 import ride_timm
 from ride_timm import env
+from ride_timm.errors import InstallationError
 
 ROOT = Path(ride_timm.__file__).parents[1]
 PAIR = 'pip install --upgrade --force-reinstall torch torchvision'
@@ -101,11 +102,13 @@ def test_own_requirements_leave_extras_out():
     assert env._requirements('no-such-package') == []
 
 
-def test_report(capsys):
+def test_report(capsys, monkeypatch):
     import numpy
     import timm
     import torch
 
+    found = env._try_imports()
+    monkeypatch.setattr(env, '_try_imports', lambda: found)  # seconds each time
     assert env.main(['--json']) == 0
     report = json.loads(capsys.readouterr().out)
     assert report['problems'] == []
@@ -121,7 +124,8 @@ def test_report(capsys):
         assert value in table
 
 
-def test_report_of_a_problem(installed, capsys):
+def test_report_of_a_problem(installed, capsys, monkeypatch):
+    monkeypatch.setattr(env, '_try_imports', lambda: ({'cuda': None, 'bf16_on_cpu': None}, None))
     installed(SOUND | {'torch': '2.13.0+cpu'}, {'torchvision': ['torch==2.13.0']})
     assert env.main([]) == 1
     assert f'different builds\n repair: {PAIR}' in capsys.readouterr().out
@@ -146,12 +150,21 @@ def broken(tmp_path):
 
 
 def test_import_of_a_broken_pair_is_one_sentence(broken, tmp_path):
-    done = python('-c', 'import ride_timm', path=broken, cwd=tmp_path)
+    done = python('-c', 'import ride_timm, timm', path=broken, cwd=tmp_path)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith('ImportError: torchvision 0.28.0+cpu cannot be imported')
+    assert issubclass(InstallationError, ImportError)
+    assert last.startswith('ride_timm.errors.InstallationError: torchvision 0.28.0+cpu cannot be imported')
     assert 'operator torchvision::nms does not exist' in last
     assert PAIR in last
+
+
+def test_a_command_on_a_broken_pair_is_one_sentence(broken, tmp_path):
+    done = python('-m', 'ride_timm.cli', 'predict', 'model', 'image', path=broken, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('ride-timm predict: error: torchvision 0.28.0+cpu cannot be imported')
+    assert PAIR in line
 
 
 @pytest.mark.parametrize('start', ['module', 'command'])
@@ -175,6 +188,6 @@ def test_an_old_timm_in_the_current_folder_is_named(tmp_path):
     package.mkdir()
     (package / '__init__.py').write_text('')
     (package / 'version.py').write_text("__version__ = '0.9.16'\n")
-    done = python('-c', 'import ride_timm', path=tmp_path, cwd=tmp_path)
+    done = python('-c', 'import ride_timm, timm', path=tmp_path, cwd=tmp_path)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f'ImportError: timm 0.9.16 is imported from {package}')
+    assert last.startswith(f'ride_timm.errors.InstallationError: timm 0.9.16 is imported from {package}')

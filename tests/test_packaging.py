@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS
+from ride_timm.published import SHARD_INDEX, WEIGHTS
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import renew_entry
 

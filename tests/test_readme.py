@@ -45,7 +45,9 @@ def test_every_command_parses():
                 assert parsed.recipe in list_recipes()
             seen.add(words[1])
         elif words[:3] == ['python', '-m', 'ride_timm.run']:
-            run.build_parser()
+            parsed = run.build_parser().parse_args(words[3:])
+            assert parsed.script.endswith('.py')
+            assert parsed.args == words[4:] != []
             seen.add('run')
     commands = {'train', 'validate', 'convert', 'run', 'data', 'demo', 'predict', 'publish', 'report', 'export'}
     assert seen == {'torchrun', *commands}

@@ -17,7 +17,7 @@ from tiny_runs import train, write_images
 
 from ride_timm.cards.results import read_results
 from ride_timm.export import main as export
-from ride_timm.models.pretrained import read_index
+from ride_timm.published import read_index
 
 COUNTS = {'ant': 48, 'bee': 32, 'cat': 21, 'dog': 10, 'elk': 4}
 NAME = 'ride_resnet50_4e.ride_tinyimagenetlt'

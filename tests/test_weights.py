@@ -10,7 +10,7 @@ import torch
 from ride_timm.card import models_table, render_card
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.sweep import choose_threshold
-from ride_timm.models.pretrained import package_root, published_weights, read_index
+from ride_timm.published import package_root, published_weights, read_index
 from ride_timm.publishing.index import hash_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ import pytest
 from weight_results import make_results
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import published_weights
+from ride_timm.published import published_weights
 from ride_timm.publishing.index import pin_copy, renew_entry
 from ride_timm.weights import list_weights, main, weights_root
 

@@ -16,8 +16,9 @@ from ride_timm.cards.figure_labels import PointLabel, list_labels, place_labels,
 from ride_timm.cards.fonts import font_families
 from ride_timm.cards.results import Results, comparable, images_name, is_plain
 from ride_timm.data.descriptions import readable_label
-from ride_timm.data.sources import printable
+from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = ['new_figure', 'routing_figure', 'tail_figure']
 
@@ -312,12 +313,7 @@ def _save(canvas: Any, path: Path) -> None:
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     content = io.BytesIO()
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(content, 'PNG', optimize=True)
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content.getvalue())
 
 
 def _literal(text: str) -> str:

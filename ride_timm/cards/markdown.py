@@ -4,6 +4,8 @@ import html
 import re
 from collections.abc import Sequence
 
+from ride_timm.escaping import printable
+
 __all__ = ['code', 'count', 'duration', 'escape', 'fence', 'gmacs', 'percent', 'table']
 
 NONE = '-'
@@ -11,12 +13,12 @@ NONE = '-'
 
 
 def escape(text: str) -> str:
-    """Make a text show as it is, in a paragraph or a table's cell: no HTML, no Markdown, no line breaks.
+    """Make a text show as it is, in a paragraph or a table's cell: no HTML, no Markdown, no control characters.
 
     Args:
         text: Any, such as a class name.
     """
-    line = ' '.join(text.split())
+    line = printable(' '.join(text.split()))
     marked = re.sub(r'([\\`*\[\]|~$])', r'\\\1', line)
     # within a word, as in `few_shot`, an underscore means nothing to Markdown
     marked = re.sub(r'(?<![^\W_])_|_(?![^\W_])', r'\\_', marked)
@@ -51,9 +53,10 @@ def fence(code: str, language: str) -> str:
         code: The lines.
         language: `python`, `bash`, ...
     """
+    lines = '\n'.join(map(printable, code.strip().split('\n')))
     longest = max((len(run) for run in re.findall('`+', code)), default=0)
     ticks = '`' * max(3, longest + 1)
-    return f'{ticks}{language}\n{code.strip()}\n{ticks}'
+    return f'{ticks}{language}\n{lines}\n{ticks}'
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -13,8 +13,9 @@ from ride_timm.data.counts import IntArray, class_counts, imbalance_factor
 from ride_timm.data.forms import open_source
 from ride_timm.data.images import ImageSet, image_mode
 from ride_timm.data.longtail import long_tail_indices
-from ride_timm.data.sources import Source, known_names, printable
+from ride_timm.data.sources import Source, known_names
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = ['DataSplit', 'as_eval_split', 'as_train_split', 'open_eval_split', 'open_train_split']
 

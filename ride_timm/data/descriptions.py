@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from timm.data import ImageNetInfo
 
+from ride_timm.escaping import printable
+
 __all__ = ['label_descriptions', 'readable_label']
 
 _WORDNET_ID = re.compile(r'n\d{8}')
@@ -35,10 +37,10 @@ def readable_label(name: str) -> str:
 
     Returns:
         For a WordNet id its first lemma before it, `goldfish (n01443537)`, as several ids share a lemma; any other name
-        as it is.
+        as it is, control characters as escapes.
     """
     description = _describe(name)
-    return name if description is None else f'{description.split(",")[0]} ({name})'
+    return printable(name) if description is None else f'{description.split(",")[0]} ({name})'
 
 
 def _describe(name: str) -> str | None:

@@ -11,8 +11,8 @@ from functools import partial
 from tqdm import tqdm
 
 from ride_timm.data.datasets import DataSplit
-from ride_timm.data.sources import printable
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = ['check_apart', 'check_images', 'find_unreadable', 'tell_copies']
 

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from PIL import Image
 
-from ride_timm.data.sources import printable
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = ['ListLine', 'parse_list', 'read_lines']
 

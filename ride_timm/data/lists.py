@@ -10,8 +10,9 @@ from typing import BinaryIO
 from timm.data.readers.reader import Reader
 
 from ride_timm.data.list_lines import ListLine, parse_list, read_lines
-from ride_timm.data.sources import Source, printable, wrap_reader
+from ride_timm.data.sources import Source, wrap_reader
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = ['ListReader', 'read_class_names', 'read_list']
 

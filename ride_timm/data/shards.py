@@ -18,8 +18,9 @@ from timm.data.readers.reader import Reader
 
 from ride_timm.data.hugging_face import require
 from ride_timm.data.lists import read_class_names
-from ride_timm.data.sources import Source, printable, split_names, wrap_reader
+from ride_timm.data.sources import Source, split_names, wrap_reader
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = ['ShardReader', 'read_shards']
 

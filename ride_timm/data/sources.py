@@ -12,6 +12,7 @@ from timm.data.readers.reader import Reader
 from ride_timm.data.counts import IntArray, class_counts
 from ride_timm.data.finding import natural_order
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 
 __all__ = [
     'TRAIN_NAMES',
@@ -19,7 +20,6 @@ __all__ = [
     'Source',
     'known_names',
     'name_labels',
-    'printable',
     'split_names',
     'wrap_reader',
 ]
@@ -139,11 +139,6 @@ def split_names(split: str) -> tuple[str, ...]:
     if split in TRAIN_NAMES:
         return tuple(dict.fromkeys((split, *TRAIN_NAMES)))
     return tuple(dict.fromkeys((split, *VAL_NAMES, 'test'))) if split in VAL_NAMES else (split,)
-
-
-def printable(text: str) -> str:
-    """Text that a terminal can show: control characters and undecodable bytes of a file name are written as escapes."""
-    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in text)
 
 
 def _translate(

@@ -12,6 +12,7 @@ from ride_timm.engine.precedence import STAGES, check_stage, merge, recipe_value
 from ride_timm.engine.trackers import TRACKERS
 from ride_timm.engine.values import KeyValues
 from ride_timm.losses import list_losses
+from ride_timm.parser import Parser
 from ride_timm.recipes import load_recipe
 
 __all__ = ['build_parser', 'parse_args']
@@ -19,7 +20,7 @@ __all__ = ['build_parser', 'parse_args']
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm train`. A default of None is picked later, from the data or the hardware."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='ride-timm train',
         description='Train a RIDE network, or any timm classifier beside it, on long-tailed images.',
     )
@@ -53,6 +54,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     recipe = recipe_values(load_recipe(args.recipe), parser, args.recipe) if args.recipe else {}
     merge(args, _explicit(argv), recipe)
+    if args.decay_epochs is None:
+        args.decay_epochs = 0.2 if args.sched in ('wsd', 'rsqrt') else 90
     args.command = shlex.join(['ride-timm', 'train', *(sys.argv[1:] if argv is None else argv)])
     check_stage(args)
     return args
@@ -207,7 +210,11 @@ def _add_schedule(group: Any) -> None:
     group.add_argument('--warmup-epochs', type=int, default=5, metavar='N')
     group.add_argument('--warmup-prefix', action='store_true')
     group.add_argument('--min-lr', type=float, default=0.0, metavar='LR')
-    group.add_argument('--decay-epochs', type=float, default=90, metavar='N')
+    group.add_argument(
+        '--decay-epochs', type=float, metavar='N',
+        help='step: how often the rate falls (default: 90); wsd, rsqrt: how long it falls at the end, in epochs or as '
+        'a fraction of the training (default: 0.2)',
+    )  # fmt: skip
     group.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N')
     group.add_argument('--decay-rate', '--dr', type=float, default=0.1, metavar='R')
     group.add_argument('--cooldown-epochs', type=int, default=0, metavar='N')

@@ -22,8 +22,8 @@ from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
-from ride_timm.models.pretrained import SHARD_INDEX
 from ride_timm.models.seeding import perturb_experts
+from ride_timm.published import SHARD_INDEX
 
 __all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'read_measured', 'reorder_experts', 'weights_file']
 

@@ -20,7 +20,7 @@ from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
 from ride_timm.errors import RideError
 from ride_timm.hub import fetch, split_revision
-from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
+from ride_timm.published import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
 
 __all__ = ['FILE_SUFFIXES', 'TrainedNet', 'file_in_folder', 'load_model', 'load_trained']

@@ -6,6 +6,8 @@ import warnings
 
 from PIL import Image
 
+from ride_timm.escaping import printable
+
 __all__ = ['clock', 'interactive', 'setup_logging']
 
 
@@ -16,7 +18,9 @@ def setup_logging(level: int = logging.INFO) -> None:
         level: Of the lines to show.
     """
     if not logging.getLogger().handlers:
-        logging.basicConfig(format='%(message)s')
+        logging.basicConfig()
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Printable())
     # not the root: other libraries would talk as well; __main__ is a command of ours run by `python -m`
     for package in ('ride_timm', 'timm', '__main__'):
         logging.getLogger(package).setLevel(level)
@@ -25,6 +29,13 @@ def setup_logging(level: int = logging.INFO) -> None:
     logging.getLogger('huggingface_hub').propagate = False  # it has a handler of its own, and would say all twice
     # large images are what some data consist of; those beyond twice Pillow's limit are errors, with a sentence of ours
     warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+
+
+class _Printable(logging.Formatter):
+    """The message alone, in which names of files and classes command no terminal; tables keep their lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return '\n'.join(map(printable, super().format(record).split('\n')))
 
 
 def interactive() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import timm
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import published_weights
+from ride_timm.published import published_weights
 
 __all__ = ['add_segment', 'base_model', 'hub_datasets', 'read_run', 'source_commit', 'stage_record']
 

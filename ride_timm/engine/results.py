@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import torch
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.provenance import source_commit
 from ride_timm.errors import RideError
+from ride_timm.escaping import csv_cell, from_csv_cell
 from ride_timm.metrics import ClassResult
 from ride_timm.version import __version__
 
@@ -49,10 +51,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
     """Write the per-class table as CSV; the accuracy of a class without test images is left empty."""
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(ClassResult._fields)
-        writer.writerows((*row[:-1], '' if math.isnan(row.accuracy) else row.accuracy) for row in table)
+    text = io.StringIO(newline='')
+    writer = csv.writer(text)
+    writer.writerow(ClassResult._fields)
+    for row in table:
+        writer.writerow(map(csv_cell, (*row[:-1], '' if math.isnan(row.accuracy) else row.accuracy)))
+    write_whole(path, text.getvalue())
 
 
 def read_per_class(path: Path) -> list[dict[str, Any]]:
@@ -77,7 +81,7 @@ def read_per_class(path: Path) -> list[dict[str, Any]]:
 def _class_row(row: Mapping[str, str]) -> dict[str, Any]:
     return {
         'label': int(row['label']),
-        'name': row['name'],
+        'name': from_csv_cell(row['name']),
         'group': row['group'],
         'train_images': int(row['train_images']),
         'test_images': int(row['test_images']),

@@ -31,7 +31,7 @@ from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
 from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss
-from ride_timm.models.pretrained import figures_alone, published_weights
+from ride_timm.published import figures_alone, published_weights
 
 __all__ = [
     'HoldoutPlan',

@@ -1,6 +1,7 @@
 """Accuracy and cost of routed inference over a range of thresholds, and the choice of one."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from timm.task import evaluation_sample_limit
 from torch import Tensor
 
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
+from ride_timm.engine.files import write_whole
 from ride_timm.engine.loop import Autocast
 from ride_timm.engine.memory import FittingForward
 from ride_timm.errors import RideError
@@ -213,10 +215,11 @@ def format_sweep(rows: Sequence[SweepRow], chosen: float | None = None) -> str:
 
 def write_sweep(path: Path, rows: Sequence[SweepRow]) -> None:
     """Write the rows as CSV."""
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in rows)
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({name: round(value, 6) for name, value in row.items()} for row in rows)
+    write_whole(path, text.getvalue())
 
 
 def _row(

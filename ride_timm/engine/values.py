@@ -4,8 +4,7 @@ import argparse
 import difflib
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.optim import list_optimizers
@@ -13,38 +12,67 @@ from timm.utils import ParseKwargs
 
 from ride_timm.errors import RideError
 
-__all__ = ['KeyValues', 'check_device', 'check_values', 'check_writable']
+__all__ = ['RANGES', 'KeyValues', 'check_device', 'check_values']
 
-_ANY = float('inf')
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+_MOST_WORKERS = max(64, 4 * _CORES)  # each is a process
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+    text: str
+
+    @classmethod
+    def of(cls, low: float, high: float, text: str, names: str) -> 'dict[str, _Range]':
+        return dict.fromkeys(names.split(), cls(low, high, text))
+
+
+_WHOLE = 10**9
 _MOST = 1e30  # finite
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(
-        (
-            'batch_size', 'validation_batch_size', 'epochs', 'val_interval', 'grad_accum_steps', 'checkpoint_hist',
-            'img_size', 'lr_base_size', 'global_batch_size', 'top_k',
-        ),
-        (1, _ANY),
+RANGES: dict[str, _Range] = {
+    **_Range.of(
+        1, _WHOLE, 'a whole number of at least 1',
+        'batch_size validation_batch_size epochs val_interval grad_accum_steps checkpoint_hist lr_base_size '
+        'global_batch_size top_k',
     ),
-    **dict.fromkeys(('workers', 'log_interval', 'warmup_epochs', 'cooldown_epochs', 'patience_epochs'), (0, _ANY)),
-    **dict.fromkeys(
-        ('lr', 'lr_base', 'warmup_lr', 'min_lr', 'weight_decay', 'momentum', 'decay_rate', 'mixup', 'cutmix',
-         'mutual', 'mutual_hard', 'router_pos_weight', 'init_noise'),
-        (0, _MOST),
+    **_Range.of(
+        0, _WHOLE, 'a whole number of at least 0',
+        'log_interval warmup_epochs cooldown_epochs patience_epochs decay_milestones mixup_off_epoch expert_order',
     ),
-    **dict.fromkeys(
-        (
-            'drop', 'drop_path', 'hflip', 'vflip', 'reprob', 'smoothing', 'mixup_prob', 'mixup_switch_prob',
-            'model_ema_decay', 'threshold', 'router_threshold',
-        ),
-        (0, 1),
+    **_Range.of(
+        0, _MOST, 'a number of at least 0',
+        'lr lr_base warmup_lr min_lr weight_decay momentum decay_rate opt_eps mixup cutmix mutual mutual_hard '
+        'router_pos_weight distill_weight init_noise color_jitter',
     ),
-    'seed': (0, 2**32 - 1),
-    'logit_adjustment': (-100, 100),  # below 0 towards the head; log pi is at most some tens
-    'layer_decay': (1e-9, 1),  # at 0 all but the heads would stand still
-    **dict.fromkeys(('clip_grad', 'crop_pct', 'distill_temperature', 'mutual_temperature'), (1e-9, _MOST)),
+    **_Range.of(1e-9, _MOST, 'a number above 0', 'clip_grad distill_temperature mutual_temperature max_shard_size std'),
+    **_Range.of(1e-9, _WHOLE, 'a number above 0', 'decay_epochs'),
+    **_Range.of(
+        0, 1, 'from 0 to 1',
+        'drop drop_path hflip vflip reprob smoothing mixup_prob mixup_switch_prob model_ema_decay',
+    ),
+    **_Range.of(0, 1, 'a probability from 0 to 1', 'threshold router_threshold'),
+    **_Range.of(0, 1 - 1e-9, 'from 0 to below 1', 'holdout val_fraction opt_betas'),
+    **_Range.of(1e-9, 1, 'above 0 and at most 1', 'layer_decay scale'),  # layers: at 0 all but the heads stand still
+    **_Range.of(0.1, 1, 'from 0.1 to 1', 'crop_pct'),  # of the enlarged image: its side is the crop's over this
+    **_Range.of(1e-3, 1e3, 'from 0.001 to 1000', 'ratio'),
+    **_Range.of(-1e6, 1e6, 'a number from -1e6 to 1e6', 'mean'),
+    **_Range.of(-100, 100, 'a number from -100 to 100', 'logit_adjustment'),  # log pi is at most some tens
+    **_Range.of(1, 1e9, 'a number of at least 1', 'imb_factor'),
+    **_Range.of(0, 2**32 - 1, f'a whole number from 0 to {2**32 - 1}', 'seed val_seed'),
+    **_Range.of(-1, _WHOLE, 'a whole number of at least -1', 'reweight_epoch'),
+    **_Range.of(0, _MOST_WORKERS, f'a whole number from 0 to {_MOST_WORKERS} on this machine', 'workers'),
+    **_Range.of(1, _MOST_WORKERS, f'a whole number from 1 to {_MOST_WORKERS} on this machine', 'threads'),
+    **_Range.of(1, 2**14, f'a whole number from 1 to {2**14}', 'img_size'),
+    **_Range.of(1, 1000, 'a whole number from 1 to 1000', 'in_chans'),
+    **_Range.of(1, 10**6, 'a whole number from 1 to 1000000', 'num_classes'),
+    **_Range.of(0, 2**16 - 1, f'a whole number from 0 to {2**16 - 1}', 'port'),
 }  # fmt: skip
+"""What each number of a command may be, by the argument's name; of a list, each number in it."""
+
 _SCHEDULERS = ('cosine', 'tanh', 'step', 'multistep', 'poly', 'wsd', 'rsqrt', 'constant', 'plateau', 'none')
-_INTERPOLATIONS = ('bicubic', 'bilinear', 'box', 'hamming', 'lanczos', 'nearest', 'random')
+_WITH_DECAY_PHASE = ('wsd', 'rsqrt')
+_INTERPOLATIONS = ('bicubic', 'bilinear', 'box', 'hamming', 'lanczos', 'nearest')
 
 
 class KeyValues(ParseKwargs):
@@ -73,19 +101,20 @@ def check_values(args: argparse.Namespace) -> None:
     Raises:
         RideError: Naming the argument, what it is and what it may be.
     """
-    for name, (low, high) in _RANGES.items():
-        value = getattr(args, name, None)
-        # a number that is no number is in no range
-        if value is not None and not low <= value <= high:
-            raise RideError(f'{_flag(name)} {value:g} was given; it is {_range_text(name, low, high)}.')
+    for name, given in vars(args).items():
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if name in RANGES and value is not None:
+                _check_number(name, value)
     # timm takes `lookahead_` before the name
     _check_name('opt', str(getattr(args, 'opt', '')).lower().split('_')[-1], [str(name) for name in list_optimizers()])
     _check_name('sched', getattr(args, 'sched', ''), _SCHEDULERS)
     _check_name('interpolation', getattr(args, 'interpolation', ''), _INTERPOLATIONS)
+    _check_schedule(args)
     channels = getattr(args, 'in_chans', None) or 3
     for name in ('mean', 'std'):
         _check_count(args, name, (1, channels))
     _check_count(args, 'color_jitter', (1, 3, 4))
+    _check_count(args, 'opt_betas', (2, 3))
     check_device(getattr(args, 'device', None))
 
 
@@ -117,23 +146,31 @@ def check_device(name: str | None) -> None:
         raise RideError(f'--device {name} was given and PyTorch cannot compute on it here; use cpu, cuda or cuda:1.')
 
 
-def check_writable(path: str | None, option: str) -> None:
-    """Refuse a file that cannot be written, before what it is for is computed.
-
-    Args:
-        path: The file; None passes.
-        option: The argument's name, for the message.
-
-    Raises:
-        RideError: Its folder is missing or cannot be written to, or it is a folder itself.
-    """
-    if not path:
+def _check_number(name: str, value: float) -> None:
+    low, high, text = RANGES[name]
+    if low <= value <= high:  # a number that is no number is in no range
         return
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise RideError(f'{option} {path} was given and there is no folder {folder}; make it first.')
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise RideError(f'{option} {path} was given and it cannot be written; choose another file.')
+    most = f', and at most {high:g}' if value > high else ''
+    raise RideError(f'{_flag(name)} {value:g} was given; it is {text}{most}.')
+
+
+def _check_schedule(args: argparse.Namespace) -> None:
+    """Refuse what timm's schedulers would fail on, some of them in the middle of a training."""
+    name = getattr(args, 'sched', 'poly')  # whose power --decay-rate is
+    if name != 'poly' and args.decay_rate > 1:
+        raise RideError(f'--decay-rate {args.decay_rate:g} was given; for --sched {name} it is from 0 to 1.')
+    if name == 'plateau' and args.sched_on_updates:
+        raise RideError('--sched plateau looks at evaluations, so it cannot go with --sched-on-updates; leave one out.')
+    if name == 'rsqrt' and not args.warmup_epochs:
+        raise RideError('--sched rsqrt falls by the length of the warmup; give --warmup-epochs of at least 1.')
+    if name in _WITH_DECAY_PHASE:
+        length = args.epochs - (0 if args.warmup_prefix else args.warmup_epochs)
+        decay = args.decay_epochs * (length if args.decay_epochs < 1 else 1)
+        if not 0.5 < decay <= length:
+            raise RideError(
+                f'--sched {name} decays over --decay-epochs {args.decay_epochs:g} of the {length} epochs after the '
+                'warmup; give at least 1 and at most so many, or a fraction of them such as 0.2.'
+            )
 
 
 def _check_name(name: str, value: str, known: Sequence[str]) -> None:
@@ -153,17 +190,3 @@ def _check_count(args: argparse.Namespace, name: str, counts: Sequence[int]) -> 
 
 def _flag(name: str) -> str:
     return '--' + name.replace('_', '-')
-
-
-def _range_text(name: str, low: float, high: float) -> str:
-    if low < 0:
-        return f'a number from {low:g} to {high:g}'
-    if high == 1:
-        if low:
-            return 'above 0 and at most 1'
-        return 'a probability from 0 to 1' if name.endswith('threshold') else 'from 0 to 1'
-    if high == _ANY:
-        return f'a whole number of at least {low:g}'
-    if name == 'seed':
-        return f'a whole number from 0 to {high:.0f}'
-    return 'a number above 0' if low else 'a number of at least 0'

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._input import update_model_args
 
+from ride_timm.published import weight_of
+
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
-from .pretrained import weight_of
 
 __all__ = ['create_multi_expert', 'expert_count', 'head_names']
 

@@ -14,9 +14,10 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import nn
 
+from ride_timm.published import register_published
+
 from ._factory import create_multi_expert, expert_count, head_names
 from .multi_expert import MultiExpertNet
-from .pretrained import register_published
 
 __all__ = ['RideResNet']  # timm's register_model adds the entry points
 

@@ -17,7 +17,7 @@ from timm.models._hub import save_config_for_hf
 from ride_timm.data.descriptions import label_descriptions
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet
-from ride_timm.models.pretrained import CONFIG, WEIGHTS
+from ride_timm.published import CONFIG, WEIGHTS
 from ride_timm.publishing.precision import cast_state
 from ride_timm.publishing.shards import is_shard
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import INDEX, SHARD_INDEX, PretrainedError, read_index
+from ride_timm.published import INDEX, SHARD_INDEX, PretrainedError, read_index
 from ride_timm.publishing.shards import is_shard
 
 __all__ = ['hash_folder', 'pin_copy', 'renew_entry']

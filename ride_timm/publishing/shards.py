@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS
+from ride_timm.published import SHARD_INDEX, WEIGHTS
 
 __all__ = ['is_shard', 'merge_shards', 'read_shards', 'tensors_file']
 

@@ -23,7 +23,7 @@ from ride_timm.engine.initial import read_measured
 from ride_timm.engine.provenance import read_run
 from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
+from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
 from ride_timm.publishing.run_results import run_results
 from ride_timm.publishing.shards import merge_shards
 

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable, shortened
+from ride_timm.parser import Parser
 
-__all__ = ['list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
+__all__ = ['build_parser', 'list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
 
 
 def list_recipes() -> list[str]:
@@ -27,15 +29,21 @@ def recipe_text(name: str) -> str:
         name: A name of `list_recipes()`, or the path of a YAML file.
 
     Raises:
-        RideError: There is no such recipe.
+        RideError: There is no such recipe, or it cannot be read.
     """
     if name in list_recipes():
         return resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
-    if Path(name).is_file():
-        return Path(name).read_text(encoding='utf-8')
+    try:
+        if Path(name).is_file():
+            return Path(name).read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, 'strerror', None) or 'it is not in UTF-8'
+        raise RideError(f'The recipe {shortened(name)} cannot be read ({reason}); give another file.') from None
     close = difflib.get_close_matches(name, list_recipes(), n=1)
     hint = f', did you mean {close[0]}?' if close else '.'
-    raise RideError(f'There is no recipe {name}{hint} Choose one of `ride-timm recipes` or the path of a YAML file.')
+    raise RideError(
+        f'There is no recipe {shortened(name)}{hint} Choose one of `ride-timm recipes` or the path of a YAML file.'
+    )
 
 
 def recipe_title(name: str) -> str:
@@ -45,10 +53,19 @@ def recipe_title(name: str) -> str:
         name: A name of `list_recipes()`, or the path of a YAML file.
 
     Raises:
-        RideError: There is no such recipe.
+        RideError: There is no such recipe, or it cannot be read.
     """
     lines = recipe_text(name).splitlines()
     return lines[0].lstrip('# ').rstrip('.') if lines and lines[0].startswith('#') else ''
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm recipes`."""
+    parser = Parser(
+        prog='ride-timm recipes', description='List the named training settings, or print one with its commands.'
+    )
+    parser.add_argument('name', nargs='?', metavar='NAME', help='the recipe to print')
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,15 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, 0.
 
     Raises:
-        RideError: There is no such recipe.
+        RideError: There is no such recipe, or it cannot be read.
     """
-    parser = argparse.ArgumentParser(
-        prog='ride-timm recipes', description='List the named training settings, or print one with its commands.'
-    )
-    parser.add_argument('name', nargs='?', metavar='NAME', help='the recipe to print')
-    name = parser.parse_args(argv).name
+    name = build_parser().parse_args(argv).name
     if name is not None:
-        print(recipe_text(name), end='')
+        print('\n'.join(map(printable, recipe_text(name).splitlines())))
         return 0
     width = max(map(len, list_recipes()))
     for recipe in list_recipes():
@@ -89,9 +102,9 @@ def load_recipe(name: str) -> dict[str, Any]:
     """
     try:
         recipe = yaml.safe_load(recipe_text(name))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise RideError(
-            f'The recipe {name} is not valid YAML ({" ".join(str(error).split())}); mend the file.'
+            f'The recipe {name} is not valid YAML ({" ".join(str(error).split())}); fix the file.'
         ) from None
     if not isinstance(recipe, dict):
         raise RideError(f'The recipe {name} holds no `argument: value` lines; write some, as in `ride-timm recipes`.')

@@ -23,7 +23,7 @@ from ride_timm.cards.figures import (
     routing_figure,
     tail_figure,
 )
-from ride_timm.data.sources import printable
+from ride_timm.escaping import printable
 from ride_timm.reports.measure import Answers, Measured, reliability
 
 __all__ = ['draw_calibration', 'draw_curves', 'draw_routing', 'draw_tail', 'read_curves', 'thumbnail']

@@ -13,7 +13,7 @@ import numpy as np
 
 from ride_timm.cards.figures import GREY, GROUP_COLOURS
 from ride_timm.data.descriptions import readable_label
-from ride_timm.data.sources import printable
+from ride_timm.escaping import printable
 from ride_timm.metrics import ClassResult
 from ride_timm.reports.measure import Measured, agreement, worst_pairs
 from ride_timm.reports.style import PAGE, STYLE

@@ -1,5 +1,6 @@
 """The tail of a data set as a picture. Needs matplotlib, which is imported when it is drawn."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ride_timm.cards.fonts import font_families
-from ride_timm.data.sources import printable
+from ride_timm.engine.files import write_whole
+from ride_timm.escaping import printable
 from ride_timm.surveys.survey import Survey
 
 __all__ = ['draw_tail']
@@ -15,6 +17,7 @@ __all__ = ['draw_tail']
 # Okabe and Ito's palette, whose hues people with any colour vision tell apart
 _COLOURS = {'many': '#0072B2', 'medium': '#009E73', 'few': '#D55E00'}
 _GREY, _INK = '#6B6B6B', '#222222'
+_FORMATS = {'.pdf': 'pdf', '.svg': 'svg'}
 _MOST_NAMES = 40  # classes whose names fit under their bars
 _DIGITS = 80  # digits that fit side by side over the bars
 
@@ -24,7 +27,7 @@ def draw_tail(found: Survey, path: str | Path, title: str) -> None:
 
     Args:
         found: Of `survey`, with training images and groups.
-        path: The PNG file to write.
+        path: The file to write: PNG, or what `.pdf` or `.svg` at its end says.
         title: What the data is called.
     """
     from matplotlib import rc_context
@@ -37,7 +40,9 @@ def draw_tail(found: Survey, path: str | Path, title: str) -> None:
         warnings.filterwarnings('ignore', message='Glyph .* missing from font', category=UserWarning)
         figure = Figure(figsize=(9, 4.5), layout='constrained')
         _draw(figure, found, title)
-        figure.savefig(path, dpi=120)
+        content = io.BytesIO()
+        figure.savefig(content, dpi=120, format=_FORMATS.get(Path(path).suffix.lower(), 'png'))
+    write_whole(Path(path), content.getvalue())
 
 
 def _draw(figure: Any, found: Survey, title: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ride_timm.data import imbalance_factor
-from ride_timm.data.sources import printable
+from ride_timm.escaping import printable
 from ride_timm.surveys.survey import Finding, Survey
 
 __all__ = ['render', 'tail_lines']

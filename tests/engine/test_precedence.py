@@ -114,7 +114,7 @@ def test_options_of_another_stage_are_refused(argv, words):
 def test_unknown_flags_fail(capsys):
     with pytest.raises(SystemExit):
         parse_args(['--tempreture', '1'])
-    assert 'unrecognized arguments: --tempreture' in capsys.readouterr().err
+    assert 'there is no option --tempreture, did you mean --' in capsys.readouterr().err
 
 
 def settled(*argv, world_size=1):

@@ -30,8 +30,8 @@ from ride_timm import RideError, from_pretrained
 from ride_timm.download import download
 from ride_timm.download import main as download_main
 from ride_timm.engine.loading import load_model
-from ride_timm.models.pretrained import published_weights
 from ride_timm.publish import main as publish_main
+from ride_timm.published import published_weights
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
 

@@ -10,8 +10,8 @@ from published import ARCHITECTURE, NAME, REPO, THRESHOLD, UPLOADED, hashes, hub
 from safetensors.torch import load, load_file
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import read_index
 from ride_timm.publish import main
+from ride_timm.published import read_index
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
 

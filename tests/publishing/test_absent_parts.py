@@ -14,8 +14,8 @@ from ride_timm.download import download
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.setup import check_architecture
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import PretrainedError, published_weights, read_index, register_published
 from ride_timm.publish import main as publish
+from ride_timm.published import PretrainedError, published_weights, read_index, register_published
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import hash_folder, renew_entry
 from ride_timm.weights import main as list_weights
@@ -27,7 +27,7 @@ HUB = {'repo_id': 'org/name', 'revision': 'a' * 40}
 CODE = f"""
 import timm, torch
 import ride_timm
-from ride_timm.models.pretrained import PretrainedError
+from ride_timm.published import PretrainedError
 print(timm.list_pretrained('{ARCHITECTURE}*'))
 net = timm.create_model('{ARCHITECTURE}', layers={SMALL['layers']}, channels={SMALL['channels']})
 print(net.num_classes, net.pretrained_cfg['input_size'], net(torch.zeros(2, 3, 64, 64)).shape)

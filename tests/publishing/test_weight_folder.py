@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ride_timm.engine.initial import read_initial
 from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS, read_index
+from ride_timm.published import SHARD_INDEX, WEIGHTS, read_index
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
 from ride_timm.publishing.precision import cast_state, round_network

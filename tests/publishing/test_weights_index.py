@@ -4,7 +4,7 @@ import json
 import pytest
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import read_index
+from ride_timm.published import read_index
 from ride_timm.publishing.index import hash_folder, renew_entry
 
 NAME = 'test_ride_resnet_cifar_3e.toy_digits'

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 from timm.models._hub import save_for_hf
 
+from ride_timm import published
 from ride_timm.convert import save_folder
-from ride_timm.models import pretrained
-from ride_timm.models.pretrained import PretrainedError, published_weights, read_index
+from ride_timm.published import PretrainedError, published_weights, read_index
 
 ARCHITECTURE = 'test_ride_resnet_cifar_3e'
 NAME = f'{ARCHITECTURE}.toy_digits'
@@ -216,7 +216,7 @@ class TestRefusals:
         def read(content):
             raise AssertionError('tensors were read')
 
-        monkeypatch.setattr(pretrained, 'load', read)
+        monkeypatch.setattr('safetensors.torch.load', read)
 
     def test_an_untouched_file_is_read(self, saved):
         with pytest.raises(AssertionError, match='tensors were read'):
@@ -377,4 +377,4 @@ def test_a_relative_folder_of_weights_outlives_a_change_of_the_working_directory
 
 
 def test_the_weights_of_a_checkout():
-    assert pretrained.package_root() == Path(__file__).resolve().parents[2] / 'weights'
+    assert published.package_root() == Path(__file__).resolve().parents[1] / 'weights'

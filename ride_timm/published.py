@@ -3,7 +3,9 @@
 `index.json` lists every weight with the size and SHA-256 of each of its files and, once it is on the Hugging Face Hub,
 the repository and the revision. A weight is taken from the folder that the environment variable `RIDE_TIMM_WEIGHTS`
 names, else from the installed package or the checkout, else from the Hub at the pinned revision; in each case the
-hashes are compared before anything is read from the file. The environment variable is read once, at import.
+hashes are compared before anything is read from the file. The environment variable is read once, at the first use.
+
+torch and timm are imported only where tensors are read and cfgs are made: `ride-timm weights` needs neither.
 """
 
 import dataclasses
@@ -15,11 +17,11 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from safetensors.torch import load
-from timm.models import PretrainedCfg
+if TYPE_CHECKING:
+    import torch
+    from timm.models import PretrainedCfg
 
 __all__ = [
     'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'figures_alone',
@@ -114,6 +116,8 @@ class Weight:
 
     def cfg(self) -> dict[str, Any]:
         """The fields of timm's cfg that this weight sets: image size, normalisation, labels, source."""
+        from timm.models import PretrainedCfg
+
         known = {field.name for field in dataclasses.fields(PretrainedCfg)}.difference(_SOURCES)
         stored = self.config.get('pretrained_cfg', {})
         cfg = {key: _tuple(value) for key, value in stored.items() if key in known}
@@ -123,7 +127,7 @@ class Weight:
             cfg['label_descriptions'] = dict(self.config['label_descriptions'])
         return cfg | {'num_classes': self.num_classes} | self.source
 
-    def load(self, cache_dir: str | Path | None = None) -> dict[str, torch.Tensor]:
+    def load(self, cache_dir: str | Path | None = None) -> 'dict[str, torch.Tensor]':
         """Read the tensors, after the hashes of all files were found right.
 
         Args:
@@ -135,6 +139,8 @@ class Weight:
         Raises:
             PretrainedError: A file is missing, cannot be fetched, or is not the published one.
         """
+        from safetensors.torch import load
+
         if self.is_local:
             folder, files = self.folder, self.files
         elif self.hub is not None:
@@ -245,7 +251,7 @@ def _hashes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileHash]:
 
 def package_root() -> Path:
     """The folder of the weights that came with the package: in the wheel, or in the checkout beside it."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
     checkout = package.parent
     is_checkout = (checkout / 'pyproject.toml').is_file() and not (package / '_weights').is_dir()
     return checkout / 'weights' if is_checkout else package / '_weights'
@@ -292,7 +298,7 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
     return tagged
 
 
-def weight_of(cfg: PretrainedCfg | Mapping[str, Any], variant: str) -> Weight | None:
+def weight_of(cfg: 'PretrainedCfg | Mapping[str, Any]', variant: str) -> Weight | None:
     """The published weight that a resolved cfg takes its tensors from, or None for any other source.
 
     Args:
@@ -305,7 +311,7 @@ def weight_of(cfg: PretrainedCfg | Mapping[str, Any], variant: str) -> Weight | 
     Raises:
         PretrainedError: The cfg names no source at all.
     """
-    fields = dataclasses.asdict(cfg) if isinstance(cfg, PretrainedCfg) else dict(cfg)
+    fields = dict(cfg) if isinstance(cfg, Mapping) else dataclasses.asdict(cfg)
     weight = published_weights().get(f'{variant}.{fields.get("tag")}')
     given = {key: fields[key] for key in ('file', 'hf_hub_id', 'url', 'state_dict', 'source') if fields.get(key)}
     if not given:
