@@ -180,7 +180,7 @@ def test_an_empty_folder(tmp_path, run):
     assert 'no image in' in sentence(run('train', '--data-dir', empty, '--output', tmp_path)[2])
     assert 'no image in' in run('data', empty)[1]
     found = sentence(run('predict', folder, empty, '--device', 'cpu')[2])
-    assert f'no image (.png, .jpg, .jpeg) lies in the folder {empty}' in found
+    assert f'no image lies in the folder {empty}' in found
     assert 'no image in' in sentence(run('report', folder, '--data-dir', empty, '--device', 'cpu')[2])
 
 

@@ -11,6 +11,7 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_primary
 from torch import nn
 
+from ride_timm.data.images import stored_range
 from ride_timm.engine import setup
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
@@ -89,7 +90,11 @@ def open_data(args: argparse.Namespace, init: Initial | None) -> setup.RunData:
     """
     exact = args.stage == 'router' or args.keep_heads
     names = init.class_names if init is not None else None
-    data = setup.build_data(args, names, exact, _holdout_plan(args, init), _val_part(args, init))
+    data = setup.build_data(
+        args, names, exact, _holdout_plan(args, init), _val_part(args, init),
+        stored_range(init.ride) if init is not None else None,
+        measure=args.stage == 'experts',  # later stages read images as their network did
+    )  # fmt: skip
     if init is None or args.stage == 'experts':
         return data
     if names is None and exact:
@@ -217,14 +222,16 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         task: The stage's task.
 
     Returns:
-        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; and in the router stage
-        what the experts were trained with, which the router does not change.
+        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `pixel_range` of 16-bit
+        images, None without any; and in the router stage what the experts were trained with, which the router does not
+        change.
     """
     entry: dict[str, Any] = {
         'stage': args.stage,
         'holdout': None if data.holdout is None else data.holdout._asdict(),
         'val_part': None if data.val_part is None else data.val_part._asdict(),
         'tau': getattr(task.criterion, 'tau', None),
+        'pixel_range': data.train.dataset.pixel_range,
     }
     if args.stage == 'router' and init is not None:
         entry.update(trained_with(init.ride))
