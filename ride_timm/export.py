@@ -18,6 +18,7 @@ from typing import Any
 
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
+from ride_timm.data.images import stored_range
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.files import check_folder
 from ride_timm.engine.initial import Initial, read_measured
@@ -265,6 +266,7 @@ def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:
     split = open_eval_split(
         args.data_dir, args.dataset, class_names=trained.class_names, in_chans=trained.model.in_chans
     )  # fmt: skip
+    split.dataset.pixel_range = stored_range(trained.ride)
     if len(split.targets) <= MAX_CHECKED:
         check_images(split)
     return split

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, hold_out
+from ride_timm.data.images import stored_range
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.files import check_writable, writing
@@ -218,6 +219,7 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
             f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; measure '
             'it on the classes it was trained on, or pass --num-classes.'
         )
+    split.dataset.pixel_range = stored_range(trained.about)
     return split, counts
 
 

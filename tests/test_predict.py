@@ -365,7 +365,7 @@ class TestRefusals:
         assert str(caught.value).startswith(wanted)
 
     def test_nothing_to_predict(self, experts, tmp_path, monkeypatch):
-        with pytest.raises(RideError, match=r'Nothing to predict: no image \(.png, .jpg, .jpeg\) lies in the folder'):
+        with pytest.raises(RideError, match=r'Nothing to predict: no image lies in the folder'):
             main([str(experts), str(tmp_path)])
         monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'\r\n')))
         with pytest.raises(RideError, match='Nothing to predict: the list of paths is empty'):

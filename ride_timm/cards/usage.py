@@ -106,13 +106,13 @@ def _python(template: str, source: str, results: Results, **values: Any) -> str:
 _PREDICT = """\
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_model_data_config
 
 {ride}
 model = timm.create_model({source}, pretrained=True).eval()
 transform = create_transform(**resolve_model_data_config(model))
-image = Image.new('{mode}', ({width}, {height}))  # yours: Image.open('photo.jpg').convert('{mode}')
+image = Image.new('{mode}', ({width}, {height}))  # yours: ImageOps.exif_transpose(Image.open('photo.jpg')).convert('{mode}')
 with torch.inference_mode():
     probabilities = model(transform(image).unsqueeze(0)).softmax(-1)[0]  # ({classes},)
 names = {names}

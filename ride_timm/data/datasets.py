@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timm.data import get_img_extensions
 
 from ride_timm.data.counts import IntArray, class_counts, imbalance_factor
 from ride_timm.data.forms import open_source
@@ -180,8 +179,7 @@ def _refuse_empty_classes(source: Source) -> None:
     folder = Path(source.text) / empty[0]
     others = f' ({len(empty)} such {"folders" if folder.is_dir() else "classes"})' if len(empty) > 1 else ''
     if folder.is_dir():
-        types = ', '.join(get_img_extensions())
-        raise RideError(f'the class folder {folder} holds no image{others}: add images ({types}) or remove the folder')
+        raise RideError(f'the class folder {folder} holds no image{others}: add images of it, or remove the folder')
     raise RideError(f'{source.text} holds no image of the class "{empty[0]}"{others}: add images of it')
 
 

@@ -7,15 +7,17 @@ import mimetypes
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from timm.data import get_img_extensions
+from ride_timm.data.images import image_types
 
-__all__ = ['FoundImages', 'find_images', 'natural_order']
+__all__ = ['FoundImages', 'find_images', 'is_visible', 'list_images', 'natural_order', 'tell_others']
 
 _logger = logging.getLogger(__name__)
+
+_LEFT_BEHIND = {'__MACOSX', '@eaDir', 'Thumbs.db', 'desktop.ini', '$RECYCLE.BIN', 'System Volume Information'}
 
 
 class FoundImages(NamedTuple):
@@ -29,7 +31,7 @@ def find_images(wanted: Iterable[str], stdin: BinaryIO | None = None) -> FoundIm
     """Find image files, each once.
 
     A named file is taken whatever its type, even if it is none that can be read. Folders are searched recursively for
-    timm's types of images, through links too; hidden files and folders (`.name`) are left out.
+    all types that Pillow reads, through links too; hidden files and folders (`.name`, `__MACOSX`) are left out.
 
     Args:
         wanted: Names of files, folders and globs; a name that exists is no glob.
@@ -66,9 +68,14 @@ def _expand(name: str, expand: bool, problems: list[str]) -> Iterator[str]:
             yield from _expand(match, False, problems)
         return
     if stat.S_ISDIR(mode):
-        images = _search(Path(name), problems)
+
+        def note(error: OSError) -> None:
+            problems.append(f'the folder {error.filename} cannot be read ({error.strerror})')
+
+        images, others = list_images(Path(name), note)
+        tell_others(name, others)
         if not images:
-            problems.append(f'no image ({", ".join(get_img_extensions())}) lies in the folder {name}')
+            problems.append(f'no image lies in the folder {name}')
         yield from images
     elif stat.S_ISREG(mode):
         yield name
@@ -76,37 +83,55 @@ def _expand(name: str, expand: bool, problems: list[str]) -> Iterator[str]:
         problems.append(f'{name} is neither a file nor a folder')
 
 
-def _search(folder: Path, problems: list[str]) -> list[str]:
-    """The images below a folder, of which each is searched once, also where links make a circle."""
-    types = get_img_extensions(as_set=True)
+def list_images(
+    folder: Path, note: Callable[[OSError], None], passed: Iterable[Path] = ()
+) -> tuple[list[str], list[Path]]:
+    """The images below a folder; each folder is searched once, also where links make a circle.
+
+    Args:
+        folder: Where to search.
+        note: Called with the error of a folder that cannot be read.
+        passed: Folders, resolved, that links do not lead back into.
+
+    Returns:
+        The images in natural order, a folder's own before those of its folders, and the files of types of images that
+        cannot be read here.
+    """
+    types = set(image_types())
     images: list[str] = []
     others: list[Path] = []
-    seen: set[Path] = set()
-
-    def note(error: OSError) -> None:
-        problems.append(f'the folder {error.filename} cannot be read ({error.strerror})')
-
+    seen = set(passed)
     for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
         place = Path(root).resolve()
-        folders[:] = [] if place in seen else sorted(filter(_is_visible, folders), key=natural_order)
+        folders[:] = [] if place in seen else sorted(filter(is_visible, folders), key=natural_order)
         if place in seen:
             continue
         seen.add(place)
-        for path in (Path(root, file) for file in sorted(filter(_is_visible, files), key=natural_order)):
+        for path in (Path(root, file) for file in sorted(filter(is_visible, files), key=natural_order)):
             if path.suffix.lower() in types:
                 images.append(str(path))
             elif (mimetypes.guess_type(path.name)[0] or '').startswith('image/'):
                 others.append(path)
+    return images, others
+
+
+def tell_others(folder: str | Path, others: Sequence[Path]) -> None:
+    """Warn of images that are left out.
+
+    Args:
+        folder: Where they are.
+        others: Of `list_images`.
+    """
     if others:
         _logger.warning(
-            '%d images in %s are left out because folders are searched for %s only, first %s: name them, or a glob',
-            len(others), folder, ', '.join(get_img_extensions()), others[0],
+            '%d images in %s are left out because Pillow does not read them here, first %s: convert them',
+            len(others), folder, others[0],
         )  # fmt: skip
-    return images
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith('.')
+def is_visible(name: str) -> bool:
+    """Whether a file or folder is a person's own, and not what archives, cameras and network drives leave behind."""
+    return not name.startswith('.') and name not in _LEFT_BEHIND
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:

@@ -2,13 +2,15 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
-from timm.data import create_dataset, get_img_extensions
+from timm.data import ImageDataset
 
-from ride_timm.data.finding import natural_order
+from ride_timm.data.finding import is_visible, list_images, natural_order, tell_others
+from ride_timm.data.images import image_types
+from ride_timm.data.lists import ListReader
 from ride_timm.data.sources import TRAIN_NAMES, Source, split_names
 from ride_timm.errors import RideError
 
@@ -16,7 +18,7 @@ __all__ = ['find_split_folder', 'read_folder']
 
 _logger = logging.getLogger(__name__)
 
-_OTHER_IMAGES = ('.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff', '.webp')
+_USUAL = ('.jpg', '.png', '.tif', '.webp', '.bmp', '.ppm')
 
 
 def find_split_folder(data_dir: str | Path, split: str) -> Path:
@@ -50,79 +52,62 @@ def find_split_folder(data_dir: str | Path, split: str) -> Path:
 
 
 def read_folder(folder: Path) -> Source:
-    """List the images of a folder of class folders with timm's reader, and label them by folder name.
+    """List the images of a folder of class folders, and label them by folder name.
 
-    Names that start with a dot are passed over. timm labels an image by the innermost folder, so that `a/x/1.png` and
-    `b/x/2.png` become one class `x`; here images anywhere but directly in a class folder are refused instead.
+    Hidden names, as `.git` and `__MACOSX`, are passed over. timm labels an image by the innermost folder, so that
+    `a/x/1.png` and `b/x/2.png` become one class `x`; here images anywhere but directly in a class folder are refused.
 
     Args:
         folder: The folder of class folders.
 
     Returns:
-        The images and their labels; class folders without images are among the names.
+        The images, of all types that Pillow reads, and their labels; class folders without images are among the names.
 
     Raises:
-        RideError: If there is no image, or an image does not lie directly in a class folder.
+        RideError: If there is no image, one does not lie directly in a class folder, or a folder cannot be read.
     """
-    try:
-        base = create_dataset('', root=str(folder), search_split=False)
-    except RuntimeError as error:
-        raise _no_image(folder) from error
-    except ValueError as error:  # of timm's sort key
-        raise RideError(
-            f'a folder or file in {folder} has a sign in its name, such as a raised 2, that timm takes for a number '
-            f'and cannot count with ({error}): rename it'
-        ) from error
-    names = _class_folders(folder)
+    names, loose = _entries(folder)
+    images, others = ([str(path) for path in loose], [])
+    for name in names:
+        found, left = list_images(folder / name, _refuse, (folder.resolve(),))
+        images += found
+        others += left
+    images.sort(key=natural_order)
     below = len(str(folder).rstrip(os.sep)) + 1
+    parts = [Path(path[below:]).parts for path in images]
+    wrong = next((row for row, each in enumerate(parts) if len(each) != 2), None)
+    if wrong is not None:
+        deep = len(parts[wrong]) > 2
+        where = 'more than one folder deep' if deep else 'without a class folder'
+        hint = ', or name the folders of classes with --train-split and --val-split' if deep else ''
+        raise RideError(f'the image {images[wrong]} lies {where}: expected {folder}/<class>/<image>, so move it{hint}')
+    if not images:
+        hint = f', and {len(others)} of types that Pillow does not read here, first {others[0]}' if others else ''
+        raise RideError(f'no image in {folder}{hint}: put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/')
+    tell_others(folder, others)
     index = {name: i for i, name in enumerate(names)}
-    rows, labels = [], []
-    for row, (path, _) in enumerate(base.reader.samples):
-        parts = Path(path[below:]).parts
-        if any(part.startswith('.') for part in parts):
-            continue
-        if len(parts) != 2:
-            deep = len(parts) > 2
-            where = 'more than one folder deep' if deep else 'without a class folder'
-            hint = ', or name the folders of classes with --train-split and --val-split' if deep else ''
-            raise RideError(f'the image {path} lies {where}: expected {folder}/<class>/<image>, so move it{hint}')
-        rows.append(row)
-        labels.append(index[parts[0]])
-    if not rows:
-        raise _no_image(folder)
-    _report_other_images(folder, names)
-    return Source(base, np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int64), names, str(folder))
+    labels = np.array([index[each[0]] for each in parts], dtype=np.int64)
+    base = ImageDataset('', reader=ListReader(images, [path[below:] for path in images]))
+    return Source(base, np.arange(len(images), dtype=np.int64), labels, names, str(folder))
 
 
-def _extensions() -> str:
-    return ', '.join(get_img_extensions())
+def _entries(folder: Path) -> tuple[tuple[str, ...], list[Path]]:
+    """Names of the class folders, and the images next to them."""
+    names, loose = [], []
+    try:
+        entries = [entry for entry in folder.iterdir() if is_visible(entry.name)]
+        for entry in entries:
+            if entry.is_dir():
+                if folder.resolve().is_relative_to(entry.resolve()):
+                    _logger.warning('%s is left out, a link back to where it lies', entry)
+                else:
+                    names.append(entry.name)
+            elif entry.suffix.lower() in image_types():
+                loose.append(entry)
+    except OSError as error:
+        _refuse(error)
+    return tuple(sorted(names, key=natural_order)), loose
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    names = (entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
-    return tuple(sorted(names, key=natural_order))
-
-
-def _no_image(folder: Path) -> RideError:
-    others = _other_images(folder, _class_folders(folder))
-    if others:
-        return RideError(
-            f'no image in {folder} is of a type that folders are searched for ({_extensions()}), and {len(others)} are '
-            f'of others, first {others[0]}: convert them, or name them in a list (--train-list), which takes any type'
-        )
-    return RideError(f'no image in {folder}: put images ({_extensions()}) into {folder}/<class>/')
-
-
-def _other_images(folder: Path, names: Sequence[str]) -> list[Path]:
-    unread = set(_OTHER_IMAGES) - get_img_extensions(as_set=True)
-    return [file for name in names for file in (folder / name).iterdir() if file.suffix.lower() in unread]
-
-
-def _report_other_images(folder: Path, names: Sequence[str]) -> None:
-    """Say so when images are passed over for their file type."""
-    others = _other_images(folder, names)
-    if others:
-        _logger.warning(
-            '%d images of %s are left out because only %s are read, first %s: timm.data.add_img_extensions adds types',
-            len(others), folder, _extensions(), others[0],
-        )  # fmt: skip
+def _refuse(error: OSError) -> NoReturn:
+    raise RideError(f'{error.filename} cannot be read ({error.strerror}): allow it, or take it out of the data')

@@ -130,4 +130,5 @@ def _part(split: DataSplit, rows: IntArray, source: str) -> DataSplit:
     images = split.dataset
     targets = split.targets[rows]
     # a data set of its own: the two parts are transformed differently
-    return DataSplit(ImageSet(images.base, targets, images.rows[rows], images.mode), split.class_names, targets, source)
+    part = ImageSet(images.base, targets, images.rows[rows], images.mode, images.pixel_range)
+    return DataSplit(part, split.class_names, targets, source)

@@ -1,17 +1,58 @@
 """Reading images strictly: what cannot be read is an error that names the file, never another image."""
 
-from collections.abc import Callable
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from ride_timm.data.counts import IntArray
 from ride_timm.errors import RideError
 
-__all__ = ['ImageSet', 'convert_image', 'failure_reason', 'image_mode', 'open_image']
+__all__ = [
+    'ImageSet',
+    'PixelRange',
+    'convert_image',
+    'failure_reason',
+    'image_mode',
+    'image_types',
+    'measure_range',
+    'open_image',
+    'open_regular',
+    'stored_range',
+]
+
+_logger = logging.getLogger(__name__)
+
+PixelRange = tuple[int, int]
+"""The 16-bit values that black and white stand for."""
+
+_NO_PICTURES = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'})
+"""Formats that Pillow knows and does not draw itself; EPS files would be run as programs, by Ghostscript."""
+
+_SAMPLED = 1000  # images that the range is measured on
+_PERCENTILES = (0.1, 99.9)  # a hot pixel must not darken all others
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NO_PICTURES)
+
+
+@functools.cache
+def image_types() -> tuple[str, ...]:
+    """Suffixes of the files that folders are searched for: all that Pillow, with its plugins, draws; `.jpg` first."""
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
+    usual = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp', '.bmp', '.gif', '.ppm', '.pgm')
+    return (*usual, *sorted(suffixes.difference(usual)))
 
 
 def image_mode(in_chans: int) -> str:
@@ -34,44 +75,142 @@ def image_mode(in_chans: int) -> str:
     return modes[in_chans]
 
 
-def convert_image(image: Image.Image, mode: str = 'RGB') -> Image.Image:
-    """Decode an image and convert it to `mode`.
+def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange | None = None) -> Image.Image:
+    """Decode an image as a viewer shows it, and convert it to `mode`.
+
+    The image is turned as its EXIF data say, and lies on white where it is transparent.
 
     Args:
         image: Image of any Pillow mode.
         mode: `RGB` or `L`.
+        pixel_range: What black and white are in images of 16 bits; None: 0 and 65535, of which the upper byte is kept.
 
     Returns:
-        The image in that mode. 16-bit grey keeps its upper 8 bits, where Pillow alone would clip it to white.
+        The image in that mode, with 8 bits a channel.
 
     Raises:
         ValueError: Its pixels are floats, or integers of more than 16 bits, whose black and white nobody states.
     """
+    image = _upright(image)
     if image.mode == 'F':
         raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits a channel')
-    if image.mode.startswith('I'):
-        # 16 bits are 'I;16', but 'I' of a PGM and, in older releases of Pillow, of a PNG; elsewhere 'I' is 32 bits
-        pixels = np.asarray(image)
-        if image.mode == 'I' and (image.format not in ('PNG', 'PPM') or pixels.min() < 0 or pixels.max() > 65535):
-            raise ValueError('its pixels are 32-bit integers; save it with 8 or 16 bits a channel')
-        image = Image.fromarray((pixels >> 8).astype(np.uint8))
-    elif image.mode == 'P' and 'transparency' in image.info:
-        image = image.convert('RGBA')  # Pillow warns about the direct way
+    if _is_deep(image):
+        image = Image.fromarray(_eight_bits(_deep_pixels(image), pixel_range))
+    elif image.has_transparency_data:
+        white = Image.new('RGBA', image.size, 'white')
+        image = Image.alpha_composite(white, image.convert('RGBA'))
     return image.convert(mode)
 
 
-def open_image(file: IO[bytes], mode: str = 'RGB') -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # viewers show a picture whose EXIF data are damaged, too
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith('I')
+
+
+def _deep_pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+    # 16 bits are 'I;16', but 'I' of a PGM and, in older releases of Pillow, of a PNG; elsewhere 'I' is 32 bits
+    pixels = np.asarray(image)
+    if image.mode == 'I' and (image.format not in ('PNG', 'PPM') or pixels.min() < 0 or pixels.max() > 65535):
+        raise ValueError('its pixels are 32-bit integers; save it with 8 or 16 bits a channel')
+    return pixels
+
+
+def _eight_bits(pixels: np.ndarray[Any, Any], pixel_range: PixelRange | None) -> np.ndarray[Any, Any]:
+    if pixel_range is None:
+        _tell_full_range()
+        return (pixels >> 8).astype(np.uint8)
+    low, high = pixel_range
+    scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))
+    return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _tell_full_range() -> None:
+    _logger.warning(
+        'Images of 16 bits are read with 0 as black and 65535 as white, since no range of their data set is stored'
+    )
+
+
+def measure_range(images: 'ImageSet') -> PixelRange | None:
+    """The range of the 16-bit images of a data set, whose values seldom fill 16 bits.
+
+    Args:
+        images: The training images; an even sample of 1,000 is looked at.
+
+    Returns:
+        The 0.1st and the 99.9th percentile of the pixels; None where no image of the sample has 16 bits.
+    """
+    total = np.zeros(65536, dtype=np.int64)
+    step = max(len(images) // _SAMPLED, 1)
+    for index in range(0, len(images), step):
+        total += images.histogram(index)
+    if not total.any():
+        return None
+    shares = total.cumsum() * (100 / total.sum())
+    low, high = (int(np.searchsorted(shares, percentile)) for percentile in _PERCENTILES)
+    return low, max(high, low + 1)
+
+
+def stored_range(record: Mapping[str, Any]) -> PixelRange | None:
+    """The range that a network was trained with.
+
+    Args:
+        record: The `ride` entry of its file.
+
+    Raises:
+        RideError: The entry is damaged.
+    """
+    stored = record.get('pixel_range')
+    if stored is None:
+        return None
+    if isinstance(stored, (list, tuple)) and len(stored) == 2 and all(type(value) is int for value in stored):
+        low, high = stored
+        if 0 <= low < high <= 65535:
+            return low, high
+    raise RideError(
+        f'pixel_range of the network is {stored!r:.100} and must be two numbers from 0 to 65535; get its file again.'
+    )
+
+
+def open_image(file: IO[bytes], mode: str = 'RGB', pixel_range: PixelRange | None = None) -> Image.Image:
     """Decode the image in an open file; training, validation and prediction all read through here.
 
     Args:
         file: Binary file at the image's first byte.
         mode: `RGB` or `L`.
+        pixel_range: As in `convert_image`.
 
     Returns:
         The decoded image.
     """
-    with Image.open(file) as image:
-        return convert_image(image, mode)
+    with Image.open(file, formats=_formats()) as image:
+        return convert_image(image, mode, pixel_range)
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a file that is one, also behind links: a pipe would keep a reader waiting, and a device never end.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It is something else, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError('it is no ordinary file')
+        return os.fdopen(descriptor, 'rb')
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def failure_reason(error: Exception) -> str:
@@ -92,6 +231,11 @@ def failure_reason(error: Exception) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
 
 
+def _histogram(image: Image.Image) -> IntArray:
+    pixels = _deep_pixels(image).ravel() if _is_deep(image) else np.zeros(0, dtype=np.int64)
+    return np.bincount(pixels, minlength=65536)
+
+
 class ImageSet(Dataset[tuple[Any, int]]):
     """Map-style data set of (image, class index) that reads strictly and may be a subset of its source.
 
@@ -102,13 +246,22 @@ class ImageSet(Dataset[tuple[Any, int]]):
         targets: (N,) class index of each item.
         rows: (N,) row of `base` that each item reads.
         mode: Pillow mode that images are converted to.
+        pixel_range: As in `convert_image`; it may be set later.
     """
 
-    def __init__(self, base: Any, targets: IntArray, rows: ArrayLike, mode: str = 'RGB') -> None:
+    def __init__(
+        self,
+        base: Any,
+        targets: IntArray,
+        rows: ArrayLike,
+        mode: str = 'RGB',
+        pixel_range: PixelRange | None = None,
+    ) -> None:
         self.base = base
         self.targets = targets
         self.rows: IntArray = np.asarray(rows, dtype=np.int64)
         self.mode = mode
+        self.pixel_range = pixel_range
         self.transform: Callable[[Any], Any] | None = None
 
     def __len__(self) -> int:
@@ -158,9 +311,21 @@ class ImageSet(Dataset[tuple[Any, int]]):
     def _decode(self, index: int) -> Image.Image:
         opened = self.open(index)
         if opened is None:
-            return convert_image(self.base[int(self.rows[index])][0], self.mode)
+            return convert_image(self.base[int(self.rows[index])][0], self.mode, self.pixel_range)
         with opened as file:
-            return open_image(file, self.mode)
+            return open_image(file, self.mode, self.pixel_range)
+
+    def histogram(self, index: int) -> IntArray:
+        """How often each 16-bit value occurs in an item, (65536,); all zero for other images and broken ones."""
+        none = np.zeros(65536, dtype=np.int64)
+        try:
+            opened = self.open(index)
+            if opened is None:
+                return _histogram(self.base[int(self.rows[index])][0])
+            with opened as file, Image.open(file, formats=_formats()) as image:
+                return _histogram(image)
+        except Exception:  # reading it as an image has the sentence
+            return none
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Name of the file behind an item, or its row number in a source that has no files.

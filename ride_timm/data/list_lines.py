@@ -21,7 +21,7 @@ _SEPARATORS = {'\t': 'tab', ',': 'comma', ';': 'semicolon', ' ': 'space'}
 _SAMPLE = 200  # lines that the separator is found from
 _PATH_COLUMNS = (
     'path', 'file', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'img', 'img_path',
-    'image_file', 'image_name', 'fname',
+    'image_file', 'image_name', 'image_id', 'fname',
 )  # fmt: skip
 _LABEL_COLUMNS = (
     'label', 'class', 'target', 'category', 'class_name', 'label_name', 'category_name', 'class_id', 'label_id',

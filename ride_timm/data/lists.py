@@ -5,10 +5,11 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from timm.data.readers.reader import Reader
 
+from ride_timm.data.images import image_types, open_regular
 from ride_timm.data.list_lines import ListLine, parse_list, read_lines
 from ride_timm.data.sources import Source, wrap_reader
 from ride_timm.errors import RideError
@@ -32,8 +33,8 @@ class ListReader(Reader):
         self.paths = list(paths)
         self.names = list(names)
 
-    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        return Path(self.paths[index]).open('rb'), -1
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        return open_regular(self.paths[index]), -1
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -137,6 +138,9 @@ def _find_file(path: str, folders: dict[str, dict[str, str]]) -> str | None:
         return path if found == name else os.path.join(folder, found)  # noqa: PTH118, as above
     if os.path.isfile(path):  # noqa: PTH113, a file system that tells names apart in another way than here
         return path
+    for suffix in image_types():  # ids are often written without
+        if name + suffix in folders[folder]:
+            return path + suffix
     return _find_file(path.replace('\\', '/'), folders) if '\\' in path else None
 
 

@@ -14,6 +14,7 @@ from ride_timm.data.images import ImageSet, convert_image, failure_reason
 __all__ = ['ImageFacts', 'find_repeats', 'scan_images']
 
 _CHUNK = 512  # images between two reports of progress
+_ANY_RANGE = (0, 65535)  # of 16-bit images; the pixels are not looked at
 
 
 class ImageFacts(NamedTuple):
@@ -76,15 +77,16 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         opened = images.open(index)
         if opened is None:
             image: Image.Image = images.base[int(images.rows[index])][0]
-            return ImageFacts(image.size, image.mode, False, _digest(image.tobytes()), None)
+            size = convert_image(image, images.mode, _ANY_RANGE).size
+            return ImageFacts(size, image.mode, False, _digest(image.tobytes()), None)
         with opened as file:
             data = file.read()
         digest = _digest(data)
         with Image.open(io.BytesIO(data)) as found:
-            size, mode = found.size, found.mode
+            mode = found.mode
             # cameras store previews as further frames of an MPO
             animated = bool(getattr(found, 'is_animated', False)) and found.format != 'MPO'
-            convert_image(found, images.mode)
+            size = convert_image(found, images.mode, _ANY_RANGE).size
         return ImageFacts(size, mode, animated, digest, None)
     except Exception as error:  # Pillow's decoders raise many types for a broken file
         return ImageFacts(None, '', False, digest, failure_reason(error))

@@ -22,7 +22,7 @@ from ride_timm.errors import RideError
 
 __all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_checkpoint', 'trained_with']
 
-_TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment')
+_TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
 
 _LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
 

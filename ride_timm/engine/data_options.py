@@ -34,7 +34,9 @@ def add_form_options(group: Any) -> None:
     group.add_argument('--dataset-download', action='store_true', help='let torchvision download what is missing')
     group.add_argument(
         '--train-list', metavar='FILE',
-        help='training images, one "path label" or "path,label" a line, with paths relative to --data-dir',
+        help='training images, one "path label" or "path,label" a line, with paths relative to --data-dir, or a CSV or '
+        'TSV file whose header names a column path, file, image, image_id, ... and one label, class, species, ...; '
+        'other columns are ignored, and ids without a suffix find their .jpg, .png, ...',
     )  # fmt: skip
     group.add_argument('--val-list', metavar='FILE', help='the same for the evaluation images')
     group.add_argument(

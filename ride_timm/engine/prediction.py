@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from timm.data.readers.reader import Reader
 from torch import Tensor
 
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
-from ride_timm.data.images import failure_reason, image_mode
+from ride_timm.data.images import failure_reason, image_mode, open_regular, stored_range
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.setup import data_config
@@ -96,7 +96,8 @@ def predict(
     model: Any = trained.model.to(device).eval()
     names = trained.class_names or tuple(map(str, range(model.num_classes)))
     rows = np.arange(len(paths), dtype=np.int64)
-    dataset = _LenientSet(ImageDataset('', reader=_PathReader(paths)), rows, rows, image_mode(model.in_chans))
+    base = ImageDataset('', reader=_PathReader(paths))
+    dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), stored_range(trained.about))
     config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
     loader = create_eval_loader(
         DataSplit(dataset, names, rows, 'the named images'),
@@ -189,8 +190,8 @@ class _PathReader(Reader):
         super().__init__()
         self.paths = paths
 
-    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        return Path(self.paths[index]).open('rb'), index
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        return open_regular(self.paths[index]), index
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -20,6 +20,7 @@ from ride_timm.data import (
     imbalance_factor,
     tell_copies,
 )
+from ride_timm.data.images import PixelRange, measure_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
 
@@ -59,6 +60,8 @@ def build_data(
     exact: bool = False,
     holdout: HoldoutPlan | None = None,
     val_part: HoldoutPlan | None = None,
+    pixel_range: PixelRange | None = None,
+    measure: bool = True,
 ) -> RunData:
     """Open both splits.
 
@@ -68,6 +71,8 @@ def build_data(
         exact: The data must have just these classes.
         holdout: Hold training images out and evaluate on them; the evaluation split is not touched.
         val_part: Make the evaluation split of training images; by default what --val-fraction says.
+        pixel_range: Of 16-bit images, as the network was trained so far.
+        measure: Measure the range where none is given.
 
     Raises:
         RideError: The data is missing, wrong or unreadable, evaluation images are training images too, or the data
@@ -88,6 +93,11 @@ def build_data(
     elif val is None:
         val = _open_val(args, train)
     check_apart(train, val)
+    if pixel_range is None and measure:
+        pixel_range = measure_range(train.dataset)
+    train.dataset.pixel_range = val.dataset.pixel_range = pixel_range
+    if pixel_range is not None and is_primary(args):
+        _logger.info('Images of 16 bits: %d is black and %d white, stored with the network', *pixel_range)
     if not args.no_check_images and is_primary(args) and len(train.targets) + len(val.targets) <= MAX_CHECKED:
         check_images(train)
         check_images(val)

@@ -12,6 +12,7 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.data import split_digest
+from ride_timm.data.images import stored_range
 from ride_timm.engine import setup
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
@@ -90,7 +91,11 @@ def open_data(args: argparse.Namespace, init: Initial | None) -> setup.RunData:
     """
     exact = args.stage == 'router' or args.keep_heads
     names = init.class_names if init is not None else None
-    data = setup.build_data(args, names, exact, _holdout_plan(args, init), _val_part(args, init))
+    data = setup.build_data(
+        args, names, exact, _holdout_plan(args, init), _val_part(args, init),
+        stored_range(init.ride) if init is not None else None,
+        measure=args.stage == 'experts',  # later stages read images as their network did
+    )  # fmt: skip
     if init is None or args.stage == 'experts':
         return data
     if names is None and exact:
@@ -218,9 +223,10 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         task: The stage's task.
 
     Returns:
-        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `train_digest`, that of the
-        names of the training images; `teacher`, the digest of its weights, None without one; and in the router stage
-        what the experts were trained with, which the router does not change.
+        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `pixel_range` of 16-bit
+        images, None without any; `train_digest`, that of the names of the training images; `teacher`, the digest of its
+        weights, None without one; and in the router stage what the experts were trained with, which the router does not
+        change.
     """
     teacher = getattr(task, 'teacher', None)
     entry: dict[str, Any] = {
@@ -230,6 +236,7 @@ def record(args: argparse.Namespace, data: setup.RunData, init: Initial | None, 
         'tau': getattr(task.criterion, 'tau', None),
         'train_digest': split_digest(data.train),
         'teacher': None if teacher is None else weights_digest(teacher.model),
+        'pixel_range': data.train.dataset.pixel_range,
     }
     if args.stage == 'router' and init is not None:
         entry.update(trained_with(init.ride))

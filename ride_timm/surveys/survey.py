@@ -221,7 +221,7 @@ def _check_files(found: Survey) -> None:
         found.findings.append(Finding(OK, f'all {number:,} images can be read'))
     deep = sum(count for mode, count in modes.items() if mode.startswith('I'))
     if deep:
-        text = f'{_number(deep, "image has", "images have")} 16 bits; the upper 8 are used'
+        text = f'{_number(deep, "image has", "images have")} 16 bits; a training scales them to the range of its images'
         found.findings.append(Finding(WARNING, text))
     if animated:
         found.findings.append(

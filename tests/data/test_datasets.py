@@ -75,7 +75,7 @@ def test_training_set_without_an_expected_class(make_folder):
 
 def test_empty_class_folder_in_training(make_folder):
     root = make_folder({'train': {'a': 1, 'b': 0}})
-    with pytest.raises(RideError, match=r'class folder .*train/b holds no image: add images \(.png.*\) or remove'):
+    with pytest.raises(RideError, match=r'class folder .*train/b holds no image: add images of it, or remove'):
         open_train_split(root)
 
 
@@ -107,7 +107,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_no_images_at_all(make_folder):
-    with pytest.raises(RideError, match=r'no image in .*train: put images \(.png, .jpg, .jpeg\)'):
+    with pytest.raises(RideError, match=r'no image in .*train: put images \(.jpg, .png, '):
         open_train_split(make_folder({'train': {'a': 0, 'b': 0}}))
 
 
@@ -132,12 +132,12 @@ def test_hidden_files_and_folders_are_passed_over(make_folder):
     assert len(split.dataset) == 1
 
 
-def test_images_of_other_types_are_reported(make_folder, caplog):
+def test_images_of_types_that_pillow_does_not_read_are_reported(make_folder, caplog):
     root = make_folder({'train': {'a': 1}})
-    Image.new('RGB', (4, 4)).save(root / 'train/a/x.bmp')
+    (root / 'train/a/x.svg').touch()
     with caplog.at_level(logging.WARNING):
         assert len(open_train_split(root).dataset) == 1
-    assert 'x.bmp' in caplog.text
+    assert 'x.svg' in caplog.text
 
 
 def test_reading_as_grey(make_folder):

@@ -97,7 +97,7 @@ def test_what_is_not_there(folder):
         ('zero\0byte', 'there is no image "zero\0byte" ('),
         ('x' * 5000, 'File name too long'),
         ('10.png/x', 'Not a directory'),
-        ('empty', 'no image (.png, .jpg, .jpeg) lies in the folder empty'),
+        ('empty', 'no image lies in the folder empty'),
         (os.devnull, f'{os.devnull} is neither a file nor a folder'),
     ]:
         paths, problems = find_images([name])
@@ -131,8 +131,8 @@ def test_links(folder):
 
 
 def test_images_of_other_types_are_counted(folder, caplog):
-    for name in ('x.webp', 'b/y.gif'):
+    for name in ('x.svg', 'b/y.djvu'):
         (folder / name).touch()
     assert find_images(['.']).paths == [*INSIDE, *BELOW]
-    assert '2 images in . are left out because folders are searched for .png, .jpg, .jpeg only' in caplog.text
-    assert find_images(['x.webp', '*.gif', 'b/*.gif']).paths == ['x.webp', 'b/y.gif']
+    assert '2 images in . are left out' in caplog.text
+    assert find_images(['x.svg', '*.djvu', 'b/*.djvu']).paths == ['x.svg', 'b/y.djvu']

@@ -2,10 +2,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ride_timm.data import ImageSet, check_images, convert_image, find_unreadable, open_image, open_train_split
-from ride_timm.data.images import image_mode
+from ride_timm.data.images import image_mode, image_types, measure_range, stored_range
 from ride_timm.errors import RideError
 
 
@@ -85,6 +85,98 @@ def test_sixteen_bit_grey_keeps_its_upper_byte():
     values = np.array([[0, 255, 256], [32768, 40000, 65535]], dtype=np.uint16)
     image = convert_image(Image.fromarray(values), 'L')
     assert np.array_equal(np.asarray(image), values // 256)
+
+
+def test_sixteen_bit_grey_is_scaled_by_the_range_of_its_data_set(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}})
+    values = np.linspace(100, 4000, 64 * 64).astype(np.uint16).reshape(64, 64)
+    values[0, 0] = 65535  # a hot pixel
+    for name in ('a/0.png', 'a/1.tiff'):
+        Image.fromarray(values).save(root / 'train' / name)
+    (root / 'train/a/1.png').unlink()
+    images = open_train_split(root, in_chans=1).dataset
+    low, high = measure_range(images)
+    assert low == pytest.approx(100, abs=10)
+    assert high == pytest.approx(4000, abs=10)
+    images.pixel_range = low, high
+    pixels = [np.asarray(images.load(index)) for index in range(2)]
+    assert np.array_equal(pixels[0], pixels[1])
+    assert pixels[0].max() == 255
+    assert pixels[0].mean() == pytest.approx(127.5, abs=2)
+    eight_bits = images.load(2)
+    images.pixel_range = None
+    assert np.array_equal(images.load(2), eight_bits)
+
+
+def test_a_range_is_measured_where_there_are_16_bits_only(make_folder):
+    assert measure_range(open_train_split(make_folder({'train': {'a': 2, 'b': 1}})).dataset) is None
+
+
+@pytest.mark.parametrize('entry', ['x', [1], [2, 1], [0, 70000], [0.0, 9.0], [None, 3], {}, True])
+def test_a_stored_range_is_checked(entry):
+    assert stored_range({}) is None
+    assert stored_range({'pixel_range': [3, 9]}) == (3, 9)
+    with pytest.raises(RideError, match='pixel_range'):
+        stored_range({'pixel_range': entry})
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
+def test_photographs_stand_upright(orientation, kind):
+    pixels = np.zeros((16, 32, 3), dtype=np.uint8)
+    pixels[:8, :8], pixels[8:, 24:] = (255, 0, 0), (0, 0, 255)
+    upright = Image.fromarray(pixels)
+    transposed = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how a camera that was held so stores it
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(transposed[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored.save(file, kind, exif=exif, **({'lossless': True} if kind == 'WEBP' else {}))
+    file.seek(0)
+    found = np.asarray(open_image(file)).astype(int)
+    assert np.abs(found - pixels).mean() < (10 if kind == 'JPEG' else 1e-9)
+
+
+def test_damaged_exif_data_do_not_hide_an_image():
+    file = io.BytesIO()
+    Image.new('RGB', (8, 8), 'red').save(file, 'PNG', exif=b'Exif\0\0II*\0' + b'\xff' * 20)
+    file.seek(0)
+    assert np.asarray(open_image(file))[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P', 'L', 'RGB'])
+def test_transparent_pixels_are_white(mode):
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    image = grey.convert(mode if mode != 'P' else 'L').convert(mode)
+    file = io.BytesIO()
+    if mode in ('RGBA', 'LA'):
+        image.putalpha(Image.fromarray(np.where(np.arange(64).reshape(8, 8) == 5, 0, 255).astype(np.uint8)))
+        image.save(file, 'PNG')
+    else:
+        image.save(file, 'PNG', transparency=5 if mode != 'RGB' else (5, 5, 5))
+    file.seek(0)
+    found = np.asarray(open_image(file))[..., 0].ravel()
+    assert found[5] == 255
+    assert np.array_equal(np.delete(found, 5), np.delete(np.arange(64), 5))
+
+
+def test_half_transparent_pixels_mix_with_white():
+    assert convert_image(Image.new('RGBA', (1, 1), (0, 0, 0, 51))).getpixel((0, 0)) == (204, 204, 204)
+
+
+def test_plain_images_keep_every_pixel():
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG')
+    assert np.array_equal(open_image(file), pixels)
+
+
+def test_programs_in_files_are_not_run():
+    """Pillow hands EPS files, which are programs, to Ghostscript where there is one."""
+    file = io.BytesIO(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n')
+    with pytest.raises(UnidentifiedImageError):
+        open_image(file)
+    assert not {'.eps', '.ps', '.mpg', '.h5'} & set(image_types())
 
 
 def test_open_image_decodes_completely_before_the_file_closes(tmp_path):

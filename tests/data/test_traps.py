@@ -34,8 +34,9 @@ def test_numbers_as_folder_names_when_validation_lacks_some(make_folder):
 
 def test_a_folder_named_by_a_digit_that_is_no_number(make_folder):
     root = make_folder({'train': {'²': 1, '10': 1, '2': 1}, 'val': {'²': 1}})
-    with pytest.raises(RideError, match='rename it'):
-        open_train_split(root)
+    split = open_train_split(root)
+    assert split.class_names == ('2', '10', '²')
+    assert [split.dataset.filename(row) for row in range(3)] == ['2/0.png', '10/0.png', '²/0.png']
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', b'\xff\xd8\xff\xe0\x00\x10JFIF'])
@@ -178,7 +179,7 @@ def test_copies_on_both_sides_and_under_two_classes_are_spoken_of(make_folder, c
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_an_empty_folder(tmp_path, split):
-    with pytest.raises(RideError, match=r'no image in .*: put images \(.png, .jpg, .jpeg\) into'):
+    with pytest.raises(RideError, match=r'no image in .*: put images \(.jpg, .*\) into'):
         if split == 'train':
             open_train_split(tmp_path)
         else:
@@ -205,14 +206,12 @@ def test_a_class_name_in_another_unicode_form(make_folder, known):
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_images_of_types_that_folders_are_not_searched_for(make_folder, split):
+def test_images_of_types_that_pillow_does_not_read(make_folder, split):
     root = make_folder({'train': {'a': 2, 'b': 1}, 'val': {'a': 1, 'b': 1}})
     for path in (root / split).glob('*/*'):
-        path.rename(path.with_suffix('.webp'))
+        path.rename(path.with_suffix('.svg'))
     number = 3 if split == 'train' else 2
-    with pytest.raises(
-        RideError, match=rf'no image in .*{split} is of a type .*\(.png, .jpg, .jpeg\), and {number} are'
-    ):
+    with pytest.raises(RideError, match=rf'no image in .*{split}, and {number} of types .* first .*\.svg'):
         if split == 'train':
             open_train_split(root)
         else:
