@@ -9,7 +9,7 @@ from timm.models._input import update_model_args
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
-from .pretrained import weight_of
+from .pretrained import first_tag, weight_of
 
 __all__ = ['create_multi_expert', 'expert_count', 'head_names']
 
@@ -85,6 +85,9 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
     """
     overlay = kwargs.get('pretrained_cfg_overlay') or {}
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+    if not (cfg.tag or cfg.has_weights):  # the architecture's own cfg, next to published checkpoints
+        kwargs['pretrained_cfg'] = first_tag(variant)
+        cfg = resolve_pretrained_cfg(variant, kwargs['pretrained_cfg'], overlay)
     weight = weight_of(cfg, variant)
     if weight is None:
         if (overlay.get('hf_hub_id') or overlay.get('url')) and 'file' not in overlay:
