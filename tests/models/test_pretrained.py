@@ -361,7 +361,7 @@ def test_the_registry_of_a_fresh_process(root):
         f'{second} {NAME}',  # the index's first is the default
         f'other_digits {CLASSES} True',
         'toy_digits False',
-        'None 1000',  # what the siblings without checkpoints have, not what the first checkpoint was trained on
+        'None 100',  # what the siblings without checkpoints have, not what the first checkpoint was trained on
     ]
 
 
