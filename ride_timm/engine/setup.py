@@ -157,8 +157,8 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     experts = getattr(model, 'num_experts', 1)
     pick(args, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
     options = dict(args.loss_kwargs)
-    if args.loss in ('ride', 'ldam') and getattr(model, 'head', 'linear') == 'linear':
-        options.setdefault('margin_scale', 1.0)
+    if args.loss == 'ride' and experts == 1 and is_primary(args):
+        _logger.warning(f'--loss ride makes experts disagree, and {args.model} has one: nothing is diversified')
     if args.loss == 'balpoe' and 'tau' not in options and experts != 3:
         options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts)
         if is_primary(args):
@@ -167,7 +167,7 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
         pick(args, 'reweight_epoch', int(0.8 * args.epochs), '80 % of the epochs')
     if args.reweight_epoch is not None and args.loss in ('ce', 'focal', 'ldam', 'ride'):
         options['reweight_epoch'] = args.reweight_epoch
-    criterion = create_loss(args.loss, class_counts, **options)
+    criterion = create_loss(args.loss, class_counts, model=model, **options)
     if args.mixup > 0.0 or args.cutmix > 0.0 or args.smoothing > 0.0:
         _check_soft_targets(criterion, experts, args.num_classes)
     return criterion
