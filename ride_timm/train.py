@@ -164,9 +164,12 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
         auto.set_images_aside(args)
     data = stages.open_data(args, init)
     if undecided:
-        auto.choose(args, data.train, tuned=init is not None)
+        side = auto.choose(args, data.train, init)
     utils.random_seed(args.seed, args.rank)
     model = stages.build_network(args, init, data, device)
+    if undecided:
+        auto.choose_precision(args, model)
+        auto.hint(args, side, init)
     setup.resolve_lr(args)
     train_loader, val_loader, config = setup.build_loaders(args, model, data, device)
     task = stages.build_task(args, model, data, config, device)
