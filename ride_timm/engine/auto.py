@@ -65,8 +65,9 @@ def set_images_aside(args: argparse.Namespace) -> None:
         args: The run's arguments, before the data are opened.
     """
     place = args.data_dir or args.train_list
-    # a folder that is not there has an error of its own, and nothing to say before it
-    if place and Path(place).exists() and args.val_fraction is None and not has_eval_images(args, args.val_split):
+    # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
+    named = {'val_fraction', 'val_split'} & {*args.explicit}
+    if place and Path(place).exists() and not named and not has_eval_images(args, args.val_split):
         _pick(args, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}', indent='')
 
 
@@ -115,11 +116,12 @@ def choose(args: argparse.Namespace, train: DataSplit, init: Initial | None = No
     check_architecture(args.model)
     _choose_size(args, side, init)
     _pick(args, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
-    steps = max(images // args.batch_size, 1)
+    batch = args.batch_size * args.world_size * args.grad_accum_steps
+    steps = max(images // batch, 1)
     wanted, bounds = (STEPS_TUNED, (20, 100)) if tuned else (STEPS_FRESH, (60, 200))
     epochs = min(max(math.ceil(wanted / steps), bounds[0]), bounds[1])
     _pick(args, 'epochs', epochs, f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights')
-    _choose_rate(args, 0.02 if tuned else 0.1)
+    _choose_rate(args, (0.02 if tuned else 0.1) * batch / 128, f'batch of {batch}')
     _choose_loss(args, train)
     return side
 
@@ -141,10 +143,10 @@ def _choose_size(args: argparse.Namespace, side: int, init: Initial | None) -> N
         _pick(args, 'img_size', _img_size(side, max(own, LARGEST_SIDE)), _sized(side))
 
 
-def _choose_rate(args: argparse.Namespace, peak: float) -> None:
+def _choose_rate(args: argparse.Namespace, peak: float, why: str) -> None:
     """Learning rate, decay and warm-up of SGD; another optimizer and --lr-base have rates of their own."""
     if args.opt == 'sgd' and not {*args.explicit} & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
-        _pick(args, 'lr', round(peak * args.batch_size / 128, 6), f'batch of {args.batch_size}')
+        _pick(args, 'lr', round(peak, 6), why)
     if args.opt == 'sgd':
         _pick(args, 'weight_decay', 5e-4, 'small data')
     _pick(args, 'warmup_epochs', min(5, args.epochs // 4), _epochs(args))
