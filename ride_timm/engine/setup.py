@@ -5,6 +5,7 @@ import difflib
 import logging
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ride_timm.engine.run_data import build_data as build_data
 from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
+from ride_timm.hub import UnreachableError, is_unreachable, without_retries
 from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss
 from ride_timm.models.pretrained import figures_alone, published_weights
 
@@ -109,15 +111,18 @@ def build_model(args: argparse.Namespace, device: torch.device, router: bool | N
     if router is not None:
         kwargs['router'] = router
     try:
-        model: torch.nn.Module = timm.create_model(
-            args.model,
-            pretrained=args.pretrained,
-            num_classes=args.num_classes,
-            drop_rate=args.drop,
-            drop_path_rate=args.drop_path,
-            **kwargs,
-        )
+        with without_retries() if args.pretrained and is_fetched(args.model) else nullcontext():
+            model: torch.nn.Module = timm.create_model(
+                args.model,
+                pretrained=args.pretrained,
+                num_classes=args.num_classes,
+                drop_rate=args.drop,
+                drop_path_rate=args.drop_path,
+                **kwargs,
+            )
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: not on the Hub, or no way there
+        if is_unreachable(error):
+            raise unreachable(args.model, args.model) from None
         raise RideError(f'{args.model} cannot be created: {" ".join(str(error).split())}') from error
     args.in_chans = model.in_chans
     if args.grad_checkpointing:
@@ -139,6 +144,26 @@ def check_architecture(name: str) -> None:
     close = difflib.get_close_matches(bare, timm.list_models(), n=1, cutoff=0.5)
     hint = f', did you mean {close[0]}?' if close else '.'
     raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
+
+
+def is_fetched(name: str) -> bool:
+    """Whether the weights of a registered name come from the Hub, or its cache."""
+    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(cfg is not None and cfg.hf_hub_id and not cfg.file)
+
+
+def unreachable(weights: str, model: str) -> UnreachableError:
+    """What to tell of weights to initialise from that cannot be fetched.
+
+    Args:
+        weights: Their name.
+        model: The architecture to train, which a file of them has to be given with.
+    """
+    return UnreachableError(
+        f'The weights {weights} are not in the cache and the Hugging Face Hub cannot be reached; connect once (without '
+        'HF_HUB_OFFLINE=1) to fill the cache, or fetch their model.safetensors on another machine and give that file: '
+        f'--init FILE --model {model}.'
+    )
 
 
 def _check_tag(name: str, architecture: str) -> None:
