@@ -5,7 +5,7 @@
 DIR holds `train/CLASS/*` and `val/CLASS/*`. Squares of each size are cut from its images, and `ride-timm train` picks
 everything but the epochs (8 at 32 pixels, 4 at 64), which are the same for all starts: what it picks without `--init`,
 three BalPoE experts of CIFAR-100-LT, and as controls the plain network of the same data, with cross entropy and with
-balanced softmax. Networks of `--init` train at the size of the images; a last row leaves them at their own 32 pixels.
+balanced softmax. Weights keep their 32 pixels; in a last row the experts are given the images at 64.
 Each finished cell is added to FILE.json; the same command later goes on with those that are missing. Prints percent.
 """
 
@@ -31,7 +31,7 @@ STARTS = {
     'plain, cross entropy': ['--init', PLAIN, '--loss', 'ce'],
     'plain, balanced softmax': ['--init', PLAIN, '--loss', 'balanced_softmax'],
 }
-AT_OWN_SIZE = 'experts, at 32 pixels'
+ENLARGED = {'experts, at 64 pixels': ['--init', EXPERTS, '--img-size', '64']}
 SHOWN = ('class_mean', 'top1', 'many', 'medium', 'few', 'cpu_seconds')
 
 
@@ -63,11 +63,8 @@ def cells(sizes: list[int], seeds: list[int]) -> list[dict[str, Any]]:
     found = []
     for seed in seeds:
         for size in sizes:
-            for start, options in STARTS.items():
-                scaled = ['--img-size', str(size)] if options and size != 32 else []
-                found.append({'images': size, 'start': start, 'options': options + scaled, 'seed': seed})
-            if size != 32:
-                found.append({'images': size, 'start': AT_OWN_SIZE, 'options': STARTS['experts'], 'seed': seed})
+            for start, options in (STARTS | ({} if size == 32 else ENLARGED)).items():
+                found.append({'images': size, 'start': start, 'options': options, 'seed': seed})
     return [cell | {'epochs': EPOCHS[cell['images']]} for cell in found]
 
 

@@ -164,12 +164,12 @@ def _prepare(args: argparse.Namespace, device: torch.device) -> Run:
         auto.set_images_aside(args)
     data = stages.open_data(args, init)
     if undecided:
-        side = auto.choose(args, data.train, init)
+        auto.choose(args, data.train, init)
     utils.random_seed(args.seed, args.rank)
     model = stages.build_network(args, init, data, device)
     if undecided:
         auto.choose_precision(args, model)
-        auto.hint(args, side, init)
+        auto.hint(args, init)
     setup.resolve_lr(args)
     train_loader, val_loader, config = setup.build_loaders(args, model, data, device)
     task = stages.build_task(args, model, data, config, device)

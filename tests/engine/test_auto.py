@@ -46,16 +46,16 @@ def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1):
     args.device, args.rank, args.world_size = device, 0, world
     if init is not None:
         args.model = init.name
-    assert auto.choose(args, split(counts, size), init) == min(size)
+    auto.choose(args, split(counts, size), init)
     return args
 
 
-def hint(caplog, size, *options, init=None):
+def hint(caplog, *options, init=None):
     """What is told beside the choices."""
     caplog.set_level(logging.INFO)
-    args = chosen([300, 10], size, *options, init=init)
+    args = chosen([300, 10], (64, 64), *options, init=init)
     caplog.clear()
-    auto.hint(args, min(size), init)
+    auto.hint(args, init)
     return caplog.text
 
 
@@ -224,11 +224,10 @@ def start_line(text):
     return shlex.split(found[0]) if found else None
 
 
-@pytest.mark.parametrize('size, more', [((32, 32), []), ((300, 200), ['--img-size', '64'])])
-def test_the_start_from_trained_weights_is_named(caplog, size, more):
-    line = start_line(hint(caplog, size, '--epochs', '5', '--experiment', 'a b'))
+def test_the_start_from_trained_weights_is_named(caplog):
+    line = start_line(hint(caplog, '--epochs', '5', '--experiment', 'a b'))
     command = ['ride-timm', 'train', '--data-dir', 'x', '--epochs', '5', '--experiment', 'a b']
-    assert line == [*command, '--init', 'ride_resnet32_3e.balpoe_cifar100lt', *more]
+    assert line == [*command, '--init', 'ride_resnet32_3e.balpoe_cifar100lt']
 
 
 @pytest.mark.parametrize(
@@ -240,19 +239,17 @@ def test_the_start_from_trained_weights_is_named(caplog, size, more):
     ],
 )  # fmt: skip
 def test_the_start_is_named_where_it_helps(caplog, options, named):
-    text = hint(caplog, (64, 64), *options)
-    assert (start_line(text) is not None) == named
-    assert '--img-size 64' not in text or '--img-size' not in options
+    assert (start_line(hint(caplog, *options)) is not None) == named
 
 
 def test_trained_weights_need_no_hint(caplog):
-    assert start_line(hint(caplog, (32, 32), init=trained())) is None
+    assert start_line(hint(caplog, init=trained())) is None
 
 
 def test_mirrored_images_are_told_unless_decided(caplog):
-    assert 'signs) add --hflip 0' in hint(caplog, (32, 32))
+    assert 'signs) add --hflip 0' in hint(caplog)
     for options in (['--hflip', '0'], ['--hflip', '0.5']):
-        assert 'add --hflip' not in hint(caplog, (32, 32), *options)
+        assert 'add --hflip' not in hint(caplog, *options)
 
 
 def test_the_sizes_are_looked_at_evenly_and_the_transform_is_put_back():
@@ -299,6 +296,6 @@ def test_the_named_start_works_as_it_stands(tmp_path, caplog, size):
     assert 'Weights of ride_resnet32_3e.balpoe_cifar100lt (new heads' in caplog.text
     checkpoint = read_checkpoint(tmp_path / 'out/started/last.pth.tar')
     assert checkpoint['arch'] == 'ride_resnet32_3e'
-    assert checkpoint['args']['data_config']['input_size'] == (3, *(32 if size == 32 else 64,) * 2)
+    assert checkpoint['args']['data_config']['input_size'] == (3, 32, 32)  # that of the weights
     assert (checkpoint['ride']['loss'], checkpoint['ride']['val_part']['fraction']) == ('balpoe', 0.2)
     assert checkpoint['args']['lr'] == pytest.approx(0.02 * 32 / 128)
