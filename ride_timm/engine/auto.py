@@ -214,8 +214,8 @@ def hint(args: argparse.Namespace, init: Initial | None) -> None:
     fits = not named or (named == {'model'} and weight is not None and args.model == weight.architecture)
     if init is None and fits and weight is not None and weight.is_local and not (args.pretrained or args.resume):
         _logger.info(
-            'With few images or little time start from weights that come with the package (41 to 50 % of the mean class '
-            'in short trainings, where random weights had 6 to 28):\n'
+            'With few images or little time start from weights that come with the package (41 to 50 % of the mean '
+            'class in short trainings, where random weights had 6 to 28):\n'
             f'  {args.command} --init {START}'
         )
 
