@@ -129,6 +129,8 @@ def load_trained(args: argparse.Namespace) -> TrainedNet:
     if args.model.startswith('hf-hub:'):
         return load_model(args.model, num_classes=args.num_classes, model_kwargs=args.model_kwargs)
     local = args.model.partition(':')[2] if args.model.startswith('local-dir:') else None
+    if local is not None and not Path(local).exists():
+        raise RideError(f'There is no folder {local}; name one that `ride-timm export` or timm wrote.')
     if local is not None and not Path(local, 'config.json').is_file():
         raise RideError(f'{local} holds no config.json; name a folder that `ride-timm export` or timm wrote.')
     if local is not None:
