@@ -333,28 +333,6 @@ def test_names_that_a_terminal_cannot_show(experts, broken, monkeypatch, tmp_pat
             assert json.loads(written)[0]['path'] == str(broken / name)
 
 
-def test_the_table_fits_the_terminal(tmp_path, broken, run, monkeypatch):
-    torch.manual_seed(0)
-    names = [f'a class of trees with a rather long name {k} of them' for k in range(3)]
-    save_folder(timm.create_model(CIFAR, num_classes=3), tmp_path / 'net', names, [3, 2, 1])
-
-    def lines(columns):
-        if columns:
-            monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
-            monkeypatch.setenv('COLUMNS', str(columns))
-        return run(tmp_path / 'net', broken / '1.jpg')[1].splitlines()
-
-    piped = lines(None)
-    assert len(piped[-1]) > 250
-    assert lines(len(piped[-1])) == piped
-    for columns, votes in ((240, 6), (170, 4), (120, 4), (72, 1)):
-        found = lines(columns)
-        assert max(map(len, found)) <= columns
-        assert found[-1].count(' %') == votes
-        assert ('#2' in found[-2], 'expert 2' in found[-2]) == (votes == 6, votes > 1)
-    assert max(map(len, lines(20))) <= 20
-
-
 class TestRefusals:
     @pytest.mark.parametrize(
         ('options', 'wanted'),

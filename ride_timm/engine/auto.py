@@ -195,7 +195,7 @@ def choose_precision(args: argparse.Namespace, model: nn.Module) -> None:
         args.amp_dtype = 'bfloat16'
     _pick(args, 'channels_last', True, 'faster with it')
     if args.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
 
 
 def hint(args: argparse.Namespace, init: Initial | None) -> None:

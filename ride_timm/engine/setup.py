@@ -183,6 +183,8 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     """Create the loss; margins are scaled as the head scales its logits."""
     experts = getattr(model, 'num_experts', 1)
     pick(args, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    if args.loss == 'ride' and experts == 1 and is_primary(args):
+        _logger.warning(f'--loss ride makes experts disagree and {args.model} has one, so that it is --loss ldam.')
     options = dict(args.loss_kwargs)
     if args.loss in ('ride', 'ldam') and getattr(model, 'head', 'linear') == 'linear':
         options.setdefault('margin_scale', 1.0)
