@@ -43,7 +43,6 @@ STEPS_FRESH, STEPS_TUNED = 15_000, 3_000
 MIXUP_EPOCHS = 150
 """Mixup pays in long trainings only (MiSLAS, arXiv:2104.00466, trains 200 to 400 epochs with it)."""
 
-
 START = 'ride_resnet32_3e.balpoe_cifar100lt'
 """Published weights that images of many kinds can start from (`benchmarks/starts.py`)."""
 
@@ -165,7 +164,8 @@ def _batch(images: int, most: int) -> int:
 
 def _choose_loss(args: argparse.Namespace, train: DataSplit) -> None:
     given = {*args.explicit}
-    if given & {'loss', 'loss_kwargs'}:
+    # options of another loss, and a sampler that corrects for the imbalance already
+    if given & {'loss', 'loss_kwargs', 'reweight_epoch'} or args.sampler != 'instance':
         return
     factor = f'imbalance factor {int(train.class_counts.max()) / max(int(train.class_counts.min()), 1):.3g}'
     experts = re.fullmatch(r'(?:test_)?ride_\w+_(\d+)e', args.model.partition('.')[0])
@@ -214,8 +214,8 @@ def hint(args: argparse.Namespace, init: Initial | None) -> None:
     fits = not named or (named == {'model'} and weight is not None and args.model == weight.architecture)
     if init is None and fits and weight is not None and weight.is_local and not (args.pretrained or args.resume):
         _logger.info(
-            'With few images or little time start from weights that come with the package (41 to 50 % of the mean '
-            'class in short trainings, where random weights had 6 to 28):\n'
+            'With few images or little time, start from weights in the package (class mean in short trainings: '
+            '41 to 50 %, from random weights 6 to 28 %):\n'
             f'  {args.command} --init {START}'
         )
 

@@ -193,6 +193,14 @@ def test_a_named_model_that_nothing_has():
         chosen([300, 10], (32, 32), '--model', 'resnet81')
 
 
+@pytest.mark.parametrize(
+    'options', [('--sampler', 'balanced'), ('--reweight-epoch', '3'), ('--loss-kwargs', 'rho=0.1')]
+)
+def test_what_corrects_for_the_imbalance_already(options):
+    args = chosen([300, 10], (32, 32), *options)
+    assert (args.loss, args.mixup) == (None, 0.0)
+
+
 def test_rates_of_other_optimizers_are_their_own():
     for options in (['--opt', 'adamw'], ['--lr-base', '0.2']):
         assert chosen([300, 10], (32, 32), *options).lr is None
