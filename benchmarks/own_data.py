@@ -48,6 +48,7 @@ def run(args: argparse.Namespace, data: Path, folder: Path, way: str, seed: int)
     name = f'{way}-{seed}'
     options = ['--data-dir', str(data), '--model', model, '--loss', loss, '--seed', str(seed)]
     options += ['--epochs', str(args.epochs), '--lr', str(args.lr), '--weight-decay', '5e-4', '--smoothing', '0']
+    options += ['--warmup-epochs', '5', '--no-amp']
     options += ['--val-interval', str(args.epochs), '--output', str(folder), '--experiment', name, '--quiet']
     options += ['--init', args.init] if args.init else []
     if train([*options, *args.options.split()]):

@@ -44,7 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def command(args: argparse.Namespace, folder: Path, way: str, seed: int) -> list[str]:
     """The options of `ride-timm train` for one side and seed."""
-    # the model is named on both sides: without one `ride-timm train` would pick other things by itself too
     options = ['--model', args.model or Path(args.weights).name.partition('.')[0]]
     options += ['--init', args.weights] if way == 'tuned' else []
     options += ['--data-dir', str(args.data), '--loss', args.loss, '--epochs', str(args.epochs), '--seed', str(seed)]
@@ -52,7 +51,7 @@ def command(args: argparse.Namespace, folder: Path, way: str, seed: int) -> list
     options += ['--lr', f'{RATES[way] * args.batch_size / 128:g}', '--warmup-epochs', '1', '--weight-decay', '5e-4']
     options += ['--augmentation', 'timm', '--scale', '0.25', '1.0', '--interpolation', 'bilinear', '--smoothing', '0']
     options += ['--val-interval', str(args.epochs), '--output', str(folder), '--experiment', f'{way}-{seed}']
-    return [*options, '--resume', 'auto', '--quiet', *shlex.split(args.options)]
+    return [*options, '--no-amp', '--resume', 'auto', '--quiet', *shlex.split(args.options)]
 
 
 def run(args: argparse.Namespace, folder: Path, way: str, seed: int) -> dict[str, float]:

@@ -3,16 +3,23 @@
 Drop an image: the answer, each expert's own vote and, for a network with a router, after which expert it stopped and
 why. The slider sets the routing threshold and answers anew. Images are prepared as `ride-timm predict` does it, so that
 both say the same. The page is served on this machine alone unless `--host` opens it, and loads nothing from elsewhere.
+It answers only where it is called by an IP address, `localhost`, the name of this machine or that of `--host`, takes
+files of up to 50 MB, and removes each an hour later and all of them at the end.
 In Python: `build_demo(load_model(MODEL)).launch()`.
 """
 
 import argparse
 import functools
 import html
+import ipaddress
 import logging
 import os
+import signal
+import socket
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
     import gradio
 
 __all__ = ['build_demo', 'build_parser', 'main']
+
+LARGEST_UPLOAD = '50mb'
+CLEAN_EVERY, KEEP_FOR = 600, 3600
+"""Seconds between two clean-ups, and how old an upload must be to go."""
 
 STYLE = """
 .decision { font-size: .92rem; line-height: 1.45; }
@@ -79,7 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     check_values(args)
     setup_logging(logging.WARNING)
-    _gradio()
+    with _own_folder():  # before Gradio is imported, which remembers the folder
+        _gradio()
+        _serve(_build(args), args)
+    return 0
+
+
+def _build(args: argparse.Namespace) -> 'gradio.Blocks':
+    """The page that the command line asks for."""
     examples = find_images(args.examples, None)
     if examples.problems:
         raise RideError(f'--examples: {examples.problems[0]}.')
@@ -87,12 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
     apply_options(trained, args)
-    demo = build_demo(
+    return build_demo(
         trained,
         title=args.model, top_k=args.top_k, threshold=args.threshold, examples=examples.paths, device=args.device,
     )  # fmt: skip
-    _serve(demo, args)
-    return 0
 
 
 def build_demo(
@@ -127,7 +143,8 @@ def build_demo(
     routed = experts > 1 and model.router is not None
     device = choose_device(device)
     answer = functools.partial(_answer, trained, costs=_costs(model), top_k=top_k, device=device)
-    with gr.Blocks(title=f'{title}: ride-timm', analytics_enabled=False) as demo:
+    page = {'title': f'{title}: ride-timm', 'analytics_enabled': False, 'delete_cache': (CLEAN_EVERY, KEEP_FOR)}
+    with gr.Blocks(**page) as demo:
         gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}</p>')
         with gr.Row():
             with gr.Column():
@@ -234,13 +251,72 @@ def _path_of(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
 
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """A folder for what is uploaded, inside the one that Gradio would use, which goes with the server."""
+    before = os.environ.get('GRADIO_TEMP_DIR')
+    if before:
+        Path(before).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='ride-timm-demo-', dir=before, ignore_cleanup_errors=True) as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop('GRADIO_TEMP_DIR')
+            if before:
+                os.environ['GRADIO_TEMP_DIR'] = before
+
+
+class KnownHosts:
+    """ASGI middleware that answers only requests which call this server by a name of its own.
+
+    A page of another site can have its domain point here (DNS rebinding) and would then read the answers as its own; an
+    IP address cannot be claimed like that.
+
+    Args:
+        app: The application behind it.
+        names: Names to answer to, beside IP addresses.
+    """
+
+    def __init__(self, app: Any, names: Sequence[str]) -> None:
+        self.app = app
+        self.names = {name.lower() for name in names}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer it with status 400."""
+        from starlette.responses import PlainTextResponse  # comes with gradio
+
+        if scope['type'] == 'lifespan' or self._knows(dict(scope['headers']).get(b'host', b'').decode('latin-1')):
+            await self.app(scope, receive, send)
+        else:
+            text = f'Open this page by an IP address or as {", ".join(sorted(self.names))}.\n'
+            await PlainTextResponse(text, status_code=400)(scope, receive, send)
+
+    def _knows(self, host: str) -> bool:
+        name = host.rpartition(':')[0] if host.rpartition(':')[2].isdecimal() else host
+        try:
+            return bool(ipaddress.ip_address(name.strip('[]')))
+        except ValueError:
+            return name.lower() in self.names
+
+
+def _end(signum: int, _: Any) -> None:
+    sys.exit(128 + signum)
+
+
 def _serve(demo: 'gradio.Blocks', args: argparse.Namespace) -> None:
     """Serve until the process is interrupted."""
+    from starlette.middleware import Middleware
+
+    signal.signal(signal.SIGTERM, _end)  # on which Python would end without cleaning up
     theme = _gradio().themes.Default(font='system-ui', font_mono='monospace')  # fonts that every machine has
+    machine = socket.gethostname()
+    hosts = Middleware(KnownHosts, names=['localhost', args.host, machine, f'{machine}.local'])
     try:
         _, url, _ = demo.launch(
             server_name=args.host, server_port=args.port, inbrowser=args.open, share=False, quiet=True,
             prevent_thread_lock=True, footer_links=[], ssr_mode=False, css=STYLE, theme=theme,
+            max_file_size=LARGEST_UPLOAD, app_kwargs={'middleware': [hosts]},
         )  # fmt: skip
     except OSError as error:
         port = 'no port from 7860 to 7959' if args.port is None else f'not port {args.port}'

@@ -3,20 +3,34 @@
 Only `config.json` and safetensors are ever fetched, never a pickle.
 """
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ride_timm.errors import RideError
 
-__all__ = ['HUB_ORG', 'fetch', 'hub_org', 'redacted', 'split_revision']
+__all__ = [
+    'HUB_ORG', 'UnreachableError', 'fetch', 'hub_org', 'is_unreachable', 'redacted', 'split_revision',
+    'without_retries',
+]  # fmt: skip
 
 HUB_ORG = 'ride-timm'
 """Organisation of our repositories on the Hub; `RIDE_TIMM_HUB_ORG` names another."""
 
 _SINGLE = 'model.safetensors'
+_PATIENCE = 3.0  # seconds for a connection
+
+
+class UnreachableError(RideError):
+    """Weights that are not in the cache, while the Hub cannot be reached."""
 
 
 def hub_org() -> str:
@@ -42,6 +56,56 @@ def split_revision(source: str) -> tuple[str, str | None]:
     return repo_id, revision or None
 
 
+@contextlib.contextmanager
+def without_retries() -> Iterator[None]:
+    """Have the client look into its cache alone while the Hub cannot be reached; else it asks six times a file."""
+    from huggingface_hub import constants
+
+    known = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = known or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = known
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server, or the proxy on the way there, takes a connection."""
+    place = urlsplit(url)
+    proxy = urllib.request.getproxies().get(place.scheme)
+    if proxy and not urllib.request.proxy_bypass(place.hostname or ''):
+        place = urlsplit(proxy if '//' in proxy else f'//{proxy}', scheme=place.scheme)
+    found = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError, ValueError):  # the latter of a name or port that cannot be one
+            address = (place.hostname or '', place.port or (80 if place.scheme == 'http' else 443))
+            with socket.create_connection(address, _PATIENCE):
+                found.set()
+
+    # a thread, since looking up a name cannot be given a time
+    asking = threading.Thread(target=connect, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return found.is_set()
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether an error of the Hub's client or of timm says that there is no way to the weights.
+
+    Args:
+        error: What was raised.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):  # the client says so too where the Hub answered with an error
+        return getattr(error.__cause__, 'response', None) is None
+    if isinstance(error, urllib.error.URLError):
+        return not isinstance(error, urllib.error.HTTPError)
+    return isinstance(error, (errors.OfflineModeIsEnabled, ConnectionError))
+
+
+@without_retries()
 def fetch(
     repo_id: str,
     revision: str | None = None,
@@ -119,7 +183,7 @@ def _explained(error: Exception, repo_id: str, name: str, revision: str | None) 
             f'{name} of {where} is not in the cache and the Hub answered {answer.status_code}; try again later, and '
             'for a 401 or 403 `hf auth login` with a token that may read it.'
         )
-    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)):
+    if is_unreachable(error):
         return (
             f'{name} of {where} is not in the cache and the Hub cannot be reached; connect once (without '
             'HF_HUB_OFFLINE=1) to fill the cache, or name a folder with local-dir:DIR.'

@@ -17,7 +17,8 @@ Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a 
 | `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
 | `num_experts` | `num_experts` | how many experts the image passed |
 
-The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names.
+The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names. On a
+terminal it fits the width: long names are cut in their middle, then the runners-up are left out, then the experts.
 
 Routing is off, and every image passes all experts, unless `--routed` or `--threshold` is given; an expert that an image
 did not pass has no vote (`null`, or empty). A plain network has no experts: `[]` or no columns, and `num_experts` is
@@ -30,9 +31,11 @@ import csv
 import io
 import json
 import logging
+import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,8 @@ from ride_timm.prior import apply_options
 __all__ = ['build_parser', 'main']
 
 LONGEST = 48  # columns of a path or label in the table
+_LAYOUTS = ((LONGEST, True, True), (24, True, True), (24, False, True), (14, False, True), (24, False, False))
+"""Longest name, whether runners-up and whether experts are shown: the first that fits the terminal is taken."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -154,7 +159,8 @@ def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | Non
     elif machine:
         text = _csv(rows, trained.model, args.top_k)
     else:
-        text = '\n'.join([_heading(args, trained.model, threshold), *_table(rows, threshold is not None)]) + '\n'
+        columns = shutil.get_terminal_size().columns if not args.output and sys.stdout.isatty() else None
+        text = _for_people(_heading(args, trained.model, threshold), rows, threshold is not None, columns)
     text = text.encode('utf-8', 'backslashreplace').decode()  # names of files can be other bytes than UTF-8
     if args.output:
         with writing(args.output, '--output'):
@@ -211,26 +217,37 @@ def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> s
     return printable(', '.join(parts))
 
 
-def _table(rows: Sequence[Prediction], routed: bool) -> Iterator[str]:
-    """The lines of the table for people."""
+def _for_people(heading: str, rows: Sequence[Prediction], routed: bool, columns: int | None) -> str:
+    """Heading and table, of lines that fit a terminal of this many columns; None: that need not."""
+    for layout in _LAYOUTS:
+        table = _table(rows, routed, *layout)
+        if columns is None or all(_width(line) <= columns for line in table):
+            break
+    else:
+        table = [line[:columns] for line in table]
+    lines = [heading] if columns is None else textwrap.wrap(heading, columns)
+    return '\n'.join([*lines, *table]) + '\n'
+
+
+def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: bool, experts: bool) -> list[str]:
+    """The lines of the table."""
     if not rows:
-        return
-    columns = [['image', *(_short(row.path) for row in rows)]]
-    for rank in range(len(rows[0].top)):
-        columns.append(_column(f'#{rank + 1}' if rank else 'label', [row.top[rank] for row in rows]))
-    for k in range(len(rows[0].experts) if len(rows[0].experts) > 1 else 0):
+        return []
+    columns = [['image', *(_short(row.path, longest) for row in rows)]]
+    for rank in range(len(rows[0].top) if runners_up else 1):
+        columns.append(_column(f'#{rank + 1}' if rank else 'label', [row.top[rank] for row in rows], longest))
+    for k in range(len(rows[0].experts) if experts and len(rows[0].experts) > 1 else 0):
         answers = [row.top[0].class_index for row in rows]
-        columns.append(_column(f'expert {k}', [row.experts[k] for row in rows], answers))
+        columns.append(_column(f'expert {k}', [row.experts[k] for row in rows], longest, answers))
     if routed:
         columns.append(['experts', *(str(row.num_experts) for row in rows)])
     widths = [max(map(_width, column)) for column in columns]
-    for line in zip(*columns, strict=True):
-        yield '   '.join(map(_padded, line, widths)).rstrip()
+    return ['   '.join(map(_padded, line, widths)).rstrip() for line in zip(*columns, strict=True)]
 
 
-def _column(name: str, votes: Sequence[Vote | None], answers: Sequence[int] = ()) -> list[str]:
+def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequence[int] = ()) -> list[str]:
     """Labels and percentages below each other, `=` for a label that is the answer already, `-` for no vote."""
-    labels = ['-' if vote is None else _short(readable_label(vote.label)) for vote in votes]
+    labels = ['-' if vote is None else _short(readable_label(vote.label), longest) for vote in votes]
     for row, answer in enumerate(answers):
         vote = votes[row]
         if vote is not None and vote.class_index == answer:
@@ -244,10 +261,10 @@ def _padded(text: str, width: int) -> str:
     return text + ' ' * (width - _width(text))
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int) -> str:
     """Text for a cell: printable, and cut in its middle if it is long."""
     text = printable(text)
-    return text if len(text) <= LONGEST else f'{text[: LONGEST // 3]}...{text[3 - LONGEST + LONGEST // 3 :]}'
+    return text if len(text) <= longest else f'{text[: longest // 3]}...{text[3 - longest + longest // 3 :]}'
 
 
 def _width(text: str) -> int:

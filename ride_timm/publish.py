@@ -5,6 +5,8 @@ weight's folder, from where `pretrained=True` takes them.
 """
 
 import argparse
+import contextlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -147,16 +149,31 @@ def _rehearse(args: argparse.Namespace, source: Path, repo_id: str) -> None:
         folder = Path(args.output) / repo_id.partition('/')[2] if args.all else Path(args.output)
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise RideError(f'{folder} exists and is not an empty folder; remove it or choose another one.')
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RideError(f'{folder} cannot be made ({error.strerror}); choose another --output.') from error
     else:
         folder = Path(tempfile.mkdtemp(prefix='ride-timm-publish-'))
-    staged = stage(source, repo_id, folder, args.data_name)
+        made = [folder]
+    try:
+        staged = stage(source, repo_id, folder, args.data_name)
+    except BaseException:
+        _remove(folder, made)
+        raise
     print(staged.card)
     names = ', '.join(f'{path.name} ({path.stat().st_size / 1e6:.2f} MB)' for path in sorted(folder.iterdir()))
     print(f'Nothing was published. {folder} holds what would go to {repo_id}: {names}')
+
+
+def _remove(folder: Path, made: Sequence[Path]) -> None:
+    """Leave no trace of a folder that did not become whole: neither its files nor the folders made for it."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with contextlib.suppress(OSError):  # another's files are in it by now
+        for place in made:
+            place.rmdir()
 
 
 def _report(staged: Staged, target: Target, done: Published) -> str:

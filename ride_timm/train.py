@@ -169,9 +169,12 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
         auto.set_images_aside(args)
     data = stages.open_data(args, init)
     if undecided:
-        auto.choose(args, data.train, tuned=init is not None)
+        auto.choose(args, data.train, init)
     utils.random_seed(args.seed, args.rank)
     model = stages.build_network(args, init, data, device)
+    if undecided:
+        auto.choose_precision(args, model)
+        auto.hint(args, init)
     setup.resolve_lr(args)
     config = setup.image_config(args, model)
     task = stages.build_task(args, model, data, config, device)

@@ -84,7 +84,7 @@ def options(data, output, name, *more, size=8):
     return [
         'train', '--data-dir', str(data), '--model', 'test_ride_resnet_cifar_3e', '--img-size', str(size), '-b', '8',
         '--epochs', '3', '--lr', '0.02', '--warmup-epochs', '1', '--log-interval', '0', '--device', 'cpu', '-j', '0',
-        '--output', str(output), '--experiment', name, '--resume', 'auto', *more,
+        '--no-amp', '--output', str(output), '--experiment', name, '--resume', 'auto', *more,
     ]  # fmt: skip
 
 

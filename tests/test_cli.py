@@ -125,7 +125,7 @@ def test_empty_class(tmp_path, fails):
 def test_a_class_that_only_evaluation_has(data, tmp_path, fails, run):
     other = shutil.copytree(data, tmp_path / 'images')
     shutil.copytree(other / 'val/cat', other / 'val/catt')
-    for said in (fails(options(other, tmp_path, 'x')), fails(measuring(run, other))):
+    for said in (fails(options(other, tmp_path, 'x', '--val-split', 'val')), fails(measuring(run, other))):
         assert 'has the class "catt", which is not one of the 3 classes' in said
         assert 'nearest: "cat"' in said
 
@@ -133,7 +133,7 @@ def test_a_class_that_only_evaluation_has(data, tmp_path, fails, run):
 def test_no_evaluation_images(data, tmp_path, fails, run):
     other = shutil.copytree(data, tmp_path / 'images')
     shutil.rmtree(other / 'val')
-    for said in (fails(options(other, tmp_path, 'x')), fails(measuring(run, other))):
+    for said in (fails(options(other, tmp_path, 'x', '--val-split', 'val')), fails(measuring(run, other))):
         assert 'none for evaluation: add one named val' in said
 
 
@@ -304,7 +304,7 @@ VALUES = [
     (['--loss-kwargs', 'foo=1'], "The loss 'ride' has no option 'foo'"),
     (['--loss-kwargs', 'rho=7'], 'rho'),
     (['--model-kwargs', 'foo=1'], 'cannot be created'),
-    (['--mixup', '0.5'], 'soft'),
+    (['--loss', 'ride', '--mixup', '0.5'], 'soft'),
     (['--pretrained'], 'has no published weights'),
     (['--eval-metric', 'top3'], 'There is no --eval-metric top3; choose one of loss, top1, top5, many, medium, few'),
     (['--val-split', 'tst'], 'tst'),

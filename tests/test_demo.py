@@ -3,10 +3,16 @@
 Pages are built in processes of their own: Gradio leaves event loops open, which this test suite takes for an error.
 """
 
+import asyncio
+import http.client
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +23,7 @@ from PIL import Image
 from tiny_runs import CIFAR
 
 from ride_timm.convert import save_folder
-from ride_timm.demo import _answer, _costs, main
+from ride_timm.demo import KnownHosts, _answer, _costs, main
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.prediction import predict
@@ -171,3 +177,76 @@ def test_without_gradio(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(RideError, match=r"gradio is not installed; run: pip install 'ride-timm\[demo\]'"):
         main([str(folder)])
+
+
+@contextmanager
+def served(folder, temporary, *options):
+    """`ride-timm demo` in a process of its own, with Gradio's temporary folder; gives the process and its port."""
+    command = [sys.executable, '-m', 'ride_timm.cli', 'demo', str(folder), *options]
+    environment = {**os.environ, 'GRADIO_TEMP_DIR': str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            yield server, int(server.stdout.readline().split('http://127.0.0.1:')[1].split('/')[0])
+        finally:
+            server.kill()
+
+
+def upload(port, content):
+    """Send a file as the page does; returns status and answer."""
+    edge = b'edge'
+    head = b'Content-Disposition: form-data; name="files"; filename="x.png"\r\nContent-Type: image/png'
+    body = b'--' + edge + b'\r\n' + head + b'\r\n\r\n' + content + b'\r\n--' + edge + b'--\r\n'
+    return ask(port, 'POST', '/gradio_api/upload', body, {'Content-Type': 'multipart/form-data; boundary=edge'})
+
+
+def ask(port, *request):
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    connection.request(*request)
+    response = connection.getresponse()
+    try:
+        return response.status, response.read()
+    finally:
+        response.close()
+        connection.close()
+
+
+def test_uploads_are_bounded_and_gone_after_the_end(folder, images, tmp_path):
+    with served(folder, tmp_path / 'temporary', '--examples', images[0]) as (server, port):
+        status, answer = upload(port, Path(images[1]).read_bytes())
+        (path,) = json.loads(answer)
+        assert status == 200
+        assert Path(path).is_relative_to(tmp_path / 'temporary')
+        assert Path(path).is_file()
+        assert upload(port, bytes(51 * 2**20))[0] == 413
+        assert ask(port, 'GET', '/config', None, {'Host': f'localhost:{port}'})[0] == 200
+        status, answer = ask(port, 'GET', '/config', None, {'Host': f'other.example:{port}'})
+        assert status == 400
+        assert b'localhost' in answer
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 128 + signal.SIGTERM
+    assert list((tmp_path / 'temporary').iterdir()) == []
+    assert Path(images[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    'host, known',
+    [
+        ('127.0.0.1:7860', True), ('192.168.0.7', True), ('[::1]:7860', True), ('[fe80::1]', True), ('localhost', True),
+        ('LocalHost:80', True), ('lab', True), ('', False), ('other.example', False),
+        ('localhost.other.example', False), ('127.0.0.1.other.example:7860', False),
+        ('other.example:localhost', False), ('é:1', False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize('kind', ['http', 'websocket'])
+def test_names_that_the_server_answers_to(host, known, kind):
+    reached, sent = [], []
+
+    async def app(*_):
+        reached.append(True)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {'type': kind, 'headers': [(b'host', host.encode())]}
+    asyncio.run(KnownHosts(app, ['localhost', 'lab'])(scope, None, send))
+    assert (reached, [message.get('status') for message in sent[:1]]) == (([True], []) if known else ([], [400]))

@@ -62,7 +62,7 @@ def experts(tmp_path_factory):
 @pytest.fixture(scope='module')
 def plain(tmp_path_factory, data):
     """The folder of a run that trained a plain network of timm's."""
-    return train(data, tmp_path_factory.mktemp('runs'), 'plain', '--model', 'resnet18')
+    return train(data, tmp_path_factory.mktemp('runs'), 'plain', '--model', 'resnet18', '--loss', 'ce')
 
 
 @pytest.fixture(scope='module')

@@ -39,7 +39,7 @@ def test_files_of_a_run(run):
     assert names - {name for name in names if name.startswith('checkpoint-')} == FILES
     settings = yaml.safe_load((run / 'args.yaml').read_text())
     assert settings['experiment'] == 'run'
-    assert settings['loss'] == 'ride'
+    assert settings['loss'] == 'balpoe'
     results = json.loads((run / 'results.json').read_text())
     last = rows(run)[-1]
     assert results['last_epoch'] == 2
@@ -177,7 +177,7 @@ def test_default_folder(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ['--data-dir', str(data), '--model', CIFAR, '--img-size', '8', '-b', '8', '--epochs', '1', '--device', 'cpu']
     assert main(argv) == 0
-    assert Path('output', f'{CIFAR}-{data.name}-ride', 'last.pth.tar').exists()
+    assert Path('output', f'{CIFAR}-{data.name}-balpoe', 'last.pth.tar').exists()
 
 
 def test_the_same_seed_is_the_same_run(data, tmp_path):

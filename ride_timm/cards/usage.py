@@ -111,7 +111,8 @@ from timm.data import create_transform, resolve_model_data_config
 {ride}
 model = timm.create_model({source}, pretrained=True).eval()
 transform = create_transform(**resolve_model_data_config(model))
-image = Image.new('{mode}', ({width}, {height}))  # yours: ImageOps.exif_transpose(Image.open('photo.jpg')).convert('{mode}')
+image = Image.new('{mode}', ({width}, {height}))  # yours: Image.open('photo.jpg')
+image = ImageOps.exif_transpose(image).convert('{mode}')
 with torch.inference_mode():
     probabilities = model(transform(image).unsqueeze(0)).softmax(-1)[0]  # ({classes},)
 names = {names}

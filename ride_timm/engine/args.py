@@ -155,7 +155,10 @@ def _add_model(group: Any) -> None:
 
 
 def _add_loss(group: Any) -> None:
-    group.add_argument('--loss', choices=list_losses(), help='default: ride for several experts, ce for one')
+    group.add_argument(
+        '--loss', choices=list_losses(),
+        help='default: balpoe for several experts and balanced_softmax for one; beside a recipe ride and ce',
+    )  # fmt: skip
     group.add_argument('--loss-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     group.add_argument(
         '--reweight-epoch', type=int, metavar='N',

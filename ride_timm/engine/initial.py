@@ -18,8 +18,9 @@ from torch import nn
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.loading import FILE_SUFFIXES, file_in_folder, load_model, load_trained
 from ride_timm.engine.provenance import read_run
-from ride_timm.engine.setup import DATA_CONFIG_KEYS
+from ride_timm.engine.setup import DATA_CONFIG_KEYS, unreachable
 from ride_timm.errors import RideError
+from ride_timm.hub import UnreachableError
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts
@@ -89,7 +90,7 @@ def read_initial(
     """
     if not Path(path).exists():
         if is_name(str(path)):
-            return _read_named(str(path), model_kwargs)
+            return _read_named(str(path), model, model_kwargs)
         raise RideError(
             f'There is no checkpoint {path}, and no network of that name; give a run or a file of weights that is '
             'there, hf-hub:ORG/NAME, or the name of pretrained weights, such as resnet50.a1_in1k.'
@@ -165,8 +166,11 @@ def is_name(text: str) -> bool:
     return timm.is_model(text.partition('.')[0]) and Path(text).suffix not in FILE_SUFFIXES
 
 
-def _read_named(name: str, model_kwargs: dict[str, Any] | None) -> Initial:
-    found = load_model(name, model_kwargs=model_kwargs)
+def _read_named(name: str, wanted: str | None, model_kwargs: dict[str, Any] | None) -> Initial:
+    try:
+        found = load_model(name, model_kwargs=model_kwargs)
+    except UnreachableError:
+        raise unreachable(name, wanted or _counterpart(name.partition('.')[0])) from None
     model: Any = found.model
     ours = isinstance(model, MultiExpertNet)
     architecture = model.pretrained_cfg['architecture']
@@ -217,10 +221,13 @@ def _seeds(args: argparse.Namespace, init: Initial) -> bool:
     """Whether plain weights seed a multi-expert network; without --model it is that with three experts."""
     if isinstance(init.model, MultiExpertNet):
         return False
-    if args.model is None:
-        counterpart = f'ride_{init.name}_3e'
-        args.model = counterpart if timm.is_model(counterpart) else init.name
+    args.model = args.model or _counterpart(init.name)
     return args.model.startswith(('ride_', 'test_ride_'))
+
+
+def _counterpart(name: str) -> str:
+    """The network with three experts that a plain one seeds, itself where there is none."""
+    return f'ride_{name}_3e' if timm.is_model(f'ride_{name}_3e') else name
 
 
 def inherit(args: argparse.Namespace, init: Initial) -> None:

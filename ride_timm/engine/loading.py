@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv, clean_state_dict
 
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
-from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture
+from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture, is_fetched
 from ride_timm.errors import RideError
-from ride_timm.hub import fetch, split_revision
+from ride_timm.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
 from ride_timm.published import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
 
@@ -128,6 +129,8 @@ def load_trained(args: argparse.Namespace) -> TrainedNet:
     if args.model.startswith('hf-hub:'):
         return load_model(args.model, num_classes=args.num_classes, model_kwargs=args.model_kwargs)
     local = args.model.partition(':')[2] if args.model.startswith('local-dir:') else None
+    if local is not None and not Path(local).exists():
+        raise RideError(f'There is no folder {local}; name one that `ride-timm export` or timm wrote.')
     if local is not None and not Path(local, 'config.json').is_file():
         raise RideError(f'{local} holds no config.json; name a folder that `ride-timm export` or timm wrote.')
     if local is not None:
@@ -266,10 +269,16 @@ def _create(name: str, pretrained: bool, num_classes: int | None, kwargs: dict[s
             'timm.create_model(NAME, pretrained=True, features_only=True).'
         )
     try:
-        model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+        with without_retries() if pretrained and is_fetched(name) else nullcontext():
+            model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
     except PretrainedError as error:
         raise RideError(str(error)) from error
     except (TypeError, ValueError, RuntimeError, OSError) as error:
+        if is_unreachable(error):
+            raise UnreachableError(
+                f'The weights {name} are not in the cache and the Hugging Face Hub cannot be reached; connect once '
+                '(without HF_HUB_OFFLINE=1) to fill the cache.'
+            ) from None
         raise RideError(f'{name} cannot be created: {" ".join(str(error).split())}') from error
     return model
 

@@ -81,6 +81,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         RideError: There is none, or it is not one of ours.
     """
     path = folder / 'results.json'
+    if not folder.exists():
+        raise RideError(f'There is no folder {folder}; name that of a finished run.')
     if not path.is_file():
         raise RideError(
             f'{folder} holds no results.json, which a training writes at its end; finish the run with --resume auto, '

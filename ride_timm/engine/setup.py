@@ -5,6 +5,7 @@ import difflib
 import logging
 import math
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -30,6 +31,7 @@ from ride_timm.engine.run_data import build_data as build_data
 from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
+from ride_timm.hub import UnreachableError, is_unreachable, without_retries
 from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss
 from ride_timm.published import figures_alone, published_weights
 
@@ -107,15 +109,18 @@ def build_model(args: argparse.Namespace, device: torch.device, router: bool | N
     if router is not None:
         kwargs['router'] = router
     try:
-        model: torch.nn.Module = timm.create_model(
-            args.model,
-            pretrained=args.pretrained,
-            num_classes=args.num_classes,
-            drop_rate=args.drop,
-            drop_path_rate=args.drop_path,
-            **kwargs,
-        )
+        with without_retries() if args.pretrained and is_fetched(args.model) else nullcontext():
+            model: torch.nn.Module = timm.create_model(
+                args.model,
+                pretrained=args.pretrained,
+                num_classes=args.num_classes,
+                drop_rate=args.drop,
+                drop_path_rate=args.drop_path,
+                **kwargs,
+            )
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: not on the Hub, or no way there
+        if is_unreachable(error):
+            raise unreachable(args.model, args.model) from None
         raise RideError(f'{args.model} cannot be created: {" ".join(str(error).split())}') from error
     args.in_chans = model.in_chans
     if args.grad_checkpointing:
@@ -139,6 +144,26 @@ def check_architecture(name: str) -> None:
     raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
 
 
+def is_fetched(name: str) -> bool:
+    """Whether the weights of a registered name come from the Hub, or its cache."""
+    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(cfg is not None and cfg.hf_hub_id and not cfg.file)
+
+
+def unreachable(weights: str, model: str) -> UnreachableError:
+    """What to tell of weights to initialise from that cannot be fetched.
+
+    Args:
+        weights: Their name.
+        model: The architecture to train, which a file of them has to be given with.
+    """
+    return UnreachableError(
+        f'The weights {weights} are not in the cache and the Hugging Face Hub cannot be reached; connect once (without '
+        'HF_HUB_OFFLINE=1) to fill the cache, or fetch their model.safetensors on another machine and give that file: '
+        f'--init FILE --model {model}.'
+    )
+
+
 def _check_tag(name: str, architecture: str) -> None:
     try:
         timm.get_pretrained_cfg(name)
@@ -156,9 +181,9 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     """Create the loss; margins are scaled as the head scales its logits."""
     experts = getattr(model, 'num_experts', 1)
     pick(args, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
-    options = dict(args.loss_kwargs)
     if args.loss == 'ride' and experts == 1 and is_primary(args):
-        _logger.warning(f'--loss ride makes experts disagree, and {args.model} has one: nothing is diversified')
+        _logger.warning(f'--loss ride makes experts disagree and {args.model} has one, so that it is --loss ldam.')
+    options = dict(args.loss_kwargs)
     if args.loss == 'balpoe' and 'tau' not in options and experts != 3:
         options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts)
         if is_primary(args):

@@ -1,5 +1,6 @@
 """Writing the folder of a weight: its tensors, in one file or several, and the `config.json` that timm reads."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -59,6 +60,7 @@ def save_folder(
     """
     partial = output / f'.partial-{uuid.uuid4().hex[:8]}'
     config = partial / CONFIG
+    fresh = not output.exists()
     try:
         partial.mkdir(parents=True)
         _write_config(model, config, _about(model, class_names, class_counts, training))
@@ -79,6 +81,9 @@ def save_folder(
         raise RideError(f'{output} cannot be written ({error}); choose another folder or make room.') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if fresh:
+            with contextlib.suppress(OSError):  # unless something was written into it
+                output.rmdir()
 
 
 def tensor_bytes(folder: Path) -> int:

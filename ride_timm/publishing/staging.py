@@ -59,6 +59,8 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
     Raises:
         RideError: The source is neither, or is not whole, or the target cannot be written.
     """
+    if not source.exists():
+        raise RideError(f'There is no folder {source}; name that of a weight or of a finished run.')
     is_run = (source / 'last.pth.tar').is_file()
     try:
         if is_run:

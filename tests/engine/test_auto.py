@@ -1,17 +1,24 @@
-"""`ride-timm train --data-dir DIR` without a model or a recipe."""
+"""`ride-timm train --data-dir DIR` without a recipe."""
 
 import argparse
 import logging
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_runs import CIFAR, write_images
+from torch import nn
 
 from ride_timm.data import DataSplit
 from ride_timm.engine import auto
 from ride_timm.engine.args import parse_args
 from ride_timm.engine.checkpoint import read_checkpoint
+from ride_timm.engine.initial import Initial
+from ride_timm.errors import RideError
 from ride_timm.train import main
 
 
@@ -34,11 +41,28 @@ def split(counts, size=(32, 32)):
     return DataSplit(Images([size] * len(targets)), tuple(map(str, counts)), targets, 'nowhere')
 
 
-def chosen(counts, size=(32, 32), *options, tuned=False, device='cpu'):
+def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1):
     args = parse_args(['--data-dir', 'x', *options])
-    args.device, args.rank, args.world_size = device, 0, 1
-    auto.choose(args, split(counts, size), tuned)
+    args.device, args.rank, args.world_size = device, 0, world
+    if init is not None:
+        args.model = init.name
+    auto.choose(args, split(counts, size), init)
     return args
+
+
+def hint(caplog, *options, init=None):
+    """What is told beside the choices."""
+    caplog.set_level(logging.INFO)
+    args = chosen([300, 10], (64, 64), *options, init=init)
+    caplog.clear()
+    auto.hint(args, init)
+    return caplog.text
+
+
+def trained(name='ride_resnet18_3e', size=(64, 64), names=('a', 'b')):
+    """Weights to initialise from, of images of this size; those of timm's come without names of classes."""
+    net = SimpleNamespace(pretrained_cfg={'input_size': (3, *size)})
+    return Initial(Path('weights'), net, name, names, None)
 
 
 def test_small_images():
@@ -69,7 +93,7 @@ def test_the_hardware():
 
 
 def test_trained_weights_need_fewer_and_smaller_steps():
-    fresh, tuned = (chosen([5000, 50], tuned=tuned) for tuned in (False, True))
+    fresh, tuned = (chosen([5000, 50], init=init) for init in (None, trained('ride_resnet32_3e')))
     assert tuned.epochs < fresh.epochs
     assert tuned.lr < fresh.lr
     assert tuned.mixup == 0.0
@@ -94,31 +118,146 @@ def test_each_choice_is_printed_with_its_reason(caplog):
     assert '--loss balpoe (imbalance factor 10;' in caplog.text
 
 
+class Small(nn.Module):
+    """A convolution with this many groups, in float32."""
+
+    def __init__(self, groups=1):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=groups)
+
+
+def precision(*options, groups=1, device='cpu'):
+    args, net = parse_args(['--data-dir', 'x', *options]), Small(groups)
+    args.device, args.rank = device, 0
+    auto.choose_precision(args, net)
+    assert net.conv.weight.is_contiguous(memory_format=torch.channels_last) == args.channels_last
+    return args.amp, args.channels_last
+
+
 def test_mixed_precision_can_be_refused(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(auto, '_cpu_has_bfloat16', lambda: True)
-    args = chosen([100, 10])
-    assert (args.amp, args.amp_dtype, args.channels_last) == (True, 'bfloat16', True)
+    assert precision() == (True, True)
     assert '--amp (the hardware computes in bfloat16; else --no-amp)' in caplog.text
     caplog.clear()
-    args = chosen([100, 10], (32, 32), '--no-amp')
-    assert (args.amp, args.channels_last) == (False, False)
+    assert precision('--no-amp') == (False, False)
     assert '--amp' not in caplog.text
-    args = chosen([100, 10], (32, 32), '--no-channels-last')
-    assert (args.amp, args.channels_last) == (True, False)
+    assert precision('--no-channels-last') == (True, False)
 
 
-def test_weights_of_small_images_keep_their_size():
-    args = parse_args(['--data-dir', 'x'])
-    args.device, args.rank, args.world_size, args.model = 'cpu', 0, 1, 'ride_resnet32_3e'
-    auto.choose(args, split([300, 100, 10], (300, 300)), tuned=True)
-    assert args.img_size is None
+def test_mixed_precision_only_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(auto, '_cpu_has_bfloat16', lambda: True)
+    assert precision(groups=4) == (False, True)  # depthwise convolutions, such as those of EfficientNet
+    assert precision(groups=2) == (True, True)
+    monkeypatch.setattr(auto, '_cpu_has_bfloat16', lambda: False)
+    assert precision() == (False, False)
 
 
-@pytest.mark.parametrize('options', [('--model', CIFAR), ('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])
-def test_a_model_or_a_recipe_closes_the_question(options):
-    assert auto.is_open(parse_args(['--data-dir', 'x']))
+def test_weights_keep_the_size_that_they_were_trained_at():
+    for size in (32, 64, 224):
+        init = trained(size=(size, size))
+        assert chosen([300, 100, 10], (300, 300), init=init).img_size == size
+        assert chosen([300, 100, 10], (300, 300), '--img-size', '128', init=init).img_size == 128
+    assert chosen([300, 100, 10], (300, 300), init=trained(size=(32, 64))).img_size is None  # and so both sides
+
+
+def test_plain_weights_of_timm_take_the_size_of_the_images():
+    assert chosen([300, 100, 10], (50, 50), init=trained(size=(224, 224), names=None)).img_size == 64
+
+
+def test_a_named_model_leaves_the_other_choices():
+    args = chosen([300, 100, 10], (50, 60), '--model', 'resnet18')
+    assert (args.model, args.img_size, args.batch_size, args.loss) == ('resnet18', 64, 16, 'balanced_softmax')
+    assert args.epochs == chosen([300, 100, 10], (50, 60)).epochs
+    assert args.lr == pytest.approx(0.1 * 16 / 128)
+    args = chosen([300, 100, 10], (50, 60), '--model', CIFAR)
+    assert (args.img_size, args.loss) == (32, 'balpoe')
+    assert chosen([300, 100, 10], (50, 60), '--model', 'ride_resnet32_1e').loss == 'balanced_softmax'
+
+
+@pytest.mark.parametrize(
+    'options, wanted',
+    [
+        (['--model', 'efficientnet_b4'], 320),  # which is made for larger images than 224 pixels
+        (['--model', 'resnet18'], 224),
+        (['--model', 'vit_tiny_patch16_224'], None),  # which takes no other size
+        (['--model', 'vit_tiny_patch16_224', '--model-kwargs', 'img_size=96'], None),
+    ],
+)
+def test_the_size_that_a_named_model_takes(options, wanted):
+    assert chosen([300, 100, 10], (640, 480), *options).img_size == wanted
+
+
+def test_a_named_model_that_nothing_has():
+    with pytest.raises(RideError, match='no architecture resnet81'):
+        chosen([300, 10], (32, 32), '--model', 'resnet81')
+
+
+@pytest.mark.parametrize(
+    'options', [('--sampler', 'balanced'), ('--reweight-epoch', '3'), ('--loss-kwargs', 'rho=0.1')]
+)
+def test_what_corrects_for_the_imbalance_already(options):
+    args = chosen([300, 10], (32, 32), *options)
+    assert (args.loss, args.mixup) == (None, 0.0)
+
+
+def test_rates_of_other_optimizers_are_their_own():
+    for options in (['--opt', 'adamw'], ['--lr-base', '0.2']):
+        assert chosen([300, 10], (32, 32), *options).lr is None
+    assert chosen([300, 10], (32, 32), '--opt', 'adamw').weight_decay == 2e-5
+
+
+def test_the_rate_is_that_of_all_processes_together():
+    one = chosen([3000], (32, 32), '-b', '16')
+    more = chosen([3000], (32, 32), '-b', '16', '--grad-accum-steps', '2', world=2)
+    assert more.lr == pytest.approx(4 * one.lr)
+    assert more.epochs >= one.epochs
+
+
+def test_pretrained_weights_of_timm_count_as_trained():
+    args = chosen([5000, 50], (64, 64), '--model', 'resnet18', '--pretrained')
+    assert args.lr == pytest.approx(0.02 * args.batch_size / 128)
+
+
+@pytest.mark.parametrize('options', [('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])
+def test_a_recipe_or_a_stage_closes_the_question(options):
+    assert auto.is_open(parse_args(['--data-dir', 'x', '--model', CIFAR]))
     assert not auto.is_open(parse_args(['--data-dir', 'x', *options]))
+
+
+def start_line(text):
+    """The line that starts from trained weights, as a list of words, None if there is none."""
+    found = [line for line in text.splitlines() if '--init' in line]
+    assert len(found) <= 1
+    return shlex.split(found[0]) if found else None
+
+
+def test_the_start_from_trained_weights_is_named(caplog):
+    line = start_line(hint(caplog, '--epochs', '5', '--experiment', 'a b'))
+    command = ['ride-timm', 'train', '--data-dir', 'x', '--epochs', '5', '--experiment', 'a b']
+    assert line == [*command, '--init', 'ride_resnet32_3e.balpoe_cifar100lt']
+
+
+@pytest.mark.parametrize(
+    'options, named',
+    [
+        (['--model', 'ride_resnet32_3e'], True), (['--img-size', '96'], True), (['--model', 'ride_resnet18_3e'], False),
+        (['--model', 'resnet18', '--pretrained'], False), (['--resume', 'auto'], False),
+        (['--model-kwargs', 'layers=(2,2,2)'], False),
+    ],
+)  # fmt: skip
+def test_the_start_is_named_where_it_helps(caplog, options, named):
+    assert (start_line(hint(caplog, *options)) is not None) == named
+
+
+def test_trained_weights_need_no_hint(caplog):
+    assert start_line(hint(caplog, init=trained())) is None
+
+
+def test_mirrored_images_are_told_unless_decided(caplog):
+    assert 'signs) add --hflip 0' in hint(caplog)
+    for options in (['--hflip', '0'], ['--hflip', '0.5']):
+        assert 'add --hflip' not in hint(caplog, *options)
 
 
 def test_the_sizes_are_looked_at_evenly_and_the_transform_is_put_back():
@@ -149,3 +288,22 @@ def test_the_command(tmp_path, capsys):
     assert checkpoint['arch'] == 'ride_resnet32_3e'
     assert checkpoint['ride']['loss'] == 'balpoe'
     assert isinstance(argparse.Namespace(**checkpoint['args']).lr, float)
+
+
+@pytest.mark.parametrize('size', [32, 48])
+def test_the_named_start_works_as_it_stands(tmp_path, caplog, size):
+    """Class folders alone, with images of the weights' size and larger ones."""
+    caplog.set_level(logging.INFO)
+    data = write_images(tmp_path / 'data', {'ant': 30, 'bee': 10, 'cat': 2}, size=size) / 'train'
+    options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '-b', '32', '--device', 'cpu', '-j', '0']
+    assert main(['--data-dir', str(data), '--experiment', 'fresh', *options]) == 0
+    line = start_line(caplog.text)
+    assert line[:2] == ['ride-timm', 'train']
+    caplog.clear()
+    assert main([*line[2:], '--experiment', 'started']) == 0
+    assert 'Weights of ride_resnet32_3e.balpoe_cifar100lt (new heads' in caplog.text
+    checkpoint = read_checkpoint(tmp_path / 'out/started/last.pth.tar')
+    assert checkpoint['arch'] == 'ride_resnet32_3e'
+    assert checkpoint['args']['data_config']['input_size'] == (3, 32, 32)  # that of the weights
+    assert (checkpoint['ride']['loss'], checkpoint['ride']['val_part']['fraction']) == ('balpoe', 0.2)
+    assert checkpoint['args']['lr'] == pytest.approx(0.02 * 32 / 128)

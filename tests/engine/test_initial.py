@@ -14,6 +14,7 @@ from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
 from ride_timm.published import published_weights
 from ride_timm.publishing.index import renew_entry
+from ride_timm.train import main
 
 NAME = f'{CIFAR}.tiny_colours'
 STILL = ('--lr', '0', '--weight-decay', '0', '--warmup-epochs', '0')  # weights stay; BatchNorm's statistics do not
@@ -114,6 +115,14 @@ def test_the_folder_of_a_run(data, tmp_path):
         train(data, tmp_path, 'third', '--init', str(data))
 
 
+def test_a_run_keeps_its_image_size(data, tmp_path):
+    first = train(data, tmp_path, 'first', '--model', CIFAR, size=16)
+    options = ['--output', str(tmp_path), '--experiment', 'second', '--epochs', '1', '--device', 'cpu', *STILL]
+    assert main(['--data-dir', str(data), '--init', str(first), *options]) == 0
+    second = read_checkpoint(tmp_path / 'second/last.pth.tar')
+    assert second['args']['data_config']['input_size'] == (3, 16, 16)
+
+
 def test_a_named_network_of_timm_picks_its_multi_expert_form(data, tmp_path, plain, monkeypatch):
     def create(name, pretrained=False, **kwargs):
         if not pretrained:
@@ -196,3 +205,8 @@ def test_a_router_that_asks_the_experts_in_another_order(data, tmp_path):
     for order in (('0', '1'), ('0', '0', '1'), ('1', '2', '3')):
         with pytest.raises(RideError, match='has 3 experts; name each of 0 to 2 once'):
             train(data, tmp_path, 'refused', *options, '--expert-order', *order)
+
+
+def test_a_loss_for_several_experts_on_one(data, tmp_path, caplog):
+    train(data, tmp_path, 'run', '--model', 'resnet18', '--loss', 'ride')
+    assert '--loss ride makes experts disagree and resnet18 has one' in caplog.text

@@ -120,7 +120,7 @@ def measured(run, data, *options):
 
 
 def test_evaluation_gives_the_same_figures(data, tmp_path, room_for, caplog):
-    first = train(data, tmp_path, 'experts', '--model', CIFAR, '--holdout', '0.25')
+    first = train(data, tmp_path, 'experts', '--model', CIFAR, '--loss', 'ride', '--holdout', '0.25')
     run = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(first / 'last.pth.tar'))
     ways = [(), ('--routed',), ('--threshold', '0')]
     before = [measured(run, data, *way) for way in ways]

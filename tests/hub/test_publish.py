@@ -163,6 +163,25 @@ def test_a_rehearsal(hub, hub_login, weight, tmp_path, capsys):
     assert hub.files(REPO) == {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
 
 
+def test_a_refused_rehearsal_leaves_nothing(weight, tmp_path, monkeypatch):
+    (tmp_path / 'tmp').mkdir()
+    (tmp_path / 'mine').mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'tmp'))
+    before = sorted(tmp_path.rglob('*'))
+    (weight / 'model.safetensors').rename(tmp_path / 'weights/away')
+    for where in (['--output', str(tmp_path / 'new/deep')], ['--output', str(tmp_path / 'mine')], []):
+        with pytest.raises(RideError, match=r'model\.safetensors cannot be read'):
+            publish(weight, REPO, '--dry-run', *where)
+    (tmp_path / 'weights/away').rename(weight / 'model.safetensors')
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    for command in ([str(tmp_path / 'none'), REPO], [str(tmp_path / 'none'), REPO, '--dry-run']):
+        with pytest.raises(RideError, match=r'There is no folder .*none;'):
+            main(command)
+
+
 def test_a_rehearsal_in_a_temporary_folder(hub, weight, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
     publish(weight, REPO, '--dry-run')
