@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.provenance import source_commit
 from ride_timm.errors import RideError
-from ride_timm.metrics import ClassResult
+from ride_timm.metrics import ClassResult, accuracy_labels
 from ride_timm.version import __version__
 
 __all__ = ['environment', 'format_metrics', 'read_per_class', 'write_json', 'write_per_class', 'write_results']
 
-SHOWN = ('top1', 'many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
+SHOWN = ('many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
 
 
 def environment() -> dict[str, Any]:
@@ -37,9 +38,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """The figures that matter most, on one line, in percent."""
-    return ', '.join(f'{name} {metrics[name]:.2f}' for name in SHOWN if name in metrics)
+def format_metrics(metrics: Mapping[str, float], images: ArrayLike) -> str:
+    """The results that matter most, on one line, in percent, the leading accuracy first.
+
+    Args:
+        metrics: Of `LongTailEvaluator`.
+        images: (C,) evaluation images per class.
+    """
+    names = (*accuracy_labels(images).values(), *SHOWN)
+    return ', '.join(f'{name} {metrics[name]:.2f}' for name in names if name in metrics)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -48,11 +55,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
-    """Write the per-class table as CSV; the accuracy of a class without test images is left empty."""
+    """Write the per-class table as CSV; what is not known of a class without images is left empty."""
     with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(ClassResult._fields)
-        writer.writerows((*row[:-1], '' if math.isnan(row.accuracy) else row.accuracy) for row in table)
+        writer = csv.DictWriter(file, ClassResult._fields)
+        writer.writeheader()
+        writer.writerows(row.plain() for row in table)
 
 
 def read_per_class(path: Path) -> list[dict[str, Any]]:

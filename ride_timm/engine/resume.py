@@ -139,7 +139,8 @@ def _check_classes(checkpoint: Mapping[str, Any], path: Path, data: RunData) -> 
 
 def _report_changes(args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData) -> None:
     before, now = checkpoint.get('args') or {}, vars(args)
-    shared = sorted((before.keys() & now.keys()) - _HARMLESS)
+    same = set() if args.eval_metric else {'eval_metric'}  # not given, it stays
+    shared = sorted((before.keys() & now.keys()) - _HARMLESS - same)
     changes = [f'{key} {before[key]} -> {now[key]}' for key in shared if _plain(before[key]) != _plain(now[key])]
     counts = (checkpoint.get('ride') or {}).get('class_counts')
     if args.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():
