@@ -85,7 +85,7 @@ def summary(results: Results, config: Mapping[str, Any]) -> str:
     whole = f'the {count(data["test_images"])} {images_name(results)}'
     of = f' of {whole}' if first == 'top1' else ' in the mean over classes'
     reached = f'{who} {percent(everything[first], 1)} %{of}'
-    reached += ''.join(f', {percent(everything[key], 1)} % of {whole}' for key in more)
+    reached += ''.join(f' ({percent(everything[key], 1)} % of {whole})' for key in more)
     reached += f' at {gmacs(network["gmacs"])} GMACs an image'
     if routed is not None:
         mean = '' if first == 'top1' else of

@@ -126,8 +126,9 @@ def _accuracy(measured: Measured) -> str:
     heads = ['percent', together] + ([f'routed, threshold {routed["threshold"]:g}'] if routed else [])
     columns = [figures] + ([routed] if routed else [])
     table = [[_text(label), *(_number(column.get(key)) for column in columns)] for label, key in rows.items()]
+    over = ', over images' * (len(_accuracies(measured)) > 1)
     table += [
-        [f'expert {k} alone', _number(figures[f'expert{k}_top1']), *([NOTHING] if routed else [])]
+        [f'expert {k} alone{over}', _number(figures[f'expert{k}_top1']), *([NOTHING] if routed else [])]
         for k in range(measured.num_experts if measured.num_experts > 1 else 0)
     ]
     if measured.groups is None:
@@ -139,7 +140,7 @@ def _accuracy(measured: Measured) -> str:
     tested = [row.test_images for row in measured.per_class if row.test_images]
     if len(_accuracies(measured)) > 1:
         note += f' The images are not balanced, {min(tested):,} to {max(tested):,} a class, so the mean over the '
-        note += 'classes leads; frequent classes dominate the accuracy over images.'
+        note += 'classes leads; the accuracy over images is mostly that of the classes with the most images here.'
     untested = int(figures['num_classes_without_images'])
     note += f' {_counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
     cost = _table(['cost of an image', *heads[1:]], _cost(measured))
