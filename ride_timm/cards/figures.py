@@ -96,8 +96,8 @@ def routing_figure(results: Results, path: str | Path, others: Sequence[Results]
         title = axes.set_title(_literal(f'{results["name"]} on {data["name"]}: accuracy over cost'))
         axes.set_xlabel('GMACs per image, mean')
         name, key = next(iter(accuracies(results).items()))
-        mean = '' if name == 'overall' else f', {name},'
-        axes.set_ylabel(f'accuracy{mean} on {data["test_images"]:,} {images_name(results)} (%)')
+        mean = '' if name == 'overall' else f', {name},\n'
+        axes.set_ylabel(f'accuracy{mean or " "}on {data["test_images"]:,} {images_name(results)} (%)')
         axes.grid(True, axis='both')
         curve = _curve(results)
         measured = (net for net in comparable(results, others) if net['test']['all_experts'].get(key) is not None)

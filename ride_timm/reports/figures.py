@@ -82,7 +82,7 @@ def draw_calibration(answers: Answers, ece: float) -> bytes:
         right.bar(edges[:-1], images, np.diff(edges), align='edge', color=GREY, edgecolor='white')
         for value, text, colour in (
             (100 * float(answers.confidence.mean()), 'mean confidence', VERMILLION),
-            (100 * float((answers.answers == answers.targets).mean()), 'accuracy', BLUE),
+            (100 * float((answers.answers == answers.targets).mean()), 'right answers', BLUE),
         ):
             line = {'color': colour, 'linewidth': 1.6, 'clip_on': False}  # whole at 100 % too
             right.axvline(value, 0, 1 / HEADROOM, label=f'{text} {value:.1f} %', **line)
