@@ -14,7 +14,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ride_timm.cards.figures import routing_figure, tail_figure
 from ride_timm.cards.markdown import count, escape, gmacs, percent, table
 from ride_timm.cards.origin import began_with, held_out
-from ride_timm.cards.results import Results, check_results, comparable, images_name, is_plain, read_json, read_results
+from ride_timm.cards.results import (
+    Results,
+    accuracies,
+    check_results,
+    comparable,
+    images_name,
+    is_plain,
+    read_json,
+    read_results,
+)
 from ride_timm.cards.text import body_sections, summary
 from ride_timm.cards.usage import checking_section, usage_section
 from ride_timm.engine.files import write_whole
@@ -35,7 +44,7 @@ def render_card(
     *,
     repo_id: str | None = None,
     others: Sequence[Results] = (),
-    figures: Sequence[str] = FIGURES,
+    figures: Sequence[str] | None = None,
 ) -> str:
     """Write the model card of a weight.
 
@@ -44,7 +53,7 @@ def render_card(
         config: Content of its `config.json`.
         repo_id: Repository on the Hub; its card loads the weights from there, others by their name.
         others: Content of the `results.json` of other weights; those of the same data are compared with.
-        figures: Files of the figure along the tail and that over cost; empty for none.
+        figures: Files of the figure along the tail and that over cost; those that `write_card` writes by default.
 
     Returns:
         The text of `README.md`, with the Hub's metadata at its head.
@@ -59,7 +68,7 @@ def render_card(
             'write the folder again with `ride-timm export`.'
         )
     beside = comparable(results, others)
-    sections = body_sections(results, config, figures)
+    sections = body_sections(results, config, _figures(results, others) if figures is None else figures)
     body = [
         summary(results, config),
         usage_section(results, config, repo_id),
@@ -77,7 +86,7 @@ def render_card(
 
 
 def write_card(folder: str | Path, others: Sequence[Results] = (), *, repo_id: str | None = None) -> None:
-    """Write `README.md` and its two figures into the folder of a weight.
+    """Write `README.md` and its figures into the folder of a weight; that over cost if it has two points to compare.
 
     Args:
         folder: With `results.json` and `config.json`.
@@ -92,7 +101,10 @@ def write_card(folder: str | Path, others: Sequence[Results] = (), *, repo_id: s
     card = render_card(results, read_json(folder / 'config.json'), repo_id=repo_id, others=others)
     try:
         tail_figure(results, folder / FIGURES[0])
-        routing_figure(results, folder / FIGURES[1], others)
+        if FIGURES[1] in _figures(results, others):
+            routing_figure(results, folder / FIGURES[1], others)
+        else:  # it would show one point
+            (folder / FIGURES[1]).unlink(missing_ok=True)
         write_whole(folder / 'README.md', card)
     except OSError as error:
         raise RideError(f'{folder} cannot be written ({error}); make room or change its permissions.') from error
@@ -192,6 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _figures(results: Results, others: Sequence[Results]) -> tuple[str, ...]:
+    several = results['test']['routed'] is not None or comparable(results, others)
+    return FIGURES if several else FIGURES[:1]
+
+
 def _metadata(results: Results) -> ModelCardData:
     """What the Hub reads: licence, library, task, tags, and the figures as its model index."""
     several = results['network']['num_experts'] > 1
@@ -216,7 +233,8 @@ def _eval_results(results: Results, dataset: str) -> list[EvalResult]:
     measured = [(f' (all {experts} experts)' if experts > 1 else '', test['all_experts'])]
     if test['routed'] is not None:
         measured.append((' (routed)', test['routed']))
-    metrics = {'top1': ('accuracy', 'Accuracy')}
+    labels = {'overall': 'Accuracy', 'mean over classes': 'Balanced accuracy', 'over images': 'Accuracy over images'}
+    metrics = {key: ('accuracy', labels[name]) for name, key in accuracies(results).items()}
     metrics |= {name: ('accuracy', f'Accuracy, {name} classes') for name in test['groups']}
     metrics['ece'] = ('expected_calibration_error', 'Expected calibration error')
     return [
@@ -245,13 +263,13 @@ def _comparison(results: Results, others: Sequence[Results]) -> str:
     """A table of the other weights, which the figure shows as points."""
     if not others:
         return ''
-    rows = []
+    names, rows = accuracies(results), []
     for net in (results, *others):
         name = escape(net['name']) + (' (plain)' if is_plain(net) else '') + _part_seen(net)
         everything = net['test']['all_experts']
-        cells = [percent(everything.get(key)) for key in ('top1', *results['test']['groups'], 'ece')]
+        cells = [percent(everything.get(key)) for key in (*names.values(), *results['test']['groups'], 'ece')]
         rows.append([f'**{name}**' if net is results else name, *cells, gmacs(net['network']['gmacs'])])
-    header = ['all experts', 'overall', *map(escape, results['test']['groups']), 'ECE', 'GMACs']
+    header = ['all experts', *names, *map(escape, results['test']['groups']), 'ECE', 'GMACs']
     return '\n\n'.join(['### Beside other weights of the same data', table(header, rows)])
 
 
@@ -260,13 +278,14 @@ def _model_row(results: Results) -> list[str]:
     everything, routed = test['all_experts'], test['routed'] or {}
     name = escape(results['name'])
     experts = routed.get('mean_experts')
+    label, leading = next(iter(accuracies(results).items()))
     size, epochs = network['bytes'], results['training'][0]['epochs']
     return [
         f'[{name}](weights/{quote(results["name"])}/README.md)',
-        escape(results['data']['name']) + _part_seen(results),
-        *(percent(everything.get(key), 1) for key in ('top1', 'many', 'medium', 'few', 'ece')),
+        escape(results['data']['name']) + _part_seen(results) + f' ({label})' * (label != 'overall'),
+        *(percent(everything.get(key), 1) for key in (leading, 'many', 'medium', 'few', 'ece')),
         gmacs(network['gmacs']),
-        percent(routed.get('top1'), 1),
+        percent(routed.get(leading), 1),
         '-' if experts is None else f'{experts:.2f}',
         gmacs(routed.get('gmacs')),
         f'{network["parameters"] / 1e6:.3f}',
@@ -283,10 +302,11 @@ def _part_seen(results: Results) -> str:
 
 
 def _seeds(results: Results) -> str:
-    """Number of seeds, and where there are several the overall accuracy's mean and standard deviation."""
-    values = [row['top1'] for row in results['seeds']]
-    if len(values) == 1:
-        return '1'
+    """Number of seeds, and where there are several the leading accuracy's mean and standard deviation."""
+    key = next(iter(accuracies(results).values()))
+    values = [row[key] for row in results['seeds'] if row.get(key) is not None]
+    if len(results['seeds']) == 1 or len(values) < len(results['seeds']):
+        return count(len(results['seeds']))
     return f'{count(len(values))} ({statistics.mean(values):.1f} ± {statistics.stdev(values):.1f})'
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ride_timm.cards.results import SEED_FIGURES
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
 from ride_timm.data.images import stored_range
@@ -115,9 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
     results = export(args)
     test = results['test']
-    print(f'{args.output}: all experts {format_metrics(test["all_experts"])}')
+    images = [row['test_images'] for row in test['per_class']]
+    print(f'{args.output}: all experts {format_metrics(test["all_experts"], images)}')
     if test['routed'] is not None:
-        print(f'{args.output}: routed      {format_metrics(test["routed"])}, {test["routed"]["gmacs"]:.4f} GMACs')
+        routed = format_metrics(test['routed'], images)
+        print(f'{args.output}: routed      {routed}, {test["routed"]["gmacs"]:.4f} GMACs')
     return 0
 
 
@@ -312,7 +315,7 @@ def seed_rows(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[d
     """
 
     def row(seed: Any, figures: dict[str, Any], published: bool) -> dict[str, Any]:
-        known = {key: figures.get(key) for key in ('top1', 'many', 'medium', 'few', 'ece')}
+        known = {key: figures.get(key) for key in SEED_FIGURES}
         return {'seed': seed, **known, 'published': published}
 
     rows = [row(seed, figures, True)]

@@ -1,5 +1,6 @@
 """Long-tail figures of an evaluation, all from one confusion matrix and a 15-bin reliability table."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,23 +11,35 @@ import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
 from timm.task import ClassificationEvaluator
 
-from ride_timm.data.groups import frequency_groups
+from ride_timm.data.groups import choose_groups
 
 __all__ = [
     'ClassResult',
     'LongTailEvaluator',
+    'accuracy_labels',
     'class_accuracy',
+    'class_precision',
     'expected_calibration_error',
     'group_accuracy',
     'harmonic_accuracy',
+    'leading_accuracy',
+    'macro_f1',
+    'mean_accuracy',
+    'wilson_interval',
 ]
 
 NUM_BINS = 15
+_NORMAL_95 = 1.959963984540054  # standard normal quantile of 97.5 %
 _CONFIDENCE_UNIT = 2**30  # confidences are summed in whole units of 1 / 2^30, so that no order of adding matters
 
 
 class ClassResult(NamedTuple):
-    """One row of the per-class table; `accuracy` in percent, NaN without test images; `group` '' if it has none."""
+    """One row of the per-class table.
+
+    `group` is '' if it has none; `accuracy` (the recall) is in percent, NaN without test images; `correct` of the
+    `test_images` are recognised; `predicted` images of any class are taken for this one; `precision` is the percentage
+    of those that are of it, NaN where there are none.
+    """
 
     label: int
     name: str
@@ -34,6 +47,40 @@ class ClassResult(NamedTuple):
     train_images: int
     test_images: int
     accuracy: float
+    correct: int = 0
+    predicted: int = 0
+    precision: float = math.nan
+
+    def plain(self) -> dict[str, Any]:
+        """The row as a record for JSON and CSV: None instead of NaN."""
+        return {key: None if value != value else value for key, value in self._asdict().items()}
+
+
+def leading_accuracy(images: ArrayLike) -> str:
+    """Which accuracy leads and ranks: over the images where they are balanced, over the classes where they are not.
+
+    Images are balanced if every class that has any has the same number; both accuracies are equal then.
+
+    Args:
+        images: (C,) evaluation images per class.
+
+    Returns:
+        `top1` or `balanced`, as `LongTailEvaluator` names its figures.
+    """
+    tested = np.asarray(images)
+    tested = tested[tested > 0]
+    return 'balanced' if tested.size and tested.min() != tested.max() else 'top1'
+
+
+def accuracy_labels(images: ArrayLike) -> dict[str, str]:
+    """What accuracies are called for people, the leading one first, and their names in `LongTailEvaluator`.
+
+    Args:
+        images: (C,) evaluation images per class.
+    """
+    if leading_accuracy(images) == 'top1':
+        return {'overall': 'top1'}
+    return {'mean over classes': 'balanced', 'over images': 'top1'}
 
 
 def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -50,6 +97,68 @@ def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:
     accuracy = np.full(len(matrix), np.nan)
     np.divide(100.0 * matrix.diagonal(), images, out=accuracy, where=images > 0)
     return accuracy
+
+
+def class_precision(confusion: ArrayLike) -> NDArray[np.float64]:
+    """Of the images that are taken for a class, the share that is of it.
+
+    Args:
+        confusion: As in `class_accuracy`.
+
+    Returns:
+        (C,) percent, NaN for a class that no image is taken for.
+    """
+    matrix = np.asarray(confusion)
+    predicted = matrix.sum(0)[: len(matrix)]
+    precision = np.full(len(matrix), np.nan)
+    np.divide(100.0 * matrix.diagonal(), predicted, out=precision, where=predicted > 0)
+    return precision
+
+
+def mean_accuracy(accuracy: ArrayLike) -> float:
+    """Mean of the class accuracies over the classes that have test images, also called balanced accuracy.
+
+    Args:
+        accuracy: (C,) percent, NaN where a class has no test images.
+
+    Returns:
+        Percent; NaN if no class has test images.
+    """
+    values = np.asarray(accuracy, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float('nan')
+
+
+def macro_f1(confusion: ArrayLike) -> float:
+    """Mean over the tested classes of F1, the harmonic mean of accuracy and precision of a class.
+
+    Args:
+        confusion: As in `class_accuracy`.
+
+    Returns:
+        Percent; NaN if no class has test images.
+    """
+    matrix = np.asarray(confusion)
+    images, predicted = matrix.sum(1), matrix.sum(0)[: len(matrix)]
+    tested = images > 0
+    scores = 200.0 * matrix.diagonal()[tested] / (images + predicted)[tested]
+    return float(scores.mean()) if scores.size else float('nan')
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy (doi:10.1080/01621459.1927.10502953).
+
+    Args:
+        correct: Images that are recognised.
+        images: All images, at least one.
+
+    Returns:
+        Lower and upper end in percent.
+    """
+    share, z2 = correct / images, _NORMAL_95**2
+    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2)) / (1 + z2 / images)
+    return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
 
 
 def group_accuracy(accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> dict[str, float]:
@@ -102,15 +211,17 @@ def expected_calibration_error(images: ArrayLike, correct: ArrayLike, confidence
 class LongTailEvaluator(ClassificationEvaluator):
     """timm's evaluator with the figures of the long-tail field added; everything in percent.
 
-    `many`, `medium` and `few` are means of class accuracies over the group's classes, `worst_class` the least class
-    accuracy, `harmonic` the harmonic mean of all, `ece` the calibration error over 15 equal-width bins of the largest
-    softmax probability. Classes without test images are left out and counted in `num_classes_without_images`.
+    `balanced` is the mean of the class accuracies, the first figure where the images are not balanced (see
+    `leading_accuracy`); `many`, `medium` and `few` are the means over the group's classes, `worst_class` the least
+    class accuracy, `harmonic` the harmonic mean of all, `macro_f1` the mean of the classes' F1, `ece` the calibration
+    error over 15 equal-width bins of the largest softmax probability. Classes without test images are left out and
+    counted in `num_classes_without_images`.
     An image whose largest logit is not finite counts as wrong, with confidence 0. Equal logits rank by class index. All
     but the loss are whole-number sums, so batch size, order and number of processes do not change them.
 
     Args:
         class_counts: (C,) number of training images per class.
-        groups: Class indices per group; the field's limits (many > 100, medium 20..100, few < 20) by default.
+        groups: Class indices per group; those of `choose_groups` by default, as on the command line.
         class_names: C names for the per-class table; the class indices by default.
         num_experts: K, number of experts whose own logits `update` is given, reported as `expert<k>_top1`.
         device: Device of the running totals, that of the model's output.
@@ -131,14 +242,15 @@ class LongTailEvaluator(ClassificationEvaluator):
     ) -> None:
         self.class_counts = np.asarray(class_counts, dtype=np.int64)
         self.num_classes = len(self.class_counts)
-        self.groups = dict(groups) if groups is not None else dict(frequency_groups(self.class_counts))
+        self.groups = dict(groups) if groups is not None else choose_groups(self.class_counts).groups
         self.class_names = tuple(class_names) if class_names is not None else tuple(map(str, range(self.num_classes)))
         if len(self.class_names) != self.num_classes:
             raise ValueError(f'{len(self.class_names)} class names for {self.num_classes} classes')
         self.num_experts = num_experts
         self.metric_names = (
-            *ClassificationEvaluator.metric_names, *self.groups, 'worst_class', 'harmonic', 'ece',
-            'num_images', 'num_classes_without_images', *(f'expert{k}_top1' for k in range(num_experts)),
+            *ClassificationEvaluator.metric_names, *self.groups, 'worst_class', 'harmonic', 'balanced',
+            'macro_f1', 'ece', 'num_images', 'num_classes_without_images',
+            *(f'expert{k}_top1' for k in range(num_experts)),
         )  # fmt: skip
         super().__init__(device, max_samples=max_samples, criterion=criterion)
 
@@ -195,6 +307,10 @@ class LongTailEvaluator(ClassificationEvaluator):
         tested = accuracy[~np.isnan(accuracy)]
         metrics['worst_class'] = float(tested.min()) if tested.size else float('nan')
         metrics['harmonic'] = harmonic_accuracy(accuracy)
+        metrics['balanced'] = mean_accuracy(accuracy)
+        if leading_accuracy(confusion.sum(1)) == 'balanced':
+            metrics.move_to_end('balanced', last=False)
+        metrics['macro_f1'] = macro_f1(confusion)
         images, hits, confidence = self._total(self.bins, distributed)
         metrics['ece'] = expected_calibration_error(images, hits, confidence / _CONFIDENCE_UNIT)
         metrics['num_images'] = num_images
@@ -215,11 +331,12 @@ class LongTailEvaluator(ClassificationEvaluator):
         """
         confusion = self._total(self.confusion, distributed)
         group_of = {int(index): name for name, members in self.groups.items() for index in np.asarray(members)}
-        columns = zip(self.class_names, self.class_counts, confusion.sum(1), class_accuracy(confusion), strict=True)
-        return [
-            ClassResult(index, name, group_of.get(index, ''), int(train), int(test), float(accuracy))
-            for index, (name, train, test, accuracy) in enumerate(columns)
-        ]
+        columns = zip(
+            self.class_names, self.class_counts.tolist(), confusion.sum(1).tolist(), class_accuracy(confusion).tolist(),
+            confusion.diagonal().tolist(), confusion.sum(0)[:-1].tolist(), class_precision(confusion).tolist(),
+            strict=True,
+        )  # fmt: skip
+        return [ClassResult(index, name, group_of.get(index, ''), *rest) for index, (name, *rest) in enumerate(columns)]
 
     def _check_shapes(self, output: torch.Tensor, target: torch.Tensor, experts: torch.Tensor | None) -> None:
         if output.ndim != 2 or output.shape[1] != self.num_classes or target.shape != output.shape[:1]:

@@ -35,7 +35,7 @@ from ride_timm.engine.results import format_metrics, write_per_class, write_resu
 from ride_timm.engine.resume import find_checkpoint, report_changes, restore
 from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
 from ride_timm.engine.run_folder import in_primary, locked, run_folder
-from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, run_settings
+from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, run_settings, settle_metric
 from ride_timm.engine.summary import prefixed, write_row
 from ride_timm.engine.sweep import format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
@@ -186,6 +186,7 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
     optimizer = stages.build_optimizer(args, model)
     scaler = utils.NativeScaler(device=device.type) if args.amp and args.amp_dtype == 'float16' else None
     autocast = partial(torch.autocast, device.type, getattr(torch, args.amp_dtype)) if args.amp else nullcontext
+    settle_metric(args, data, checkpoint)
     entry = stages.record(args, data, init, task)
     if checkpoint is not None:
         stages.check_resumed(args, data, checkpoint)
@@ -278,7 +279,7 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
     """
     assert run.saver is not None
     text = f'epoch {epoch}: loss {train_metrics["loss"]:.4f}, {train_metrics["images_per_second"]:.0f} images/s'
-    _logger.info(text + (f'; {format_metrics(metrics)}' if metrics else ''))
+    _logger.info(text + (f'; {format_metrics(metrics, run.data.val.class_counts)}' if metrics else ''))
     try:
         write_row(run.folder / 'summary.csv', epoch, train_metrics, metrics, lr)
         run.tracker.log(epoch, {**prefixed('train', train_metrics), **prefixed('eval', metrics or {}), 'lr': lr})
@@ -302,7 +303,7 @@ def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
     if 'sweep' in run.found:
         write_sweep(run.folder / 'sweep.csv', run.found['sweep'])
     write_results(run.folder / 'results.json', run.args, metrics, best, best_epoch, run.found)
-    _logger.info(f'Last epoch: {format_metrics(metrics)}. Written to {run.folder}')
+    _logger.info(f'Last epoch: {format_metrics(metrics, run.data.val.class_counts)}. Written to {run.folder}')
     folder = shlex.quote(str(run.folder))
     _logger.info(f'Next: `ride-timm report {folder}` shows what it can, `ride-timm predict {folder} IMAGES` uses it')
 
@@ -384,7 +385,7 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
         )
         found['all_experts']['gmacs'] = gmacs(model, run.input_size)
         if trainer.primary:
-            _logger.info(f'All experts: {format_metrics(found["all_experts"])}')
+            _logger.info(f'All experts: {format_metrics(found["all_experts"], data.val.class_counts)}')
     args.model_kwargs['router_threshold'] = model.router_threshold
     if run.saver is not None:
         run.saver.settings['model_kwargs'] = args.model_kwargs

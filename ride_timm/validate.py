@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, hold_out
@@ -159,7 +158,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     if args.logit_adjustment is not None:
         results['logit_adjustment'] = args.logit_adjustment
     results['environment'] = environment()
-    _logger.info(format_metrics(results))
+    _logger.info(format_metrics(results, split.class_counts))
     return results
 
 
@@ -184,7 +183,6 @@ def _measure(
         metrics = evaluate(model, loader, evaluator, autocast, args.channels_last)
         metrics['gmacs'] = gmacs(model, input_size)
     table = evaluator.per_class()
-    metrics['balanced'] = float(np.nanmean([row.accuracy for row in table]))
     if args.per_class_file:
         with writing(args.per_class_file, '--per-class-file'):
             write_per_class(Path(args.per_class_file), table)

@@ -254,6 +254,100 @@ def test_others_of_the_same_data_are_listed():
     assert rows[1]['GMACs'] == '0.0689'
 
 
+# test images that are not balanced
+
+
+def unbalanced(**options):
+    """Results whose mean over classes is 12.5 points below the accuracy over images."""
+    results = make_results(**options)
+    test = results['test']
+    test['per_class'][0]['test_images'] = 400
+    for figures in (test['all_experts'], *(test['sweep'] or ()), *([test['routed']] if test['routed'] else [])):
+        figures['balanced'] = figures['top1'] - 12.5
+    for row in results['seeds']:
+        row['balanced'] = row['top1'] - 12.5
+    return results
+
+
+def test_the_mean_over_classes_leads_on_unbalanced_images():
+    results, other = unbalanced(seeds=2), unbalanced(method='balpoe')
+    text = render(results, others=[other])
+    test = results['test']
+    for title, figures in (
+        ('CIFAR-100-LT', [test['all_experts'], test['routed']]),
+        ('all experts', [test['all_experts'], other['test']['all_experts']]),
+        ('all 3 experts', results['seeds']),
+    ):
+        rows = tables(text)[title]
+        assert list(rows[0])[1:3] == ['mean over classes', 'over images']
+        for row, figure in zip(rows, figures, strict=False):
+            assert row['mean over classes'] == f'{figure["balanced"]:.2f}'
+            assert row['over images'] == f'{figure["top1"]:.2f}'
+    assert tables(section(text, 'Routing'))['threshold'][0]['mean over classes'] == (
+        f'{test["sweep"][0]["balanced"]:.2f}'
+    )
+    told = text.split('\n## ')[0]
+    assert f'{test["all_experts"]["balanced"]:.1f} % in the mean over classes' in told
+    assert f'({test["all_experts"]["top1"]:.1f} % of the 10,000 test images)' in told
+    assert f'{test["routed"]["balanced"]:.1f} % in the mean over classes' in told
+    assert '100 to 400 a class' in section(text, 'Results')
+    assert ModelCard(text).data.eval_results[0].metric_name == 'Balanced accuracy (all 3 experts)'
+    assert ModelCard(text).data.eval_results[0].metric_value == round(test['all_experts']['balanced'], 2)
+
+
+def test_the_table_of_all_weights_names_the_mean_over_classes():
+    results = unbalanced(seeds=2)
+    (cells,) = [[cell.strip() for cell in line.split('|')] for line in models_table([results]).splitlines()[2:]]
+    assert cells[2] == 'CIFAR-100-LT (mean over classes)'
+    assert cells[3] == f'{results["test"]["all_experts"]["balanced"]:.1f}'
+    assert cells[9] == f'{results["test"]["routed"]["balanced"]:.1f}'
+    mean = sum(row['balanced'] for row in results['seeds']) / 2
+    assert cells[15].startswith(f'2 ({mean:.1f} ± ')
+
+
+def test_results_without_the_mean_over_classes_keep_the_accuracy_over_images():
+    results = unbalanced()
+    del results['test']['routed']['balanced']
+    assert tables(render(results))['CIFAR-100-LT'][0]['overall'] == f'{results["test"]["all_experts"]["top1"]:.2f}'
+
+
+def test_the_accuracy_on_few_images_has_an_interval():
+    results = make_results()
+    worst = min(results['test']['per_class'], key=lambda row: row['accuracy'])
+    worst |= {'test_images': 4, 'accuracy': 0.0}
+    first, *others = tables(section(render(results), LIMITS))['class']
+    assert first['accuracy (%)'] == '0.0 (0 to 49)'
+    assert not any('to' in row['accuracy (%)'] for row in others)
+
+
+# plain networks
+
+
+@pytest.mark.parametrize(
+    ('method', 'registered', 'papers'),
+    [
+        ('ce', False, []), ('focal', False, ['1708.02002']), ('ldam', False, ['1906.07413']),
+        ('logit_adjusted', False, ['2007.07314']), ('balanced_softmax', True, ['2010.01809', '2007.10740']),
+        ('ce', True, ['2010.01809']), (None, False, []),
+    ],
+)  # fmt: skip
+def test_a_card_cites_what_was_used(method, registered, papers):
+    results = make_results(experts=1, method=method)
+    if not registered:  # one of timm's own
+        results['network']['gmacs_by_experts'] = None
+    text = render(results)
+    assert [line.split('{')[1].split('}')[0] for line in text.splitlines() if 'eprint' in line] == papers
+    assert ('## Citation' in text) == bool(papers)
+
+
+def test_a_single_point_makes_no_picture():
+    plain = make_results(experts=1, method='ce')
+    assert '](tail.png)' in render(plain)
+    assert 'routing.png' not in render(plain)
+    assert 'routing.png' not in render(make_results(router=False))
+    assert '](routing.png)' in render(plain, others=[make_results()])
+
+
 def test_figures_are_shown_by_name():
     assert '](tail.png)' in render()
     assert '](routing.png)' in render()

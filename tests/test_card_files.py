@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from weight_results import make_config, make_results, write_folder
 
 from ride_timm.card import BEGIN, END, main, models_table, render_card, update_model_card, write_card
+from ride_timm.cards import figures
 from ride_timm.cards.results import check_results, read_results
 from ride_timm.errors import RideError
 
@@ -31,6 +32,28 @@ def test_write_card(tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     write_card(folder, repo_id='org/net')
     assert 'hf-hub:org/net' in (folder / 'README.md').read_text()
+
+
+def test_the_picture_of_a_single_point_is_taken_away(tmp_path):
+    results = make_results(experts=1, method='ce')
+    folder = write_folder(tmp_path, results)
+    write_card(folder, [make_results()])
+    assert (folder / 'routing.png').exists()
+    write_card(folder)
+    assert not (folder / 'routing.png').exists()
+    assert (folder / 'README.md').read_text() == render(results)
+
+
+def test_the_picture_over_cost_of_unbalanced_images(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(figures, 'place_labels', lambda axes, found, *_: labels.extend(label.text for label in found))
+    monkeypatch.setattr(figures, 'DPI', 50)
+    results, old = make_results(), make_results(method='balpoe', router=False)
+    results['test']['per_class'][0]['test_images'] = 400
+    for row in (results['test']['all_experts'], results['test']['routed'], *results['test']['sweep']):
+        row['balanced'] = 12.5
+    figures.routing_figure(results, tmp_path / 'a.png', [old])  # `old` does not know its mean over classes
+    assert labels[:2] == ['all 3 experts: 12.5 %', 'routed, threshold 0.65: 12.5 %']
 
 
 def test_the_card_of_another_network_is_refused():

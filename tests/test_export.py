@@ -131,7 +131,7 @@ def test_what_the_network_is(results):
     assert len(results['network']['gmacs_by_experts']) == 3
     assert results['seeds'] == [
         {'seed': 5, 'published': True}
-        | {key: results['test']['all_experts'].get(key) for key in ('top1', 'many', 'medium', 'few', 'ece')}
+        | {key: results['test']['all_experts'].get(key) for key in ('top1', 'balanced', 'many', 'medium', 'few', 'ece')}
     ]
 
 

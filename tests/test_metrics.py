@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.task import ClassificationEvaluator
 
-from ride_timm.data import frequency_groups
+from ride_timm.data import choose_groups, frequency_groups
 from ride_timm.metrics import (
     LongTailEvaluator,
+    accuracy_labels,
     class_accuracy,
     expected_calibration_error,
     group_accuracy,
     harmonic_accuracy,
+    leading_accuracy,
+    wilson_interval,
 )
 
 COUNTS = np.array([300, 150, 90, 40, 20, 19, 8, 2])
@@ -41,6 +44,12 @@ def evaluate(logits, target, sizes=(64,), counts=COUNTS, **kwargs):
     return evaluator
 
 
+def _f1(label, predicted, target):
+    hits = sum(p == t == label for p, t in zip(predicted, target, strict=True))
+    recall, precision = hits / target.count(label), hits / max(predicted.count(label), 1)
+    return 2 * recall * precision / (recall + precision) if hits else 0.0
+
+
 def oracle(logits, target, counts=COUNTS):
     """Every figure by hand, class by class and image by image, from the definitions."""
     logits, target = logits.double().numpy(), target.numpy()
@@ -54,6 +63,8 @@ def oracle(logits, target, counts=COUNTS):
         'top1': 100 * np.mean([p == t for p, t in zip(predicted, target, strict=True)]),
         'top5': 100 * np.mean(top5),
         'worst_class': min(per_class.values()),
+        'balanced': sum(per_class.values()) / len(per_class),
+        'macro_f1': 100 * np.mean([_f1(label, predicted, target.tolist()) for label in per_class]),
         'harmonic': 0.0 if 0 in per_class.values() else len(per_class) / sum(1 / a for a in per_class.values()),
         'num_images': len(target),
         'num_classes_without_images': len(counts) - len(per_class),
@@ -85,7 +96,7 @@ def test_figures_equal_the_definitions(seed, scale, skip):
 
 
 def test_agrees_with_timm_and_scikit_learn():
-    from sklearn.metrics import balanced_accuracy_score, confusion_matrix  # slow to import
+    from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, precision_score  # slow to import
 
     logits, target = scores(seed=5, scale=4.0)
     evaluator, plain = evaluate(logits, target), ClassificationEvaluator()
@@ -95,8 +106,57 @@ def test_agrees_with_timm_and_scikit_learn():
         assert found[name] == pytest.approx(value)
     predicted = logits.argmax(1)
     assert np.array_equal(evaluator.confusion[:, :-1].numpy(), confusion_matrix(target, predicted))
-    balanced = np.mean([row.accuracy for row in evaluator.per_class()])
-    assert balanced == pytest.approx(100 * balanced_accuracy_score(target, predicted))
+    assert found['balanced'] == pytest.approx(100 * balanced_accuracy_score(target, predicted))
+    assert found['macro_f1'] == pytest.approx(100 * f1_score(target, predicted, average='macro'))
+    table = evaluator.per_class()
+    assert [row.precision for row in table] == pytest.approx(100 * precision_score(target, predicted, average=None))
+    assert [row.predicted for row in table] == np.bincount(predicted, minlength=8).tolist()
+    assert [100 * row.correct / row.test_images for row in table] == pytest.approx([row.accuracy for row in table])
+
+
+def test_a_class_that_swallows_another_has_a_low_precision():
+    logits = torch.eye(3)[[0, 0, 0, 0, 2, 2, 2, 2, 1, 2]]  # 4 of 8 images of class 0 are taken for class 2
+    evaluator = evaluate(logits, torch.tensor([0] * 8 + [1, 2]), counts=[8, 1, 1])
+    rows = evaluator.per_class()
+    assert [row.accuracy for row in rows] == [50.0, 100.0, 100.0]
+    assert [row.precision for row in rows] == [100.0, 100.0, 20.0]
+    found = evaluator.compute()
+    assert found['macro_f1'] == pytest.approx(100 * (2 / 3 + 1 + 1 / 3) / 3)
+    assert (found['balanced'], found['top1']) == (pytest.approx(250 / 3), 60.0)
+
+
+def test_a_class_without_images_or_answers_is_left_out():
+    evaluator = evaluate(torch.eye(3)[[0, 0, 2]], torch.tensor([0, 0, 0]), counts=[8, 1, 1])
+    rows = evaluator.per_class()
+    assert [row.plain()['accuracy'] for row in rows] == [pytest.approx(200 / 3), None, None]
+    assert [row.plain()['precision'] for row in rows] == [100.0, None, 0.0]
+    found = evaluator.compute()
+    assert (found['balanced'], found['macro_f1']) == (pytest.approx(200 / 3), pytest.approx(80.0))
+
+
+@pytest.mark.parametrize(
+    ('images', 'leading'),
+    [([5, 5, 5], 'top1'), ([5, 0, 5], 'top1'), ([5, 4, 5], 'balanced'), ([0, 7], 'top1'), ([0, 0], 'top1')],
+)
+def test_the_mean_over_classes_leads_where_images_are_not_balanced(images, leading):
+    assert leading_accuracy(images) == next(iter(accuracy_labels(images).values())) == leading
+    target = np.repeat(np.arange(len(images)), images)
+    found = evaluate(torch.zeros(len(target), len(images)), torch.tensor(target), counts=images).compute()
+    assert (next(iter(found)) == 'balanced') == (leading == 'balanced')
+    if leading == 'top1' and len(target):
+        assert found['balanced'] == pytest.approx(found['top1'])
+
+
+@pytest.mark.parametrize(
+    ('correct', 'images', 'low', 'high'), [(2, 4, 15.0, 85.0), (0, 10, 0.0, 27.8), (10, 10, 72.2, 100.0)]
+)
+def test_the_interval_of_an_accuracy(correct, images, low, high):
+    assert wilson_interval(correct, images) == pytest.approx((low, high), abs=0.05)
+
+
+def test_groups_are_those_of_the_command_line():
+    counts = [90, 60, 50, 40, 30, 25]  # no class is beyond the field's limits
+    assert LongTailEvaluator(counts).groups.keys() == choose_groups(counts).groups.keys() == {'many', 'medium', 'few'}
 
 
 @settings(max_examples=25, deadline=None)
@@ -123,7 +183,9 @@ def test_ties_do_not_depend_on_the_batch():
 def test_names_of_the_figures():
     logits, target = scores()
     evaluator = evaluate(logits, target)
-    assert tuple(evaluator.compute()) == evaluator.metric_names
+    names = list(evaluator.metric_names)
+    assert list(evaluator.compute()) == ['balanced', *(name for name in names if name != 'balanced')]
+    assert list(evaluate(logits[:8], torch.arange(8)).compute()) == names  # balanced images
     assert evaluator.default_metric in evaluator.metric_names
     assert tuple(evaluator.summary()) == ('loss', 'top1', 'top5')
 
@@ -227,7 +289,7 @@ def test_nothing_evaluated_yet():
     found = LongTailEvaluator(COUNTS).compute()
     assert found['num_images'] == 0
     assert found['num_classes_without_images'] == 8
-    assert all(math.isnan(found[name]) for name in ('worst_class', 'harmonic', 'ece'))
+    assert all(math.isnan(found[name]) for name in ('worst_class', 'harmonic', 'balanced', 'macro_f1', 'ece'))
 
 
 def test_wrong_shapes_are_refused():

@@ -1,20 +1,19 @@
 """The report: a page that is safe, whole and says what `validate` says."""
 
-import base64
+import csv
 import io
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from report_reading import Page, read, report, validated
 from timm.models._input import update_model_args
 from tiny_runs import CIFAR, train, write_images
 
-import ride_timm.validate as validation
 from ride_timm.cards import figures
 from ride_timm.cli import guarded
 from ride_timm.convert import save_folder
@@ -23,82 +22,13 @@ from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import predict
 from ride_timm.engine.sweep import sweep_thresholds
 from ride_timm.errors import RideError
-from ride_timm.metrics import ClassResult, expected_calibration_error
+from ride_timm.metrics import ClassResult, expected_calibration_error, wilson_interval
 from ride_timm.report import build_parser, main
-from ride_timm.reports.figures import read_curves, thumbnail
+from ride_timm.reports.figures import draw_curves, read_curves, thumbnail
 from ride_timm.reports.measure import Answers, Measured, agreement, reliability, take_stock, worst_pairs
 from ride_timm.reports.page import Content, Example, render
 
 NAMES = ['<script>alert(1)</script>', 'a & b "wild" <img src=x onerror=alert(1)>', "été d'hiver 猫 {x} $title"]
-TAGS = """html head meta title style body header main nav section p h1 h2 dl dt dd ul ol li a span strong b bdi div
-    table thead tbody tr th td figure figcaption img"""
-ATTRIBUTES = 'lang charset name content http-equiv class id href src alt width height style scope aria-label'
-VOID = {'meta', 'img'}
-
-
-class Page(HTMLParser):
-    """Everything on a page, by kind; fails where tags do not nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.links, self.images, self.ids, self.alts = [], [], [], [], [], []
-        self.texts, self.cells, self.rows = [], [], []
-        self.attributes = set()
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append(tag)
-        self.attributes |= set(found)
-        self.links += [found[name] for name in ('href',) if name in found]
-        self.ids += [found['id']] if 'id' in found else []
-        if tag == 'img':
-            assert found['src'].startswith('data:image/png;base64,')
-            self.images.append(base64.b64decode(found['src'].partition(',')[2], validate=True))
-            self.alts.append(found['alt'])
-        if tag == 'tr':
-            self.rows.append([])
-        if tag in ('td', 'th'):
-            self.rows[-1].append('')
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if 'style' in self.open:
-            assert 'url(' not in data
-            assert '@import' not in data
-            return
-        self.texts.append(data)
-        if {'td', 'th'} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def row(self, label):
-        return next(row for row in self.rows if row[0] == label)
-
-    def class_row(self, name):
-        return next(row for row in self.rows[::-1] if row[0] == name)
-
-
-def read(path):
-    """Parse a page, and check what holds for every one."""
-    text = path.read_text(encoding='utf-8')
-    page = Page(text)
-    assert set(page.tags) <= set(TAGS.split())
-    assert page.attributes <= set(ATTRIBUTES.split())
-    assert 'http:' not in text
-    assert 'https:' not in text
-    assert [link[1:] for link in page.links] == page.ids
-    assert all(link.startswith('#') for link in page.links)
-    for picture in page.images:
-        with Image.open(io.BytesIO(picture)) as image:
-            image.load()
-            assert image.format == 'PNG'
-    return page
 
 
 @pytest.fixture(autouse=True)
@@ -161,16 +91,6 @@ def loading(net, data):
     return create_eval_loader(split, batch_size=7, device=torch.device('cpu'), **options)
 
 
-def report(source, *options):
-    assert main([str(source), *map(str, options), '--device', 'cpu', '-b', '5']) == 0
-
-
-def validated(source, *options):
-    options = [*map(str, options), '--device', 'cpu']
-    name = '--checkpoint' if str(source).endswith('.tar') else '--model'
-    return validation.validate(validation.build_parser().parse_args([name, str(source), *options]))
-
-
 def assert_column(page, column, measured, names):
     labels = {'overall': 'top1', 'worst class': 'worst_class', 'calibration error (ECE)': 'ece',
               'harmonic mean of the classes': 'harmonic', 'many': 'many', 'medium': 'medium', 'few': 'few'}  # fmt: skip
@@ -226,6 +146,66 @@ def test_a_single_epoch_makes_no_curve(data, tmp_path):
     assert 'training' in page.ids
     assert '1 of 1 epoch.' in page.texts
     assert not any('epochs' in alt for alt in page.alts)
+
+
+@pytest.fixture(scope='module')
+def unbalanced(data, tmp_path_factory):
+    """The images, with 12, 4 and 2 to evaluate on."""
+    root = write_images(tmp_path_factory.mktemp('unbalanced'), val=12)
+    for name, kept in (('bee', 4), ('cat', 2)):
+        for path in sorted((root / 'val' / name).iterdir())[kept:]:
+            path.unlink()
+    return root
+
+
+def test_the_mean_over_classes_leads_where_images_are_not_balanced(routed, unbalanced, tmp_path):
+    common = [f'local-dir:{routed}', '--data-dir', unbalanced]
+    report(*common, '--output', tmp_path / 'a.html')
+    page = read(tmp_path / 'a.html')
+    for column, more in ((1, []), (2, ['--routed'])):
+        measured = validated(*common, *more)
+        assert measured['balanced'] != pytest.approx(measured['top1'])
+        for name, key in (('mean over classes', 'balanced'), ('over images', 'top1'), ('macro F1', 'macro_f1')):
+            assert page.row(name)[column] == f'{measured[key]:.2f}'
+    order = [row[0] for row in page.rows]
+    assert order.index('over images') == order.index('mean over classes') + 1
+    tiles = [text for text in page.texts if text in ('mean over classes', 'over images', 'overall')]
+    assert tiles[:2] == ['mean over classes', 'over images']
+    assert 'overall' not in tiles
+    assert page.row('expert 0 alone, over images')[1]
+    assert any('2 to 12 a class' in text for text in page.texts)
+
+
+def test_precision_and_intervals_stand_next_to_accuracy(routed, unbalanced, tmp_path):
+    table = tmp_path / 'classes.csv'
+    common = [f'local-dir:{routed}', '--data-dir', unbalanced]
+    report(*common, '--output', tmp_path / 'a.html')
+    validated(*common, '--per-class-file', table)
+    page = read(tmp_path / 'a.html')
+    with table.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row['predicted']) for row in rows) == 18
+    for row in rows:
+        low, high = wilson_interval(int(row['correct']), int(row['test_images']))
+        precision = f'{float(row["precision"]):.2f}' if row['precision'] else '\N{EN DASH}'
+        accuracy = f'{float(row["accuracy"]):.2f}'
+        expected = [row['test_images'], accuracy, f'{low:.0f} to {high:.0f}', precision, row['predicted']]
+        assert page.class_row(row['name'])[3:] == expected
+
+
+def test_the_curve_of_the_mean_over_classes(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        'ride_timm.reports.figures._line', lambda axes, epochs, values, colour, label, width=1: drawn.append(label)
+    )
+    curves = {'epoch': [0, 1], 'lr': [0.1, 0.1], 'eval_top1': [50.0, 60.0], 'eval_balanced': [50.0, 60.0 + 1e-12]}
+    draw_curves(curves)
+    assert 'overall' in drawn
+    assert 'mean over classes' not in drawn
+    drawn.clear()
+    draw_curves(curves | {'eval_balanced': [40.0, 60.0]})
+    assert drawn.index('mean over classes') < drawn.index('over images')
+    assert 'overall' not in drawn
 
 
 def test_experts_that_never_agree_have_no_accuracy_where_they_do():

@@ -72,6 +72,62 @@ def test_other_figures_rank_too(data, tmp_path, metric, choose):
     assert load(tmp_path / 'run/model_best.pth.tar')['epoch'] == scores.index(choose(scores))
 
 
+@pytest.fixture(scope='module')
+def unbalanced(tmp_path_factory):
+    """Images whose evaluation part has 9, 4 and 2 of a class."""
+    root = write_images(tmp_path_factory.mktemp('unbalanced'), val=9)
+    for name, kept in (('bee', 4), ('cat', 2)):
+        for path in sorted((root / 'val' / name).iterdir())[kept:]:
+            path.unlink()
+    return root
+
+
+def test_the_mean_over_classes_ranks_on_unbalanced_images(unbalanced, tmp_path, caplog):
+    assert run_command(options(unbalanced, tmp_path, 'run')) == 0
+    found = rows(tmp_path / 'run')
+    scores = [float(row['eval_balanced']) for row in found]
+    assert scores != [float(row['eval_top1']) for row in found]
+    results = json.loads((tmp_path / 'run/results.json').read_text())
+    assert results['best_on_evaluation_images'] == {'balanced': max(scores), 'epoch': scores.index(max(scores))}
+    assert next(iter(results['last'])) == 'balanced'
+    assert load(tmp_path / 'run/model_best.pth.tar')['epoch'] == scores.index(max(scores))
+    assert yaml.safe_load((tmp_path / 'run/args.yaml').read_text())['eval_metric'] == 'balanced'
+    assert '2 to 9 a class' in caplog.text
+    assert f'images/s; balanced {scores[0]:.2f}, top1 {float(found[0]["eval_top1"]):.2f}, ' in caplog.text
+    with (tmp_path / 'run/per_class.csv').open() as file:
+        table = list(csv.DictReader(file))
+    assert sum(int(row['correct']) for row in table) == round(results['last']['top1'] * 15 / 100)
+    assert sum(float(row['accuracy']) for row in table) / 3 == pytest.approx(scores[-1])
+
+
+def test_balanced_images_rank_the_same_by_either(data, run, tmp_path):
+    assert yaml.safe_load((run / 'args.yaml').read_text())['eval_metric'] == 'top1'
+    assert run_command(options(data, tmp_path, 'run', '--eval-metric', 'balanced')) == 0
+    table = rows(tmp_path / 'run')
+    assert [float(row['eval_balanced']) for row in table] == pytest.approx([float(row['eval_top1']) for row in table])
+    assert list(table[0]).index('eval_top1') < list(table[0]).index('eval_balanced')
+
+
+@pytest.mark.parametrize('given', ['top1', 'few'])
+def test_a_resumed_run_ranks_as_before(unbalanced, tmp_path, given, caplog):
+    assert run_command(options(unbalanced, tmp_path, 'run', '--epochs', '1', '--eval-metric', given)) == 0
+    assert run_command(options(unbalanced, tmp_path, 'run', '--epochs', '2')) == 0
+    assert yaml.safe_load((tmp_path / 'run/args.yaml').read_text())['eval_metric'] == given
+    assert 'eval_metric' not in caplog.text
+    assert run_command(options(unbalanced, tmp_path, 'run', '--epochs', '3', '--eval-metric', 'balanced')) == 0
+    assert f'eval_metric {given} -> balanced' in caplog.text
+
+
+def test_held_out_images_and_the_router_rank_by_the_mean_over_classes(data, tmp_path):
+    holdout = ['--holdout', '0.3', '--epochs', '1']
+    assert run_command(options(data, tmp_path, 'experts', *holdout)) == 0
+    init = ['--stage', 'router', '--init', str(tmp_path / 'experts/last.pth.tar')]
+    assert run_command(options(data, tmp_path, 'router', *holdout, *init)) == 0
+    for name in ('experts', 'router'):
+        found = json.loads((tmp_path / name / 'results.json').read_text())
+        assert found['best_on_evaluation_images'] == {'balanced': found['last']['balanced'], 'epoch': 0}
+
+
 @pytest.mark.parametrize('ema', [False, True])
 def test_timms_tools_read_the_checkpoint(run, ema):
     net = timm.create_model(CIFAR, num_classes=3)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ride_timm.cards.figure_labels import PointLabel, list_labels, place_labels, spread
 from ride_timm.cards.fonts import font_families
-from ride_timm.cards.results import Results, comparable, images_name, is_plain
+from ride_timm.cards.results import Results, accuracies, comparable, images_name, is_plain
 from ride_timm.data.descriptions import readable_label
 from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
@@ -96,18 +96,21 @@ def routing_figure(results: Results, path: str | Path, others: Sequence[Results]
         data = results['data']
         title = axes.set_title(_literal(f'{results["name"]} on {data["name"]}: accuracy over cost'))
         axes.set_xlabel('GMACs per image, mean')
-        axes.set_ylabel(f'accuracy on {data["test_images"]:,} {images_name(results)} (%)')
+        name, key = next(iter(accuracies(results).items()))
+        mean = '' if name == 'overall' else f', {name},\n'
+        axes.set_ylabel(f'accuracy{mean or " "}on {data["test_images"]:,} {images_name(results)} (%)')
         axes.grid(True, axis='both')
         curve = _curve(results)
-        nets = (results, *comparable(results, others))
+        measured = (net for net in comparable(results, others) if net['test']['all_experts'].get(key) is not None)
+        nets = (results, *measured)
         near: list[PointLabel] = []
         listed: list[PointLabel] = []
         for net in nets:
-            labels = _draw_net(axes, net, own=net is results)
+            labels = _draw_net(axes, net, key, own=net is results)
             (near if net is results or is_plain(net) else listed).extend(labels)
         if curve:
-            near.append(PointLabel('first expert alone', curve[-1]['gmacs'], curve[-1]['top1'], BLUE))
-        obstacles = [*_draw_curve(axes, curve), *((label.x, label.y) for label in near + listed)]
+            near.append(PointLabel('first expert alone', curve[-1]['gmacs'], curve[-1][key], BLUE))
+        obstacles = [*_draw_curve(axes, curve, key), *((label.x, label.y) for label in near + listed)]
         axes.margins(x=0.14, y=0.14)
         _fit(title)
         column = list_labels(axes, listed, SIZE - 0.5)
@@ -233,21 +236,21 @@ def _curve(results: Results) -> list[Mapping[str, float]]:
     return sorted(results['test']['sweep'] or (), key=lambda row: row['threshold'])
 
 
-def _draw_curve(axes: Any, curve: list[Mapping[str, float]]) -> Iterator[tuple[float, float]]:
+def _draw_curve(axes: Any, curve: list[Mapping[str, float]], key: str) -> Iterator[tuple[float, float]]:
     """Draw the routing curve; yields places on it."""
     if not curve:
         return
-    x, y = [row['gmacs'] for row in curve], [row['top1'] for row in curve]
+    x, y = [row['gmacs'] for row in curve], [row[key] for row in curve]
     axes.plot(x, y, color=BLUE, linewidth=1.6, marker='o', markersize=2.8, zorder=2)
     for share in np.linspace(0, 1, 9):
         for i in range(len(x) - 1):
             yield x[i] + share * (x[i + 1] - x[i]), y[i] + share * (y[i + 1] - y[i])
 
 
-def _draw_net(axes: Any, net: Results, own: bool) -> list[PointLabel]:
+def _draw_net(axes: Any, net: Results, key: str, own: bool) -> list[PointLabel]:
     """The points of a network; returns their labels, the more important first."""
     everything, routed = net['test']['all_experts'], net['test']['routed']
-    x, y, experts = net['network']['gmacs'], everything['top1'], net['network']['num_experts']
+    x, y, experts = net['network']['gmacs'], everything[key], net['network']['num_experts']
     if is_plain(net):
         axes.plot([x], [y], marker='s', markersize=7, color=VERMILLION, linestyle='none', zorder=4)
         return [PointLabel(_literal(f'plain network, {y:.1f} %'), x, y, VERMILLION, bold=True)]
@@ -258,7 +261,7 @@ def _draw_net(axes: Any, net: Results, own: bool) -> list[PointLabel]:
     together = f'all {experts} experts: {y:.1f} %' if experts > 1 else f'{y:.1f} %'
     labels = [PointLabel(together, x, y, BLUE, bold=True)]
     if routed is not None:
-        x, y = routed['gmacs'], routed['top1']
+        x, y = routed['gmacs'], routed[key]
         axes.plot(
             [x], [y], marker='D', markersize=7.5, color=BLUE, markeredgecolor='white', linestyle='none', zorder=5
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ride_timm.cards.markdown import NONE, code, count, duration, escape, fence, percent, table
-from ride_timm.cards.results import Results, images_name
+from ride_timm.cards.results import Results, accuracies, images_name
 
 __all__ = ['began_with', 'choices_section', 'held_out', 'seeds_text', 'seen_images', 'training_section']
 
@@ -62,7 +62,8 @@ def seeds_text(results: Results) -> str:
         results: Content of `results.json`.
     """
     groups = list(results['test']['groups'])
-    seeds, keys = results['seeds'], ['top1', *groups]
+    names = accuracies(results)
+    seeds, keys = results['seeds'], [*names.values(), *groups]
     if len(seeds) == 1:
         own = '' if seeds[0]['seed'] is None else f' ({seeds[0]["seed"]})'
         return f'One seed{own} was trained: how far the figures vary from seed to seed is not known.'
@@ -78,7 +79,7 @@ def seeds_text(results: Results) -> str:
         spread.append(f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}' if known else percent(None))
     rows.append([f'mean ± standard deviation, {len(seeds)} seeds', *spread])
     name = f'all {results["network"]["num_experts"]} experts' if results['network']['num_experts'] > 1 else 'seeds'
-    return table([name, 'overall', *map(escape, groups)], rows)
+    return table([name, *names, *map(escape, groups)], rows)
 
 
 def choices_section(results: Results) -> str:

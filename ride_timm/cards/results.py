@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ride_timm.errors import RideError
+from ride_timm.metrics import accuracy_labels
 
 __all__ = [
-    'FORMAT', 'Results', 'check_results', 'comparable', 'figures_only', 'images_name', 'is_plain', 'is_registered',
-    'read_json', 'read_results',
+    'FORMAT',
+    'SEED_FIGURES',
+    'Results',
+    'accuracies',
+    'check_results',
+    'comparable',
+    'figures_only',
+    'images_name',
+    'is_plain',
+    'is_registered',
+    'range_of_images',
+    'read_json',
+    'read_results',
 ]  # fmt: skip
 
 Results: TypeAlias = dict[str, Any]
@@ -18,6 +30,9 @@ Results: TypeAlias = dict[str, Any]
 
 FORMAT = 1
 """The layout of `results.json` that is understood here."""
+
+SEED_FIGURES = ('top1', 'balanced', 'many', 'medium', 'few', 'ece')
+"""What is kept of each seed."""
 
 _KINDS: dict[str, tuple[type, ...]] = {
     'a text': (str,),
@@ -185,6 +200,30 @@ def comparable(results: Results, others: Sequence[Results]) -> list[Results]:
     own, data = results['name'], (results['data']['name'], images_name(results))
     same = [other for other in others if (other['data']['name'], images_name(other)) == data and other['name'] != own]
     return sorted(same, key=lambda other: str(other['name']))
+
+
+def accuracies(results: Results) -> dict[str, str]:
+    """What its accuracies are called, the leading one first, and their keys in its figures.
+
+    Results that were written before the mean over classes was kept have the accuracy over images only.
+
+    Args:
+        results: Content of a `results.json`.
+    """
+    test = results['test']
+    columns = [test['all_experts'], *(test['sweep'] or ()), *([test['routed']] if test['routed'] else [])]
+    known = all(column.get('balanced') is not None for column in columns)
+    return accuracy_labels([row['test_images'] for row in test['per_class']] if known else ())
+
+
+def range_of_images(results: Results) -> tuple[int, int]:
+    """Fewest and most test images of a class that has any.
+
+    Args:
+        results: Content of a `results.json`.
+    """
+    images = [row['test_images'] for row in results['test']['per_class'] if row['test_images']]
+    return min(images, default=0), max(images, default=0)
 
 
 def images_name(results: Results) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 from ride_timm.cards.markdown import code, count, escape, fence, gmacs, percent, table
 from ride_timm.cards.notes import data_limits, data_terms
 from ride_timm.cards.origin import began_with, choices_section, held_out, seeds_text, seen_images, training_section
-from ride_timm.cards.results import Results, images_name, is_plain
+from ride_timm.cards.results import Results, accuracies, images_name, is_plain, is_registered, range_of_images
 from ride_timm.data.descriptions import readable_label
+from ride_timm.metrics import wilson_interval
 
 __all__ = ['body_sections', 'result_rows', 'summary']
 
@@ -35,6 +36,24 @@ _PAPERS = {
         'zhang2021sade', 'Self-Supervised Aggregation of Diverse Experts for Test-Agnostic Long-Tailed Recognition',
         'Yifan Zhang and Bryan Hooi and Lanqing Hong and Jiashi Feng', 2021, '2107.09249',
     ),
+    'balanced_softmax': (
+        'ren2020balanced', 'Balanced Meta-Softmax for Long-Tailed Visual Recognition',
+        'Jiawei Ren and Cunjun Yu and Shunan Sheng and Xiao Ma and Haiyu Zhao and Shuai Yi and Hongsheng Li',
+        2020, '2007.10740',
+    ),
+    'focal': (
+        'lin2017focal', 'Focal Loss for Dense Object Detection',
+        'Tsung-Yi Lin and Priya Goyal and Ross Girshick and Kaiming He and Piotr Dollár', 2017, '1708.02002',
+    ),
+    'ldam': (
+        'cao2019ldam', 'Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss',
+        'Kaidi Cao and Colin Wei and Adrien Gaidon and Nikos Arechiga and Tengyu Ma', 2019, '1906.07413',
+    ),
+    'logit_adjusted': (
+        'menon2020longtail', 'Long-tail learning via logit adjustment',
+        'Aditya Krishna Menon and Sadeep Jayasumana and Ankit Singh Rawat and Himanshu Jain and Andreas Veit and '
+        'Sanjiv Kumar', 2020, '2007.07314',
+    ),
 }  # fmt: skip
 _ALTS = {
     'tail.png': 'Accuracy of every class, sorted by its training images',
@@ -42,6 +61,8 @@ _ALTS = {
 }
 WORST_SHOWN = 5
 SWEEP_SHOWN = 8
+FEW_IMAGES = 30
+"""Test images of a class; with fewer its accuracy stands with an interval."""
 
 
 def summary(results: Results, config: Mapping[str, Any]) -> str:
@@ -60,13 +81,16 @@ def summary(results: Results, config: Mapping[str, Any]) -> str:
         f'and {count(min(counts))} of the rarest.'
     )
     who = 'Together the experts recognise' if experts > 1 else 'It recognises'
-    reached = (
-        f'{who} {percent(everything["top1"], 1)} % of the {count(data["test_images"])} {images_name(results)} at '
-        f'{gmacs(network["gmacs"])} GMACs an image'
-    )
+    first, *more = accuracies(results).values()
+    whole = f'the {count(data["test_images"])} {images_name(results)}'
+    of = f' of {whole}' if first == 'top1' else ' in the mean over classes'
+    reached = f'{who} {percent(everything[first], 1)} %{of}'
+    reached += ''.join(f' ({percent(everything[key], 1)} % of {whole})' for key in more)
+    reached += f' at {gmacs(network["gmacs"])} GMACs an image'
     if routed is not None:
+        mean = '' if first == 'top1' else of
         reached += (
-            f'; routed, they recognise {percent(routed["top1"], 1)} % at {gmacs(routed["gmacs"])} GMACs, with '
+            f'; routed, they recognise {percent(routed[first], 1)} %{mean} at {gmacs(routed["gmacs"])} GMACs, with '
             f'{routed["mean_experts"]:.2f} experts on average'
         )
     parts = [f'# Model card for {escape(results["name"])}', f'{learnt} {reached}.']
@@ -173,9 +197,10 @@ def _groups(results: Results) -> list[str]:
 
 def _results(results: Results, figures: Sequence[str]) -> str:
     groups = _groups(results)
-    keys = ['top1', *groups, 'worst_class', 'ece']
+    names = accuracies(results)
+    keys = [*names.values(), *groups, 'worst_class', 'ece']
     header = [
-        escape(results['data']['name']), 'overall', *map(escape, groups), 'worst class', 'ECE', 'GMACs'
+        escape(results['data']['name']), *names, *map(escape, groups), 'worst class', 'ECE', 'GMACs'
     ]  # fmt: skip
     rows = [
         [name, *(percent(figures_.get(key)) for key in keys), gmacs(figures_['gmacs'])]
@@ -195,6 +220,8 @@ def _legend(results: Results) -> str:
         groups.append(f'{escape(name)}, {len(own)} {"class" if len(own) == 1 else "classes"}{between}')
     text = (
         f'Accuracies in percent on {count(results["data"]["test_images"])} {images_name(results)}.'
+        + (f' They are not balanced, {_range(range_of_images(results))} a class, so the mean over classes leads.')
+        * (len(accuracies(results)) > 1)
         + (f' A group is the mean of its classes: {"; ".join(groups)}.' if groups else '')
         + ' ECE: expected calibration error over 15 bins, percent. GMACs: of an image, on average.'
     )
@@ -219,11 +246,12 @@ def _routing(results: Results) -> str:
         far = not shown or abs(shown[-1]['gmacs'] - row['gmacs']) >= step
         if far or row is rows[-1] or row['threshold'] == default:
             shown.append(row)
-    groups = _groups(results)
+    groups, names = _groups(results), accuracies(results)
     cells = [
         [
             f'{row["threshold"]:g}' + (' (default)' if row['threshold'] == default else ''),
-            *(percent(row.get(key)) for key in ('top1', *groups)), f'{row["mean_experts"]:.2f}', gmacs(row['gmacs']),
+            *(percent(row.get(key)) for key in (*names.values(), *groups)),
+            f'{row["mean_experts"]:.2f}', gmacs(row['gmacs']),
         ]
         for row in shown
     ]  # fmt: skip
@@ -231,7 +259,7 @@ def _routing(results: Results) -> str:
         "An image goes on to the next expert while the router's probability is above the threshold: 0 means all "
         f'experts, 1 the first alone. Reported on the {images_name(results)}:'
     )
-    header = ['threshold', 'overall', *map(escape, groups), 'experts', 'GMACs']
+    header = ['threshold', *names, *map(escape, groups), 'experts', 'GMACs']
     return '\n\n'.join(['## Routing', text, table(header, cells)])
 
 
@@ -242,7 +270,7 @@ def _limits(results: Results) -> str:
     rows = [
         [
             escape(readable_label(row['name'])), count(row['train_images']), count(row['test_images']),
-            percent(row['accuracy'], 1),
+            percent(row['accuracy'], 1) + _interval(row),
         ]
         for row in worst
     ]  # fmt: skip
@@ -257,13 +285,23 @@ def _limits(results: Results) -> str:
             '- Classes with few training images stay weak.'
             + (f' Those that it recognises worst{together}:' * bool(rows)),
             *([table(['class', 'training images', 'measured on', 'accuracy (%)'], rows)] if rows else []),
+            *['In brackets: the 95 % interval (Wilson) of an accuracy on few images.'] * any(map(_interval, worst)),
             *filter(None, [data_limits(results)]),
         ]
     )
 
 
+def _interval(row: Mapping[str, Any]) -> str:
+    """The interval of a class's accuracy behind it, where few images make it wide."""
+    images = row['test_images']
+    if not 0 < images < FEW_IMAGES:
+        return ''
+    low, high = wilson_interval(round(row['accuracy'] * images / 100), images)
+    return f' ({low:.0f} to {high:.0f})'
+
+
 def _terms(results: Results) -> str:
-    papers = ['ride'] + [results['method']] * (results['method'] in ('balpoe', 'sade'))
+    papers = dict.fromkeys([*['ride'] * is_registered(results), *[results['method']] * (results['method'] in _PAPERS)])
     entries = []
     for name in papers:
         key, title, authors, year, number = _PAPERS[name]
@@ -275,7 +313,6 @@ def _terms(results: Results) -> str:
         [
             '## Data and licence',
             f'The files of these weights are under the Apache-2.0 licence. {data_terms(results)}',
-            '## Citation',
-            fence('\n'.join(entries), 'bibtex'),
+            *(['## Citation', fence('\n'.join(entries), 'bibtex')] if entries else []),
         ]
     )

@@ -266,7 +266,11 @@ def _add_run(group: Any) -> None:
         '--resume', default='', metavar='PATH', help="a checkpoint or a run's folder, or 'auto' for the run's last one"
     )
     group.add_argument('--checkpoint-hist', type=int, default=1, metavar='N', help='best checkpoints to keep')
-    group.add_argument('--eval-metric', default='top1', metavar='NAME')
+    group.add_argument(
+        '--eval-metric', metavar='NAME',
+        help='which result chooses the best checkpoint (default: balanced, the mean over classes, where the evaluation '
+        'images are not balanced, else top1)',
+    )  # fmt: skip
     group.add_argument('--val-interval', type=int, default=1, metavar='N', help='evaluate every N epochs and the last')
     group.add_argument('--log', choices=list(TRACKERS), help='send the figures to this tracker too')
     group.add_argument('--quiet', action='store_true', help='warnings only; on a terminal the progress bar stays')

@@ -1,6 +1,5 @@
 """Everything that is published of a network's accuracy, in one go: all experts, routed, over thresholds, by class."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,10 +64,7 @@ def measure(
         'routed': routed,
         'sweep': sweep,
         'groups': {name: [int(index) for index in members] for name, members in groups.items()},
-        'per_class': [
-            row._asdict() | {'accuracy': None if math.isnan(row.accuracy) else row.accuracy}
-            for row in evaluator.per_class()
-        ],
+        'per_class': [row.plain() for row in evaluator.per_class()],
         'environment': environment(),
     }
 

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.provenance import source_commit
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, from_csv_cell
-from ride_timm.metrics import ClassResult
+from ride_timm.metrics import ClassResult, accuracy_labels
 from ride_timm.version import __version__
 
 __all__ = ['environment', 'format_metrics', 'read_per_class', 'write_json', 'write_per_class', 'write_results']
 
-SHOWN = ('top1', 'many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
+SHOWN = ('many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
 
 
 def environment() -> dict[str, Any]:
@@ -39,9 +40,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """The figures that matter most, on one line, in percent."""
-    return ', '.join(f'{name} {metrics[name]:.2f}' for name in SHOWN if name in metrics)
+def format_metrics(metrics: Mapping[str, float], images: ArrayLike) -> str:
+    """The results that matter most, on one line, in percent, the leading accuracy first.
+
+    Args:
+        metrics: Of `LongTailEvaluator`.
+        images: (C,) evaluation images per class.
+    """
+    names = (*accuracy_labels(images).values(), *SHOWN)
+    return ', '.join(f'{name} {metrics[name]:.2f}' for name in names if name in metrics)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -50,12 +57,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
-    """Write the per-class table as CSV; the accuracy of a class without test images is left empty."""
+    """Write the per-class table as CSV; what is not known of a class without images is left empty."""
     text = io.StringIO(newline='')
     writer = csv.writer(text)
     writer.writerow(ClassResult._fields)
-    for row in table:
-        writer.writerow(map(csv_cell, (*row[:-1], '' if math.isnan(row.accuracy) else row.accuracy)))
+    writer.writerows(map(csv_cell, row.plain().values()) for row in table)
     write_whole(path, text.getvalue())
 
 

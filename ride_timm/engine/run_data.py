@@ -23,6 +23,7 @@ from ride_timm.data import (
 from ride_timm.data.images import PixelRange, measure_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
+from ride_timm.metrics import leading_accuracy
 
 __all__ = ['MAX_CHECKED', 'HoldoutPlan', 'RunData', 'build_data', 'open_val_part', 'val_plan']
 
@@ -230,9 +231,18 @@ def _describe(train: DataSplit, val: DataSplit, groups: GroupChoice) -> str:
         f'{_counted(train.num_classes)}, {len(train.targets)} training images ({train.class_counts.max()} to '
         f'{train.class_counts.min()} a class, imbalance factor {imbalance_factor(train.class_counts):.1f}), '
         f'{len(val.targets)} evaluation images'
+        + _balance(val)
         + (f', {_counted(empty)} without any of them' if empty else '')
         + f'; groups: {limits}'
     )
+
+
+def _balance(val: DataSplit) -> str:
+    """That the evaluation images are not balanced, and what leads then."""
+    tested = val.class_counts[val.class_counts > 0]
+    if leading_accuracy(val.class_counts) == 'top1':
+        return ''
+    return f' (not balanced, {tested.min()} to {tested.max()} a class, so `balanced`, the mean over classes, leads)'
 
 
 def _counted(classes: int) -> str:

@@ -15,11 +15,24 @@ from ride_timm.engine.resume import Resumed
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import DAMAGED, LAST
 from ride_timm.errors import RideError
+from ride_timm.metrics import leading_accuracy
 
-__all__ = ['LESS_IS_BETTER', 'create_saver', 'run_settings']
+__all__ = ['LESS_IS_BETTER', 'create_saver', 'run_settings', 'settle_metric']
 
 LESS_IS_BETTER = ('loss', 'ece', 'gmacs', 'mean_experts')
 """Figures of which the least is the best."""
+
+
+def settle_metric(args: argparse.Namespace, data: RunData, checkpoint: dict[str, Any] | None) -> None:
+    """Choose what ranks the checkpoints where the command line does not: a resumed run keeps what it ranked by.
+
+    Args:
+        args: The run's arguments; `eval_metric` is set.
+        data: The images.
+        checkpoint: The one that the run goes on from.
+    """
+    before = ((checkpoint or {}).get('args') or {}).get('eval_metric')
+    args.eval_metric = args.eval_metric or before or leading_accuracy(data.val.class_counts)
 
 
 def create_saver(

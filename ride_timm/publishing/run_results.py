@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ride_timm.cards.results import FORMAT, check_results
+from ride_timm.cards.results import FORMAT, SEED_FIGURES, check_results
 from ride_timm.engine.initial import Initial
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
@@ -16,8 +16,6 @@ from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
 
 __all__ = ['run_results']
-
-_SEEDS = ('top1', 'many', 'medium', 'few', 'ece')
 
 
 class _Run(NamedTuple):
@@ -72,7 +70,7 @@ def run_results(folder: Path, trained: Initial, *, name: str, data_name: str, nu
         'training': training,
         'choices': _choices(run, training),
         'test': test,
-        'seeds': [{'seed': seed, **{key: everything.get(key) for key in _SEEDS}, 'published': True}],
+        'seeds': [{'seed': seed, **{key: everything.get(key) for key in SEED_FIGURES}, 'published': True}],
     }
     check_results(results, str(folder))
     return results
@@ -126,7 +124,7 @@ def _all_experts(run: Mapping[str, Any]) -> dict[str, Any]:
     row = next((row for row in run.get('sweep') or () if row['threshold'] == 0.0), None)
     if row is None:
         raise RideError('The results.json of the router has no figures of all experts; train it again.')
-    left_out = ('threshold', 'balanced', 'mean_experts')
+    left_out = ('threshold', 'mean_experts')
     return {key: value for key, value in row.items() if key not in left_out and not key.startswith('share_')}
 
 

@@ -82,7 +82,7 @@ def draw_calibration(answers: Answers, ece: float) -> bytes:
         right.bar(edges[:-1], images, np.diff(edges), align='edge', color=GREY, edgecolor='white')
         for value, text, colour in (
             (100 * float(answers.confidence.mean()), 'mean confidence', VERMILLION),
-            (100 * float((answers.answers == answers.targets).mean()), 'accuracy', BLUE),
+            (100 * float((answers.answers == answers.targets).mean()), 'right answers', BLUE),
         ):
             line = {'color': colour, 'linewidth': 1.6, 'clip_on': False}  # whole at 100 % too
             right.axvline(value, 0, 1 / HEADROOM, label=f'{text} {value:.1f} %', **line)
@@ -110,7 +110,12 @@ def draw_curves(curves: Curves) -> bytes:
         loss, accuracy, rate = panels
         _line(loss, epochs, curves.get('train_loss'), INK, 'training')
         _line(loss, epochs, curves.get('eval_loss'), VERMILLION, 'evaluation')
-        _line(accuracy, epochs, curves.get('eval_top1'), INK, 'overall', 2.0)
+        over_images, mean = curves.get('eval_top1'), curves.get('eval_balanced')
+        if mean is None or over_images is None or np.allclose(mean, over_images, equal_nan=True):  # balanced images
+            _line(accuracy, epochs, over_images, INK, 'overall', 2.0)
+        else:
+            _line(accuracy, epochs, mean, INK, 'mean over classes', 2.0)
+            _line(accuracy, epochs, over_images, GREY, 'over images')
         for name, colour in GROUP_COLOURS.items():
             _line(accuracy, epochs, curves.get(f'eval_{name}'), colour, name)
         _line(rate, epochs, curves.get('lr'), OTHER_COLOURS[0], '')
@@ -193,9 +198,6 @@ def _results(measured: Measured, name: str, data_name: str, source: str) -> dict
             'routed': measured.routed,
             'sweep': measured.sweep,
             'groups': {group: [int(index) for index in members] for group, members in groups.items()},
-            'per_class': [
-                row._asdict() | {'accuracy': None if math.isnan(row.accuracy) else row.accuracy}
-                for row in measured.per_class
-            ],
+            'per_class': [row.plain() for row in measured.per_class],
         },
     }

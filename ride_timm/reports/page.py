@@ -14,7 +14,7 @@ import numpy as np
 from ride_timm.cards.figures import GREY, GROUP_COLOURS
 from ride_timm.data.descriptions import readable_label
 from ride_timm.escaping import printable
-from ride_timm.metrics import ClassResult
+from ride_timm.metrics import ClassResult, accuracy_labels, wilson_interval
 from ride_timm.reports.measure import Measured, agreement, worst_pairs
 from ride_timm.reports.style import PAGE, STYLE
 
@@ -107,7 +107,7 @@ def _header(content: Content) -> str:
 def _tiles(measured: Measured) -> str:
     """The figures that matter most, large."""
     figures = measured.figures
-    shown = {'overall': 'top1', **_groups(measured), 'worst class': 'worst_class'}
+    shown = {**_accuracies(measured), **_groups(measured), 'worst class': 'worst_class'}
     tiles = [(label, f'{_number(figures.get(key))} %') for label, key in shown.items()]
     tiles.append(('calibration error', f'{_number(figures.get("ece"))} %'))
     return ''.join(
@@ -119,15 +119,16 @@ def _accuracy(measured: Measured) -> str:
     figures, routed = measured.figures, measured.routed
     top5 = {'top 5': 'top5'} if len(measured.per_class) > 5 else {}
     rows = {
-        'overall': 'top1', **top5, **_groups(measured), 'worst class': 'worst_class',
-        'harmonic mean of the classes': 'harmonic', 'calibration error (ECE)': 'ece',
+        **_accuracies(measured), **top5, **_groups(measured), 'worst class': 'worst_class',
+        'harmonic mean of the classes': 'harmonic', 'macro F1': 'macro_f1', 'calibration error (ECE)': 'ece',
     }  # fmt: skip
     together = f'all {measured.num_experts} experts' if measured.num_experts > 1 else 'network'
     heads = ['percent', together] + ([f'routed, threshold {routed["threshold"]:g}'] if routed else [])
     columns = [figures] + ([routed] if routed else [])
     table = [[_text(label), *(_number(column.get(key)) for column in columns)] for label, key in rows.items()]
+    over = ', over images' * (len(_accuracies(measured)) > 1)
     table += [
-        [f'expert {k} alone', _number(figures[f'expert{k}_top1']), *([NOTHING] if routed else [])]
+        [f'expert {k} alone{over}', _number(figures[f'expert{k}_top1']), *([NOTHING] if routed else [])]
         for k in range(measured.num_experts if measured.num_experts > 1 else 0)
     ]
     if measured.groups is None:
@@ -136,6 +137,10 @@ def _accuracy(measured: Measured) -> str:
         thirds = 'are thirds of the classes ' if measured.groups.rule == 'quantile' else ''
         note = f'Groups {thirds}by training images a class: {measured.groups.text}; the figure of a group is the mean '
         note += "of its classes' accuracies."
+    tested = [row.test_images for row in measured.per_class if row.test_images]
+    if len(_accuracies(measured)) > 1:
+        note += f' The images are not balanced, {min(tested):,} to {max(tested):,} a class, so the mean over the '
+        note += 'classes leads; the accuracy over images is mostly that of the classes with the most images here.'
     untested = int(figures['num_classes_without_images'])
     note += f' {_counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
     cost = _table(['cost of an image', *heads[1:]], _cost(measured))
@@ -279,14 +284,31 @@ def _classes(measured: Measured) -> str:
     known = measured.groups is not None
     order = sorted(measured.per_class, key=lambda row: (-row.train_images if known else 0, row.label))
     heads = ['class', *(['group', 'training images'] if known else []), 'images here', 'accuracy (%)']
-    return _table(heads, [_class_row(row, known) for row in order], words=2 if known else 1, kind='classes')
+    heads += ['95 % interval', 'precision (%)', 'taken for it']
+    note = (
+        'Accuracy: of the images of a class, how many are recognised, with the interval (Wilson, 95 %) that few images '
+        'leave it in. Precision: of the images that are taken for a class, how many are of it.'
+    )
+    return f'<p>{_prose(note)}</p>' + _table(
+        heads, [_class_row(row, known) for row in order], words=2 if known else 1, kind='classes'
+    )
 
 
 def _class_row(row: ClassResult, known: bool) -> list[str]:
     group = f'<span class="group"{_tint(row.group)}>{_text(row.group)}</span>' if row.group else NOTHING
     width = 0.0 if math.isnan(row.accuracy) else row.accuracy
     bar = f'<span class="bar"{_tint(row.group, f";--part:{width:.1f}%")}></span>{_number(row.accuracy)}'
-    return [_label(row.name), *([group, f'{row.train_images:,}'] if known else []), f'{row.test_images:,}', bar]
+    interval = NOTHING
+    if row.test_images:
+        interval = '{:.0f} to {:.0f}'.format(*wilson_interval(row.correct, row.test_images))
+    counts = [group, f'{row.train_images:,}'] if known else []
+    return [
+        _label(row.name), *counts, f'{row.test_images:,}', bar, interval, _number(row.precision), f'{row.predicted:,}'
+    ]  # fmt: skip
+
+
+def _accuracies(measured: Measured) -> dict[str, str]:
+    return accuracy_labels([row.test_images for row in measured.per_class])
 
 
 def _groups(measured: Measured) -> dict[str, str]:
