@@ -136,7 +136,7 @@ def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: flo
 
 def _undo(experts: Sequence[nn.Module], router: nn.Module | None) -> None:
     """Remove the hooks of an earlier correction."""
-    kinds = [(expert._forward_hooks, _Shift) for expert in experts]
+    kinds: list[tuple[dict[int, Any], type]] = [(expert._forward_hooks, _Shift) for expert in experts]
     if router is not None:
         kinds.append((router._forward_pre_hooks, _Unshift))
     for hooks, kind in kinds:
