@@ -102,6 +102,11 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
     if examples.problems:
         raise RideError(f'--examples: {examples.problems[0]}.')
     trained = load_model(args.model)
+    channels = int(getattr(trained.model, 'in_chans', 3))
+    if channels not in (1, 3):
+        raise RideError(
+            f'{args.model} takes images of {channels} channels, which a page cannot show; use ride-timm predict.'
+        )
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
     apply_options(trained, args)

@@ -215,3 +215,33 @@ def test_twelve_bits_in_sixteen(tmp_path, run):
     assert load_model(tmp_path / 'published').about['pixel_range'] == [low, high]
     found = run('predict', tmp_path / 'published', tmp_path / 'data/val', '--csv', '--device', 'cpu')
     assert found[1] == run('predict', folder, tmp_path / 'data/val', '--csv', '--device', 'cpu')[1]
+
+
+def test_five_channels(tmp_path, run):
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for name, band in (('crop', 3), ('weed', 4)):
+            folder = tmp_path / 'data' / split / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                array = rng.integers(0, 2000, (9, 12, 5)).astype(np.uint16)
+                array[..., band] += 2000
+                np.save(folder / f'{number}.npy', array)
+    data = tmp_path / 'data'
+    assert 'in-chans' in sentence(run('train', '--data-dir', data, '--model', CIFAR, '--output', tmp_path)[2])
+    folder = train(data, tmp_path, 'run', '--model', CIFAR, '--in-chans', '5')
+    net = load_model(folder)
+    assert net.model.in_chans == 5
+    assert net.about['pixel_range'][1] > 3900
+    assert right_answers(run, folder, data).keys() == {'crop', 'weed'}
+    assert run('validate', '--checkpoint', folder, '--data-dir', data, '--device', 'cpu')[0] == 0
+    assert run('report', folder, '--device', 'cpu')[0] == 0
+    assert run('data', data)[0] == 0
+    colour = run(
+        'train', '--data-dir', data, '--model', CIFAR, '--in-chans', '5', '--aa', 'rand-m9', '--output', tmp_path
+    )
+    assert '--aa' in sentence(colour[2])
+    for option in ('--data-on-device',):
+        refused = run('train', '--data-dir', data, '--model', CIFAR, '--in-chans', '5', option, '--output', tmp_path)
+        assert option in sentence(refused[2])
+    assert '5 channels' in sentence(run('demo', folder)[2])

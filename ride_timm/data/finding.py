@@ -17,6 +17,8 @@ __all__ = ['FoundImages', 'find_images', 'is_visible', 'list_images', 'natural_o
 
 _logger = logging.getLogger(__name__)
 
+ARRAYS = '.npy'
+
 _LEFT_BEHIND = {'__MACOSX', '@eaDir', 'Thumbs.db', 'desktop.ini', '$RECYCLE.BIN', 'System Volume Information'}
 
 
@@ -94,10 +96,11 @@ def list_images(
         passed: Folders, resolved, that links do not lead back into.
 
     Returns:
-        The images in natural order, a folder's own before those of its folders, and the files of types of images that
+        The images in natural order, a folder's own before those of its folders (arrays, `.npy`, only where there are no
+        pictures, next to which they are something else), and the files of types of images that
         cannot be read here.
     """
-    types = set(image_types())
+    types = {*image_types(), ARRAYS}
     images: list[str] = []
     others: list[Path] = []
     seen = set(passed)
@@ -112,7 +115,8 @@ def list_images(
                 images.append(str(path))
             elif (mimetypes.guess_type(path.name)[0] or '').startswith('image/'):
                 others.append(path)
-    return images, others
+    pictures = [path for path in images if not path.lower().endswith(ARRAYS)]
+    return pictures or images, others
 
 
 def tell_others(folder: str | Path, others: Sequence[Path]) -> None:

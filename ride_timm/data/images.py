@@ -1,7 +1,9 @@
 """Reading images strictly: what cannot be read is an error that names the file, never another image."""
 
 import functools
+import io
 import logging
+import math
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
@@ -26,6 +29,7 @@ __all__ = [
     'measure_range',
     'open_image',
     'open_regular',
+    'read_pixels',
     'stored_range',
 ]
 
@@ -36,6 +40,8 @@ PixelRange = tuple[int, int]
 
 _NO_PICTURES = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'})
 """Formats that Pillow knows and does not draw itself; EPS files would be run as programs, by Ghostscript."""
+
+_NPY = b'\x93NUMPY'
 
 _SAMPLED = 1000  # images that the range is measured on
 _PERCENTILES = (0.1, 99.9)  # a hot pixel must not darken all others
@@ -49,30 +55,22 @@ def _formats() -> tuple[str, ...]:
 
 @functools.cache
 def image_types() -> tuple[str, ...]:
-    """Suffixes of the files that folders are searched for: all that Pillow, with its plugins, draws; `.jpg` first."""
+    """Suffixes of pictures: of all that Pillow, with its plugins, draws; `.jpg` first."""
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
     usual = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp', '.bmp', '.gif', '.ppm', '.pgm')
     return (*usual, *sorted(suffixes.difference(usual)))
 
 
-def image_mode(in_chans: int) -> str:
-    """Pillow mode for a number of input channels.
+def image_mode(in_chans: int) -> str | int:
+    """How images are read for a number of input channels.
 
     Args:
-        in_chans: 3 for colour, 1 for grey.
+        in_chans: 3 for colour, 1 for grey, any other number for images that have just these channels.
 
     Returns:
-        `RGB` or `L`.
-
-    Raises:
-        RideError: For any other number of channels.
+        `RGB` or `L`, Pillow's modes, or the number itself.
     """
-    modes = {1: 'L', 3: 'RGB'}
-    if in_chans not in modes:
-        raise RideError(
-            f'images are read with 3 channels (colour) or 1 (grey), not {in_chans}: set --in-chans to 1 or 3'
-        )
-    return modes[in_chans]
+    return {1: 'L', 3: 'RGB'}.get(in_chans, in_chans)
 
 
 def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange | None = None) -> Image.Image:
@@ -179,19 +177,79 @@ def stored_range(record: Mapping[str, Any]) -> PixelRange | None:
     )
 
 
-def open_image(file: IO[bytes], mode: str = 'RGB', pixel_range: PixelRange | None = None) -> Image.Image:
+def open_image(
+    file: IO[bytes], mode: str | int = 'RGB', pixel_range: PixelRange | None = None
+) -> Image.Image | torch.Tensor:
     """Decode the image in an open file; training, validation and prediction all read through here.
 
     Args:
-        file: Binary file at the image's first byte.
-        mode: `RGB` or `L`.
+        file: Binary file at the image's first byte; seekable.
+        mode: Of `image_mode`.
         pixel_range: As in `convert_image`.
 
     Returns:
-        The decoded image.
+        The decoded image; for a number of channels a uint8 tensor (channels, H, W).
+
+    Raises:
+        ValueError: It has other channels, or a type of pixels that is not read.
     """
-    with Image.open(file, formats=_formats()) as image:
+    start = file.read(len(_NPY))
+    file.seek(-len(start), os.SEEK_CUR)
+    if start == _NPY:
+        array = _read_array(file)
+        return _bands(array, mode, pixel_range) if isinstance(mode, int) else _picture(array, mode, pixel_range)
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return read_pixels(image, mode, pixel_range)
+    except UnidentifiedImageError:
+        if start[:4] in (b'II*\0', b'MM\0*'):
+            raise ValueError('Pillow does not read TIFF files of such channels; save the array as .npy') from None
+        raise
+
+
+def read_pixels(
+    image: Image.Image, mode: str | int, pixel_range: PixelRange | None = None
+) -> Image.Image | torch.Tensor:
+    """As `open_image`, of an image that Pillow has opened; transparency is a channel like others if all are read."""
+    if isinstance(mode, str):
         return convert_image(image, mode, pixel_range)
+    return _bands(np.atleast_3d(np.asarray(_upright(image))), mode, pixel_range)
+
+
+def _read_array(file: IO[bytes]) -> np.ndarray[Any, Any]:
+    """An array of a `.npy` file; its header's size is compared with the file's before anything is made of it."""
+    data = io.BytesIO(file.read())
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(data)
+    if version not in read_header:
+        raise ValueError(f'it is a .npy file of version {version}; save it with numpy.save')
+    shape, fortran, dtype = read_header[version](data)
+    if dtype not in (np.uint8, np.uint16):
+        raise ValueError(f'its values are {dtype}; save it as uint8 or uint16')
+    content = data.read()
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f'it has {len(content)} bytes where its shape {shape} has others; save it again')
+    return np.frombuffer(content, dtype).reshape(shape, order='F' if fortran else 'C')
+
+
+def _bands(array: np.ndarray[Any, Any], channels: int, pixel_range: PixelRange | None) -> torch.Tensor:
+    """A uint8 tensor (channels, H, W) of an array (H, W, channels) or (channels, H, W)."""
+    if array.ndim == 3 and array.shape[2] == channels:
+        array = array.transpose(2, 0, 1)
+    elif array.ndim != 3 or array.shape[0] != channels:
+        raise ValueError(
+            f'its shape is {array.shape} and {channels} channels are read; give their number with --in-chans'
+        )
+    if array.dtype != np.uint8:
+        array = _eight_bits(array, pixel_range)
+    return torch.from_numpy(array.copy())
+
+
+def _picture(array: np.ndarray[Any, Any], mode: str, pixel_range: PixelRange | None) -> Image.Image:
+    """An array (H, W), (H, W, 1 or 3) or (1 or 3, H, W) as a picture."""
+    channels = next((count for count in (3, 1) if array.ndim == 3 and count in (array.shape[0], array.shape[2])), 1)
+    pixels = _bands(array if array.ndim == 3 else array[..., None], channels, pixel_range).permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels if channels == 3 else pixels[..., 0]).convert(mode)
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
@@ -245,7 +303,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
         base: A timm `ImageDataset` over a reader of files, or a torchvision data set; its own transform stays unset.
         targets: (N,) class index of each item.
         rows: (N,) row of `base` that each item reads.
-        mode: Pillow mode that images are converted to.
+        mode: Of `image_mode`.
         pixel_range: As in `convert_image`; it may be set later.
     """
 
@@ -254,7 +312,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
         base: Any,
         targets: IntArray,
         rows: ArrayLike,
-        mode: str = 'RGB',
+        mode: str | int = 'RGB',
         pixel_range: PixelRange | None = None,
     ) -> None:
         self.base = base
@@ -273,14 +331,14 @@ class ImageSet(Dataset[tuple[Any, int]]):
             image = self.transform(image)
         return image, int(self.targets[index])
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Image.Image | torch.Tensor:
         """Decode one image.
 
         Args:
             index: Item number.
 
         Returns:
-            The image, converted but not transformed.
+            The image as of `open_image`, not transformed.
 
         Raises:
             RideError: If the image cannot be read; the message names the file.
@@ -308,10 +366,10 @@ class ImageSet(Dataset[tuple[Any, int]]):
         file: IO[bytes] = self.base.reader[int(self.rows[index])][0]
         return file
 
-    def _decode(self, index: int) -> Image.Image:
+    def _decode(self, index: int) -> Image.Image | torch.Tensor:
         opened = self.open(index)
         if opened is None:
-            return convert_image(self.base[int(self.rows[index])][0], self.mode, self.pixel_range)
+            return read_pixels(self.base[int(self.rows[index])][0], self.mode, self.pixel_range)
         with opened as file:
             return open_image(file, self.mode, self.pixel_range)
 
@@ -322,8 +380,14 @@ class ImageSet(Dataset[tuple[Any, int]]):
             opened = self.open(index)
             if opened is None:
                 return _histogram(self.base[int(self.rows[index])][0])
-            with opened as file, Image.open(file, formats=_formats()) as image:
-                return _histogram(image)
+            with opened as file:
+                if file.read(len(_NPY)) == _NPY:
+                    file.seek(0)
+                    array = _read_array(file)
+                    return np.bincount(array.ravel(), minlength=65536) if array.dtype == np.uint16 else none
+                file.seek(0)
+                with Image.open(file, formats=_formats()) as image:
+                    return _histogram(image)
         except Exception:  # reading it as an image has the sentence
             return none
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from ride_timm.data.images import ImageSet, convert_image, failure_reason
@@ -77,16 +78,19 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         opened = images.open(index)
         if opened is None:
             image: Image.Image = images.base[int(images.rows[index])][0]
-            size = convert_image(image, images.mode, _ANY_RANGE).size
+            size = convert_image(image, pixel_range=_ANY_RANGE).size
             return ImageFacts(size, image.mode, False, _digest(image.tobytes()), None)
         with opened as file:
             data = file.read()
         digest = _digest(data)
+        if data.startswith(b'\x93NUMPY'):
+            shape = np.load(io.BytesIO(data), allow_pickle=False).shape
+            return ImageFacts(shape[1::-1], f'array {shape}', False, digest, None)
         with Image.open(io.BytesIO(data)) as found:
             mode = found.mode
             # cameras store previews as further frames of an MPO
             animated = bool(getattr(found, 'is_animated', False)) and found.format != 'MPO'
-            size = convert_image(found, images.mode, _ANY_RANGE).size
+            size = convert_image(found, pixel_range=_ANY_RANGE).size
         return ImageFacts(size, mode, animated, digest, None)
     except Exception as error:  # Pillow's decoders raise many types for a broken file
         return ImageFacts(None, '', False, digest, failure_reason(error))

@@ -22,6 +22,12 @@ def train_transform(args: argparse.Namespace, size: tuple[int, int, int], interp
     Raises:
         RideError: The arguments name none.
     """
+    pictures = size[0] in (1, 3)
+    if not pictures and (args.aa or args.augmentation == 'cifar_aa' or 'color_jitter' in args.explicit):
+        raise RideError(
+            f'Images of {size[0]} channels have no colours to change; leave --aa, --color-jitter and --augmentation '
+            'cifar_aa out.'
+        )
     if args.augmentation != 'timm':
         return create_train_transform(args.augmentation, size, hflip=args.hflip, interpolation=interpolation)
     try:
@@ -32,7 +38,7 @@ def train_transform(args: argparse.Namespace, size: tuple[int, int, int], interp
             ratio=args.ratio,
             hflip=args.hflip,
             vflip=args.vflip,
-            color_jitter=_jitter(args),
+            color_jitter=_jitter(args) if pictures else None,
             auto_augment=args.aa,
             interpolation=interpolation,
         )
@@ -53,6 +59,8 @@ def device_augmentation(
     Raises:
         RideError: Not all of what the arguments ask for is done on the device.
     """
+    if size[0] not in (1, 3):
+        raise RideError(f'--data-on-device takes pictures, not images of {size[0]} channels; leave it out.')
     if args.augmentation == 'cifar':
         return lambda shape: CifarAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
     others = {

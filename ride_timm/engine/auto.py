@@ -87,7 +87,7 @@ def short_side(split: DataSplit, sample: int = SAMPLE) -> int:
 
 
 def _side(image: Any) -> int:
-    return min(image.size) if isinstance(image, Image.Image) else min(np.asarray(image).shape[:2])
+    return min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:])
 
 
 def choose(args: argparse.Namespace, train: DataSplit, init: Initial | None = None) -> None:

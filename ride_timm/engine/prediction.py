@@ -207,7 +207,9 @@ class _LenientSet(ImageSet):
         try:
             return super().__getitem__(index)
         except Exception:  # Pillow's decoders raise many types for a broken file
-            blank: Any = Image.new(self.mode, (32, 32))
+            blank: Any = (
+                Image.new(self.mode, (32, 32)) if isinstance(self.mode, str) else torch.zeros(self.mode, 32, 32).byte()
+            )
             return blank if self.transform is None else self.transform(blank), -1
 
     def reason(self, index: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ride_timm.cards.figures import (
     BLUE,
@@ -142,13 +143,13 @@ def read_curves(text: str) -> dict[str, list[float]]:
     return {name: [_number(row.get(name)) for row in rows] for name in names}
 
 
-def thumbnail(image: Image.Image) -> bytes:
+def thumbnail(image: Image.Image | Tensor) -> bytes:
     """A small copy of an image as PNG; one that is small already stays as it is.
 
     Args:
-        image: Of any size, RGB or L.
+        image: Of any size, RGB or L; of a tensor (channels, H, W), uint8, the first channel is shown.
     """
-    small = image.copy()
+    small = image.copy() if isinstance(image, Image.Image) else Image.fromarray(image[0].numpy())
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     content = io.BytesIO()
     small.save(content, 'PNG', optimize=True)

@@ -189,9 +189,55 @@ def test_open_image_decodes_completely_before_the_file_closes(tmp_path):
 
 
 def test_channels():
-    assert (image_mode(1), image_mode(3)) == ('L', 'RGB')
-    with pytest.raises(RideError, match='not 4'):
-        image_mode(4)
+    assert [image_mode(channels) for channels in (1, 3, 4)] == ['L', 'RGB', 4]
+
+
+def saved(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    file.seek(0)
+    return file
+
+
+BANDS = np.random.default_rng(0).integers(0, 256, (6, 8, 5), dtype=np.uint8)
+
+
+def test_arrays_keep_their_channels():
+    expected = BANDS.transpose(2, 0, 1)
+    for array in (BANDS, expected, np.asfortranarray(BANDS)):
+        assert np.array_equal(open_image(saved(array), 5), expected)
+    deep = BANDS.astype(np.uint16) * 16
+    assert np.array_equal(open_image(saved(deep), 5, (0, 255 * 16)), expected)
+    assert np.array_equal(open_image(saved(BANDS[..., :3])), BANDS[..., :3])
+    assert open_image(saved(BANDS[..., 0]), 'L').mode == 'L'
+
+
+def test_four_channels_of_a_picture_are_kept_as_they_are():
+    file = io.BytesIO()
+    Image.fromarray(BANDS[..., :4]).save(file, 'TIFF')
+    file.seek(0)
+    assert np.array_equal(open_image(file, 4), BANDS[..., :4].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ('array', 'message'),
+    [(BANDS, '--in-chans'), (BANDS.astype(np.float32), 'float32'), (np.array([{}], dtype=object), 'object')],
+)
+def test_arrays_that_do_not_fit(array, message):
+    with pytest.raises(ValueError, match=message):
+        open_image(saved(array), 4)
+
+
+def test_a_header_that_promises_more_than_the_file_holds():
+    content = saved(BANDS).getvalue().replace(b'(6, 8, 5), ', b'(6, 8, 5000000000), ')
+    with pytest.raises(ValueError, match='shape'):
+        open_image(io.BytesIO(content), 5)
+
+
+def test_arrays_next_to_pictures_are_none(make_folder):
+    root = make_folder({'train': {'a': 2, 'b': 1}})
+    np.save(root / 'train/a/mask.npy', BANDS)
+    assert open_train_split(root).class_counts.tolist() == [2, 1]
 
 
 def test_sources_without_files_are_named_by_row():
