@@ -14,6 +14,7 @@ from tiny_runs import CIFAR, train, write_images
 from ride_timm.cards import figures
 from ride_timm.cli import main
 from ride_timm.engine.loading import load_model
+from ride_timm.escaping import from_csv_cell
 
 NAMES = ['10', '2', 'great white', 'a, b', '<script>alert(1)<', 'größe', '猫', '=1+1', 'it\'s "q" &amp;', '$x$']
 
@@ -45,7 +46,7 @@ def sentence(err):
 
 def per_class(folder):
     with (folder / 'per_class.csv').open(encoding='utf-8', newline='') as file:
-        return {row['name']: row for row in csv.DictReader(file)}
+        return {from_csv_cell(row['name']): row for row in csv.DictReader(file)}
 
 
 def right_answers(run, folder, data):
@@ -56,7 +57,8 @@ def right_answers(run, folder, data):
     assert sorted(row['path'] for row in rows) == sorted(map(str, (data / 'val').glob('*/*')))
     hits = {}
     for row in rows:
-        hits.setdefault(Path(row['path']).parent.name, []).append(row['label'] == Path(row['path']).parent.name)
+        name = Path(row['path']).parent.name
+        hits.setdefault(name, []).append(from_csv_cell(row['label']) == name)
     return {name: 100 * sum(found) / len(found) for name, found in hits.items()}
 
 
@@ -237,11 +239,7 @@ def test_five_channels(tmp_path, run):
     assert run('validate', '--checkpoint', folder, '--data-dir', data, '--device', 'cpu')[0] == 0
     assert run('report', folder, '--device', 'cpu')[0] == 0
     assert run('data', data)[0] == 0
-    colour = run(
-        'train', '--data-dir', data, '--model', CIFAR, '--in-chans', '5', '--aa', 'rand-m9', '--output', tmp_path
-    )
-    assert '--aa' in sentence(colour[2])
-    for option in ('--data-on-device',):
-        refused = run('train', '--data-dir', data, '--model', CIFAR, '--in-chans', '5', option, '--output', tmp_path)
-        assert option in sentence(refused[2])
+    for option in (['--aa', 'rand-m9'], ['--data-on-device']):
+        refused = run('train', '--data-dir', data, '--model', CIFAR, '--in-chans', '5', *option, '--output', tmp_path)
+        assert option[0] in sentence(refused[2])
     assert '5 channels' in sentence(run('demo', folder)[2])
