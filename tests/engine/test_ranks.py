@@ -227,7 +227,7 @@ def measure(data, folder, share):
     figures = evaluate(network(), loader, evaluator, distributed=share)
     table = evaluator.per_class(distributed=share)
     if args.rank == 0:
-        torch.save({'figures': dict(figures), 'table': [tuple(row) for row in table]}, folder / f'{share}.pt')
+        torch.save({'figures': dict(figures), 'table': [row.plain() for row in table]}, folder / f'{share}.pt')
     if share:
         torch.distributed.destroy_process_group()
     return 0
