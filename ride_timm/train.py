@@ -223,6 +223,7 @@ def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
         trainer.mixup.mixup_enabled = False
     lr = trainer.lr
     train_metrics = train_epoch(trainer, epoch)
+    trainer.task.end_epoch()
     _share_statistics(run)
     check_weights(trainer.task, epoch)
     check_scale(trainer.scaler, epoch)

@@ -153,7 +153,10 @@ def _add_model(group: Any) -> None:
 
 def _add_loss(group: Any) -> None:
     group.add_argument('--loss', choices=list_losses(), help='default: ride for several experts, ce for one')
-    group.add_argument('--loss-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
+    group.add_argument(
+        '--loss-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V',
+        help='options of the loss; of balpoe and logit_adjusted tau=[-0.5,1,2.5], or by name: tau=balpoe, mdcs or tcl',
+    )  # fmt: skip
     group.add_argument(
         '--reweight-epoch', type=int, metavar='N',
         help='0-based epoch of deferred re-weighting (default: at 80 %% of the epochs); -1 for never',
@@ -164,7 +167,17 @@ def _add_loss(group: Any) -> None:
     group.add_argument(
         '--mutual-hard', type=float, default=0.0, metavar='W', help='the same over the 30 hardest classes of each image'
     )
-    group.add_argument('--mutual-temperature', type=float, default=1.0, metavar='T', help='of both')
+    group.add_argument(
+        '--mutual-temperature', type=float, default=1.0, metavar='T', help='of --mutual and --mutual-hard'
+    )
+    group.add_argument(
+        '--mutual-gated', type=float, default=0.0, metavar='W',
+        help='weight of mutual distillation from the experts that are right, most in classes not learnt yet (TCL: 1)',
+    )  # fmt: skip
+    group.add_argument(
+        '--soft-suppression', type=float, default=0.0, metavar='W',
+        help='weight of a loss that lowers wrong classes that the experts rank above the true one (TCL: 0.02)',
+    )  # fmt: skip
     group.add_argument('--smoothing', type=float, default=0.0, metavar='E', help='label smoothing')
     group.add_argument(
         '--sampler', default='instance', choices=('instance', 'balanced', 'sqrt', 'progressive'),

@@ -44,7 +44,8 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 _ONLY_FOR = {
     'experts': (
-        'teacher', 'distill_weight', 'distill_temperature', 'mutual', 'mutual_hard', 'mutual_temperature', 'pretrained',
+        'teacher', 'distill_weight', 'distill_temperature', 'mutual', 'mutual_hard', 'mutual_temperature',
+        'mutual_gated', 'soft_suppression', 'pretrained',
     ),
     'router': ('router_threshold', 'router_pos_weight', 'expert_order'),
     'heads': ('keep_heads',),

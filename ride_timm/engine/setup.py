@@ -161,8 +161,10 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     options = dict(args.loss_kwargs)
     if args.loss in ('ride', 'ldam') and getattr(model, 'head', 'linear') == 'linear':
         options.setdefault('margin_scale', 1.0)
-    if args.loss == 'balpoe' and 'tau' not in options and experts != 3:
-        options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts)
+    if args.loss == 'balpoe' and experts != 3:
+        options.setdefault('tau', 'balpoe')
+    if isinstance(options.get('tau'), str):  # settings and checkpoints hold the numbers
+        options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts, options['tau'])
         if is_primary(args):
             _logger.info(f'--loss-kwargs tau={[round(tau, 3) for tau in options["tau"]]} ({experts} experts)')
     if args.loss == 'ride':

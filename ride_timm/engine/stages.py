@@ -12,13 +12,14 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.engine import setup
+from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
 from ride_timm.engine.teacher import build_teacher
 from ride_timm.errors import RideError
-from ride_timm.losses import DistillationLoss, ExpertLoss, MutualLoss, RouterLoss
+from ride_timm.losses import DistillationLoss, RouterLoss
 from ride_timm.models import MultiExpertNet
-from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask, RouterTask, WeightedLoss
+from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask, RouterTask
 
 __all__ = ['begin', 'build_network', 'build_optimizer', 'build_task', 'check_resumed', 'open_data', 'record']
 
@@ -44,12 +45,12 @@ def begin(args: argparse.Namespace) -> Initial | None:
         raise RideError('--init and --pretrained both give weights to begin with; leave one out.')
     if args.pretrained and (args.model or '').startswith(('ride_', 'test_ride_')):
         args.init, args.pretrained = args.model, False  # so that heads are kept for classes of the same names only
-    if args.train_only and (
-        args.stage != 'experts' or not args.init or args.teacher or args.mutual or args.mutual_hard
-    ):
+    added = args.teacher or any(getattr(args, name) for name in AUXILIARY)
+    if args.train_only and (args.stage != 'experts' or not args.init or added):
         raise RideError(
             '--train-only trains parts of the network of --init in the stage experts, on their classification loss '
-            'alone; give --init, and no other --stage, --teacher or --mutual.'
+            'alone; give --init, and no other --stage, --teacher, --mutual, --mutual-hard, --mutual-gated or '
+            '--soft-suppression.'
         )
     if not args.init:
         if args.stage != 'experts':
@@ -162,7 +163,7 @@ def build_task(
     if args.stage == 'heads' or args.train_only:
         parts = [_part(model, name) for name in args.train_only] if args.train_only else None
         return HeadTask(model, criterion, device=device, parts=parts)
-    auxiliary = _mutual(args, criterion, data)
+    auxiliary = build_auxiliary(args, criterion, data.train.class_counts)
     if not args.teacher:
         return RideTask(model, criterion, device=device, auxiliary=auxiliary)
     return RideDistillationTask(
@@ -320,27 +321,6 @@ def _remarks(args: argparse.Namespace, init: Initial, keep: bool) -> str:
     elif had_router:
         texts.append('without its router, which belongs to the heads as they were')
     return f' ({", ".join(texts)})' if texts else ''
-
-
-def _mutual(args: argparse.Namespace, criterion: ExpertLoss, data: setup.RunData) -> dict[str, WeightedLoss]:
-    weights = {'mutual': args.mutual, 'mutual_hard': args.mutual_hard}
-    if not any(weights.values()):
-        return {}
-    if args.loss == 'sade':
-        raise RideError(
-            '--mutual makes the experts agree and those of the loss sade serve different class priors, without a tau '
-            'to correct for; choose another loss.'
-        )
-    prior: dict[str, Any] = {}
-    if criterion.tau is not None:  # experts for different priors are compared after adjusting
-        prior = {'tau': criterion.tau, 'class_counts': data.train.class_counts}
-    return {
-        name: WeightedLoss(
-            weight, MutualLoss(temperature=args.mutual_temperature, hard_classes=name == 'mutual_hard', **prior)
-        )
-        for name, weight in weights.items()
-        if weight
-    }
 
 
 def _warn_unreached(args: argparse.Namespace) -> None:

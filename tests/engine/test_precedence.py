@@ -99,6 +99,7 @@ def test_a_wrong_recipe_is_one_sentence(recipe, text, words):
         (['--keep-heads'], '--keep-heads is for the stage heads'),
         (['--stage', 'router', '--teacher', 'x'], '--teacher is for the stage experts'),
         (['--stage', 'heads', '--mutual', '0.5'], '--mutual is for the stage experts'),
+        (['--stage', 'heads', '--mutual-gated', '1'], '--mutual-gated is for the stage experts'),
         (['--stage', 'router', '--loss', 'ce'], '--loss does nothing in the stage router'),
         (['--stage', 'router', '--mixup', '0.4'], '--mixup does nothing in the stage router'),
         (['--stage', 'router', '--recipe', 'cifar100lt_ride'], 'is for the stage experts; leave one of them out'),
