@@ -89,8 +89,12 @@ def _add_stage(group: Any) -> None:
     group.add_argument(
         '--holdout', type=float, metavar='F',
         help='hold out this fraction of the training images, for choices such as the router threshold that must not be '
-        'made on the evaluation images, and evaluate on them instead (by --seed; the router stage holds out what the '
+        'made on the evaluation images, and evaluate on them instead (the router stage holds out what the '
         'experts of --init did not see; data without evaluation images: see --val-fraction)',
+    )  # fmt: skip
+    group.add_argument(
+        '--holdout-seed', type=int, metavar='N',
+        help='which images --holdout takes (default: --seed); with one of its own, runs of several seeds share them',
     )  # fmt: skip
     group.add_argument(
         '--router-threshold', type=float, metavar='T',

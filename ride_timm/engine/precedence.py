@@ -53,6 +53,7 @@ _ONLY_FOR = {
 _NEED = {
     ('distill_weight', 'distill_temperature'): ('teacher',),
     ('mutual_temperature',): ('mutual', 'mutual_hard'),
+    ('holdout_seed',): ('holdout', 'init'),
     ('init_ema', 'keep_heads'): ('init',),
 }
 _NOT_FOR_ROUTER = ('loss', 'loss_kwargs', 'reweight_epoch', 'smoothing', 'mixup', 'cutmix')

@@ -254,7 +254,9 @@ def check_resumed(args: argparse.Namespace, data: setup.RunData, checkpoint: Map
         )
     held = None if data.holdout is None else data.holdout._asdict()
     if 'holdout' in entry and entry['holdout'] != held:
-        raise RideError('The checkpoint to resume from held out other images; keep --holdout, --seed and the data.')
+        raise RideError(
+            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed and the data.'
+        )
     part = None if data.val_part is None else data.val_part._asdict()
     if 'val_part' in entry and entry['val_part'] != part:
         raise RideError(
@@ -266,10 +268,12 @@ def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.Holdo
     """What to hold out: in later stages just what the experts have not seen."""
     known = init.ride.get('holdout') if init is not None else None
     if init is None or args.stage == 'experts':
-        same = known is not None and (known['fraction'], known['seed']) == (args.holdout, args.seed)
+        if args.holdout and args.holdout_seed is None:
+            args.holdout_seed = args.seed
+        same = known is not None and (known['fraction'], known['seed']) == (args.holdout, args.holdout_seed)
         if args.holdout and init is not None and not same:
             _warn(args, f'The weights of {init.path} may have seen the held-out images.')
-        return setup.HoldoutPlan(args.holdout, args.seed) if args.holdout else None
+        return setup.HoldoutPlan(args.holdout, args.holdout_seed) if args.holdout else None
     if args.holdout == 0.0 or (args.holdout is None and known is None):
         if args.stage == 'router':
             kept = 'the given' if args.router_threshold is not None else "the network's"
@@ -284,11 +288,14 @@ def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.Holdo
             f'--holdout {args.holdout:g} was given and {init.path} was trained without one, so its experts have seen '
             'the images that would be held out; leave it out, or train the experts with the same --holdout first.'
         )
-    if args.holdout is not None and args.holdout != known['fraction']:
-        raise RideError(
-            f'--holdout {args.holdout:g} was given and {init.path} was trained with {known["fraction"]:g}; leave it '
-            'out to hold out the same images.'
-        )
+    for name, kept in (('holdout', known['fraction']), ('holdout_seed', known['seed'])):
+        given = getattr(args, name)
+        if given not in (None, kept):
+            raise RideError(
+                f'--{name.replace("_", "-")} {given:g} was given and {init.path} was trained with {kept:g}; leave it '
+                'out to hold out the same images.'
+            )
+    args.holdout_seed = known['seed']
     args.holdout = known['fraction']
     return setup.HoldoutPlan(known['fraction'], known['seed'], known['digest'])
 

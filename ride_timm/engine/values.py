@@ -38,7 +38,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         ),
         (0, 1),
     ),
-    'seed': (0, 2**32 - 1),
+    **dict.fromkeys(('seed', 'holdout_seed'), (0, 2**32 - 1)),
     'logit_adjustment': (-100, 100),  # below 0 towards the head; log pi is at most some tens
     'layer_decay': (1e-9, 1),  # at 0 all but the heads would stand still
     **dict.fromkeys(('clip_grad', 'crop_pct', 'distill_temperature', 'mutual_temperature'), (1e-9, _MOST)),
@@ -164,6 +164,6 @@ def _range_text(name: str, low: float, high: float) -> str:
         return 'a probability from 0 to 1' if name.endswith('threshold') else 'from 0 to 1'
     if high == _ANY:
         return f'a whole number of at least {low:g}'
-    if name == 'seed':
+    if name.endswith('seed'):
         return f'a whole number from 0 to {high:.0f}'
     return 'a number above 0' if low else 'a number of at least 0'

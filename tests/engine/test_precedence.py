@@ -103,6 +103,7 @@ def test_a_wrong_recipe_is_one_sentence(recipe, text, words):
         (['--stage', 'router', '--loss', 'ce'], '--loss does nothing in the stage router'),
         (['--stage', 'router', '--mixup', '0.4'], '--mixup does nothing in the stage router'),
         (['--stage', 'router', '--recipe', 'cifar100lt_ride'], 'is for the stage experts; leave one of them out'),
+        (['--holdout-seed', '2'], '--holdout-seed needs --holdout or --init'),
         (['--distill-weight', '2'], '--distill-weight needs --teacher'),
         (['--mutual-temperature', '2'], '--mutual-temperature needs --mutual or --mutual-hard'),
     ],

@@ -219,6 +219,20 @@ def test_held_out_images_that_the_weights_may_have_seen(data, experts, tmp_path,
     assert ('may have seen the held-out images' in caplog.text) == seen
 
 
+def test_runs_of_several_seeds_hold_out_the_same_images(data, experts, tmp_path):
+    of_first = read_checkpoint(experts)['ride']['holdout']
+    options = ('--loss', 'balpoe', '--holdout', '0.25', '--seed', '7')
+    folder = train(data, tmp_path, 'seventh', *MODEL, *options, '--holdout-seed', '42')
+    other = train(data, tmp_path, 'other', *MODEL, *options)
+    last = folder / 'last.pth.tar'
+    assert read_checkpoint(last)['ride']['holdout'] == of_first
+    assert read_checkpoint(other / 'last.pth.tar')['ride']['holdout']['digest'] != of_first['digest']
+    stage = ('--stage', 'router', '--init', str(last))
+    routed = train(data, tmp_path, 'routed', *stage)
+    assert json.loads((routed / 'results.json').read_text())['args']['holdout_seed'] == 42
+    fails('--holdout-seed 7 was given and .* was trained with 42', data, tmp_path, 'a', *stage, '--holdout-seed', '7')
+
+
 def test_classes_are_matched_by_name(experts, data, tmp_path):
     """Folders whose order differs from that of the weights, as other sources' may."""
     checkpoint = read_checkpoint(experts)
