@@ -61,6 +61,7 @@ STEPS = {
     'suppression': Step('aa', '--soft-suppression 0.02'),
     'gated_suppression': Step('gated', '--soft-suppression 0.02'),
     'tcl': Step('gated_suppression', '--loss-kwargs tau=tcl'),
+    'average': Step('aa', '--average-epochs 5'),
     'ema': Step('aa', '--model-ema --model-ema-decay 0.999'),
 }
 

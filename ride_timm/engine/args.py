@@ -153,6 +153,10 @@ def _add_model(group: Any) -> None:
     group.add_argument('--model-ema', action='store_true', help='keep a moving average of the weights')
     group.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='D')
     group.add_argument('--model-ema-warmup', action='store_true')
+    group.add_argument(
+        '--average-epochs', type=int, default=0, metavar='N',
+        help='measure and keep the mean of the weights over the last N epochs too, with statistics of BatchNorm anew',
+    )  # fmt: skip
 
 
 def _add_loss(group: Any) -> None:

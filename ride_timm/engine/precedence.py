@@ -45,7 +45,7 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
 _ONLY_FOR = {
     'experts': (
         'teacher', 'distill_weight', 'distill_temperature', 'mutual', 'mutual_hard', 'mutual_temperature',
-        'mutual_gated', 'soft_suppression', 'pretrained',
+        'mutual_gated', 'soft_suppression', 'average_epochs', 'pretrained',
     ),
     'router': ('router_threshold', 'router_pos_weight', 'expert_order'),
     'heads': ('keep_heads',),

@@ -13,6 +13,7 @@ from torch import nn
 
 from ride_timm.engine import setup
 from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
+from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
 from ride_timm.engine.teacher import build_teacher
@@ -61,11 +62,11 @@ def begin(args: argparse.Namespace) -> Initial | None:
         return None
     given = {key: value for key, value in args.model_kwargs.items() if not key.startswith('router')}
     init = read_initial(args.init, args.model, args.init_ema, given)
-    if init.settings.get('model_ema') and not args.init_ema:
+    if is_averaged(init.settings) and not args.init_ema:
         _warn(
             args,
-            f'{init.path} holds a moving average of the weights too, which the figures of its run are of; --init-ema '
-            'begins with that.',
+            f'{init.path} holds an average of the weights too, which the figures of its run are of; --init-ema begins '
+            'with that.',
         )
     experts = getattr(init.model, 'num_experts', 1)
     if args.stage == 'router' and experts < 2:

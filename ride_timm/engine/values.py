@@ -25,7 +25,10 @@ _RANGES: dict[str, tuple[float, float]] = {
         ),
         (1, _ANY),
     ),
-    **dict.fromkeys(('workers', 'log_interval', 'warmup_epochs', 'cooldown_epochs', 'patience_epochs'), (0, _ANY)),
+    **dict.fromkeys(
+        ('workers', 'log_interval', 'warmup_epochs', 'cooldown_epochs', 'patience_epochs', 'average_epochs'),
+        (0, _ANY),
+    ),
     **dict.fromkeys(
         ('lr', 'lr_base', 'warmup_lr', 'min_lr', 'weight_decay', 'momentum', 'decay_rate', 'mixup', 'cutmix',
          'mutual', 'mutual_hard', 'mutual_gated', 'soft_suppression', 'router_pos_weight', 'init_noise'),

@@ -280,7 +280,7 @@ def test_init_takes_the_moving_average(data, tmp_path, caplog):
         caplog.clear()
         done = train(data, tmp_path, key, '--stage', 'router', '--init', str(source), *more)
         assert same(saved[key], read_checkpoint(done / 'last.pth.tar')['state_dict'])
-        assert ('holds a moving average of the weights too' in caplog.text) == (not more)
+        assert ('holds an average of the weights too' in caplog.text) == (not more)
 
 
 class Foreign:
