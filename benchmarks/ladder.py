@@ -42,11 +42,18 @@ LAST = 10  # epochs that are averaged
 SEED_SPREAD = 0.5  # points, where it cannot be estimated
 
 
+HEADS = '--stage heads --loss balanced_softmax --sampler instance --epochs 20 --warmup-epochs 2 --lr 0.1'
+
+
 class Step(NamedTuple):
-    """A training to compare: the options of the step `parent`, and these."""
+    """A training to compare: the options of the step `parent`, and these.
+
+    `later` has a stage of its own, which goes on from the network of the parent with these options alone.
+    """
 
     parent: str | None
     options: str
+    later: bool = False
 
 
 STEPS = {
@@ -63,13 +70,14 @@ STEPS = {
     'tcl': Step('gated_suppression', '--loss-kwargs tau=tcl'),
     'average': Step('aa', '--average-epochs 5'),
     'ema': Step('aa', '--model-ema --model-ema-decay 0.999'),
+    'heads': Step('aa', f'{HEADS} --augmentation cifar_aa', later=True),
 }
 
 
 def options_of(name: str) -> list[str]:
     """All options of a step, those of the steps that it builds on first."""
-    parent, options = STEPS[name]
-    return [*(options_of(parent) if parent else ()), *shlex.split(options)]
+    parent, options, later = STEPS[name]
+    return [*(options_of(parent) if parent and not later else ()), *shlex.split(options)]
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:
@@ -192,23 +200,35 @@ class Ladder:
         """Train a step with a seed and add its line, unless it has one; returns whether it has one now."""
         if any((line['step'], line['seed']) == (step, str(seed)) for line in self.lines()):
             return True
-        args = self.args
-        folder = Path(args.output, f'{step}-{args.epochs}-{seed}')
-        if not (folder / 'results.json').is_file():
-            command = [sys.executable, '-m', 'ride_timm.cli', 'train', *options_of(step), *COMMON]
-            command += ['--data-dir', args.data_dir, '--epochs', str(args.epochs), '--seed', str(seed)]
-            command += ['--device', args.device, '--output', str(folder.parent), '--experiment', folder.name]
-            command += ['--resume', 'auto', *shlex.split(args.options)]
-            if args.dry_run:
-                print(shlex.join(['ride-timm', *command[3:]]))
-                return True
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            run_until(self.end, command, folder.parent / f'{folder.name}.log')
-        if not (folder / 'results.json').is_file():
-            return False
+        folder = self._train(step, seed)
+        if folder is None or self.args.dry_run:
+            return folder is not None
         with self.lock:
-            add_line(self.path, read_run(step, folder))
+            add_line(self.path, {**read_run(step, folder), 'epochs': self.args.epochs})
         return True
+
+    def _train(self, step: str, seed: int) -> Path | None:
+        """Train a step with a seed, unless that is done, and return its folder; None if it is not finished."""
+        args, (parent, _, later) = self.args, STEPS[step]
+        folder, before = (Path(args.output, f'{name}-{args.epochs}-{seed}') for name in (step, parent))
+        if (folder / 'results.json').is_file():
+            return folder
+        command = [sys.executable, '-m', 'ride_timm.cli', 'train', *options_of(step)]
+        if parent and later:
+            if not args.dry_run and self._train(parent, seed) is None:
+                return None
+            command += ['--init', str(before / 'last.pth.tar'), '--data-on-device']  # it holds out the same images
+        else:
+            command += [*COMMON, '--epochs', str(args.epochs)]
+        command += ['--seed', str(seed), '--data-dir', args.data_dir, '--device', args.device]
+        command += ['--output', str(folder.parent), '--experiment', folder.name, '--resume', 'auto']
+        command += shlex.split(args.options)
+        if args.dry_run:
+            print(shlex.join(['ride-timm', *command[3:]]))
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        run_until(self.end, command, folder.parent / f'{folder.name}.log')
+        return folder if (folder / 'results.json').is_file() else None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -233,7 +253,7 @@ def main() -> int:
     """Train what is missing, print the table."""
     args = build_parser().parse_args()
     if args.list:
-        for name, (parent, options) in STEPS.items():
+        for name, (parent, options, _) in STEPS.items():
             print(f'{name:<20}{parent or "":<20}{options}')
         return 0
     ladder = Ladder(args)
@@ -242,9 +262,13 @@ def main() -> int:
         if args.device == 'cpu':
             os.environ['OMP_NUM_THREADS'] = '1'
             os.nice(10)
-        with ThreadPoolExecutor(args.parallel) as pool:  # all steps with one seed before the next
-            tasks = [(step, seed) for seed in args.seeds for step in args.steps]
-            done = list(pool.map(lambda task: ladder.climb(*task), tasks))
+        later = [step for step in args.steps if STEPS[step].later]
+        first = [step for step in STEPS if step in {*args.steps, *(STEPS[name].parent for name in later)}]
+        done = []
+        for steps in ([step for step in first if step not in later], later):
+            with ThreadPoolExecutor(args.parallel) as pool:  # all steps with one seed before the next
+                tasks = [(step, seed) for seed in args.seeds for step in steps]
+                done += pool.map(lambda task: ladder.climb(*task), tasks)
     if not args.dry_run:
         print(table(ladder.lines()))
     if not all(done):

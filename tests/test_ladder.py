@@ -37,10 +37,28 @@ def write_run(folder, seed=42, epochs=12, many=60.0):
 
 @pytest.mark.parametrize('step', ladder.STEPS)
 def test_steps_are_options_of_the_training(step):
-    args = parse_args([*ladder.options_of(step), *ladder.COMMON, '--data-dir', 'x'])
-    assert (args.holdout, args.holdout_seed, args.loss) == (0.1, 42, 'balpoe')
-    parent = ladder.STEPS[step].parent
+    parent, _, later = ladder.STEPS[step]
+    more = ('--init', 'x') if later else ladder.COMMON
+    args = parse_args([*ladder.options_of(step), *more, '--data-dir', 'x'])
+    assert (args.stage, args.loss) == (('heads', 'balanced_softmax') if later else ('experts', 'balpoe'))
+    assert args.holdout == (None if later else 0.1)
     assert parent is None or list(ladder.STEPS).index(parent) < list(ladder.STEPS).index(step)
+
+
+def test_a_later_stage_goes_on_from_its_parent(args, tmp_path, monkeypatch):
+    commands = []
+
+    def run(end, command, log):
+        commands.append(command)
+        write_run(tmp_path / 'runs' / log.stem)
+
+    monkeypatch.setattr(ladder, 'run_until', run)
+    assert ladder.Ladder(args).climb('heads', 42)
+    assert [command[command.index('--experiment') + 1] for command in commands] == ['aa-12-42', 'heads-12-42']
+    assert commands[1][commands[1].index('--init') + 1] == str(tmp_path / 'runs/aa-12-42/last.pth.tar')
+    assert commands[1][commands[1].index('--epochs') + 1] == '20'
+    (line,) = ladder.read_lines(tmp_path / 'r.csv')
+    assert (line['step'], line['epochs']) == ('heads', '12')  # that of the training it is compared with
 
 
 def test_a_line_holds_balanced_accuracy_over_classes(tmp_path):
