@@ -277,7 +277,7 @@ def _adjusted_cross_entropy(adjusted: Tensor, target: Tensor, reduction: str) ->
     return {'loss': loss, 'classification': loss.detach()}
 
 
-def _read_tau(tau: Tau) -> float | tuple[float, ...]:
+def _read_tau(tau: Tau | str) -> float | tuple[float, ...]:
     if isinstance(tau, str):
         raise RideError(
             f'tau is {tau!r}, but must be a finite number or one per expert; balpoe_tau(K, form) gives lists by name.'
