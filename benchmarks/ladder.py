@@ -39,6 +39,7 @@ COLUMNS = (
 )  # fmt: skip
 COMMON = ('--holdout', '0.1', '--holdout-seed', '42', '--data-on-device')
 LAST = 10  # epochs that are averaged
+STOPPED = 143  # exit status after SIGTERM
 SEED_SPREAD = 0.5  # points, where it cannot be estimated
 
 
@@ -56,6 +57,7 @@ class Step(NamedTuple):
     later: bool = False
 
 
+# the weights of TCL's losses are a third of its own, as BalPoE's loss is the mean over three experts and not the sum
 STEPS = {
     'base': Step(None, '--recipe cifar100lt_balpoe --sched cosine --warmup-epochs 5'),
     'aa': Step('base', '--augmentation cifar_aa'),
@@ -63,10 +65,10 @@ STEPS = {
     'tau_mdcs': Step('aa', '--loss-kwargs tau=mdcs'),
     'tau_tcl': Step('aa', '--loss-kwargs tau=tcl'),
     'schedule': Step('aa', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
-    'mutual': Step('aa', '--mutual 0.6'),
-    'gated': Step('aa', '--mutual-gated 1'),
-    'suppression': Step('aa', '--soft-suppression 0.02'),
-    'gated_suppression': Step('gated', '--soft-suppression 0.02'),
+    'mutual': Step('aa', '--mutual 0.67'),  # as much as `gated`, without its gate
+    'gated': Step('aa', '--mutual-gated 0.33'),
+    'suppression': Step('aa', '--soft-suppression 0.0067'),
+    'gated_suppression': Step('gated', '--soft-suppression 0.0067'),
     'tcl': Step('gated_suppression', '--loss-kwargs tau=tcl'),
     'average': Step('aa', '--average-epochs 5'),
     'ema': Step('aa', '--model-ema --model-ema-decay 0.999'),
@@ -163,7 +165,7 @@ def table(lines: list[dict[str, str]]) -> str:
         mean = {key: statistics.fmean(float(line[key]) for line in own) for key in ('se', *GROUPS, 'ece')}
         row = f'{name:<20}{len(own):>6}{statistics.fmean(values[name]):>9.2f}{mean["se"]:>6.2f}'
         row += f'{mean["many"]:>7.1f}{mean["medium"]:>8.1f}{mean["few"]:>7.1f}{mean["ece"]:>7.1f}  '
-        rows.append(row + _compared(name, values, spread))
+        rows.append((row + _compared(name, values, spread)).rstrip())
     how = 'estimated' if estimated else 'assumed; train several seeds of a step to estimate it'
     return '\n'.join([*rows, f'Standard deviation between seeds: {spread:.2f} points ({how}).'])
 
@@ -227,7 +229,9 @@ class Ladder:
             print(shlex.join(['ride-timm', *command[3:]]))
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        run_until(self.end, command, folder.parent / f'{folder.name}.log')
+        log = folder.parent / f'{folder.name}.log'
+        if run_until(self.end, command, log) not in (0, STOPPED):
+            print(f'{log}: {log.read_text().splitlines()[-1]}', file=sys.stderr)
         return folder if (folder / 'results.json').is_file() else None
 
 

@@ -51,6 +51,7 @@ def test_a_later_stage_goes_on_from_its_parent(args, tmp_path, monkeypatch):
     def run(end, command, log):
         commands.append(command)
         write_run(tmp_path / 'runs' / log.stem)
+        return 0
 
     monkeypatch.setattr(ladder, 'run_until', run)
     assert ladder.Ladder(args).climb('heads', 42)
@@ -80,17 +81,21 @@ def args(tmp_path):
     )
 
 
-def test_what_has_a_line_is_not_trained_again(args, tmp_path, monkeypatch):
+def test_what_has_a_line_is_not_trained_again(args, tmp_path, monkeypatch, capsys):
     trained = []
 
     def run(end, command, log):
         trained.append(command[command.index('--experiment') + 1])
         if len(trained) > 1:
             write_run(tmp_path / 'runs' / trained[-1])
+        else:
+            log.write_text('epoch 0\nride-timm train: error: the disk is full\n')
+        return 0 if len(trained) > 1 else 2
 
     monkeypatch.setattr(ladder, 'run_until', run)
     steps = ladder.Ladder(args)
-    assert not steps.climb('base', 42)  # stopped before its end
+    assert not steps.climb('base', 42)
+    assert 'error: the disk is full' in capsys.readouterr().err
     assert steps.climb('base', 42)
     assert steps.climb('base', 42)
     assert trained == ['base-12-42', 'base-12-42']

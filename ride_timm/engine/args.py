@@ -180,11 +180,12 @@ def _add_loss(group: Any) -> None:
     )
     group.add_argument(
         '--mutual-gated', type=float, default=0.0, metavar='W',
-        help='weight of mutual distillation from the experts that are right, most in classes not learnt yet (TCL: 1)',
+        help='weight of mutual distillation from the experts that are right, most in classes not learnt yet (TCL: 1, '
+        'beside a loss that is the sum over experts; 1 / K where it is their mean, as of balpoe)',
     )  # fmt: skip
     group.add_argument(
         '--soft-suppression', type=float, default=0.0, metavar='W',
-        help='weight of a loss that lowers wrong classes that the experts rank above the true one (TCL: 0.02)',
+        help='weight of a loss that lowers wrong classes which the experts rank above the true one (TCL: 0.02)',
     )  # fmt: skip
     group.add_argument('--smoothing', type=float, default=0.0, metavar='E', help='label smoothing')
     group.add_argument(
