@@ -107,8 +107,14 @@ class RideTask(ExpertTask):
 
         Raises:
             RuntimeError: The number of classes differs.
-            TypeError: It is no mapping.
+            ValueError: A value is not finite.
+            TypeError: It is not made of tensors by name.
         """
         del strict, module
-        if state is not None and not ema:
-            self.auxiliary.load_state_dict(state, strict=False)
+        if state is None or ema:
+            return
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise TypeError('task_state is not made of tensors by name')
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError('task_state holds numbers that are not finite')
+        self.auxiliary.load_state_dict(state, strict=False)
