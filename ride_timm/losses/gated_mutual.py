@@ -30,8 +30,8 @@ class GatedMutualLoss(ExpertLoss):
 
     `accuracy` is the only state; it belongs into a checkpoint (`state_dict`), and `end_epoch` renews it.
 
-    Source: Trust-calibrated Collaborative Learning (CVPR 2026): knowledge quality gate and tail-class compensation. How
-    the average moves is ours.
+    Source: Trust-calibrated Collaborative Learning (CVPR 2026): knowledge quality gate and tail-class compensation.
+    Written from a summary of the paper, which leaves open how the average moves and what becomes of soft targets.
 
     Args:
         class_counts: Training images per class, shape (C,).

@@ -28,7 +28,7 @@ class SoftSuppressionLoss(ExpertLoss):
     throughout.
 
     Source: Trust-calibrated Collaborative Learning (CVPR 2026): consensus error calibration, which is weighted with
-    0.02 there.
+    0.02 there. Written from a summary of the paper, whose mean logit is read as zbar's mean over the classes.
 
     Args:
         class_counts: Training images per class, shape (C,).
