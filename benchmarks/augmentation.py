@@ -2,8 +2,8 @@
 
     python benchmarks/augmentation.py [--device cuda] [--seconds 3]
 
-One thread, random images of 32 pixels, batches as the trainer makes them; Pillow's images are not decoded first. Seconds
-on the CPU are those of the processor, so that a busy machine does not change them much.
+One thread, random images of 32 pixels, batches as the trainer makes them; Pillow's images are not decoded first.
+Seconds on the CPU are those of the processor, so that a busy machine does not change them much.
 """
 
 import argparse
