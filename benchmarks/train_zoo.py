@@ -33,7 +33,6 @@ import argparse
 import json
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -42,6 +41,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from run_until import run_until
 from zoo_plans import PLANS, TEACHER, Net
 
 from ride_timm.engine.results import write_json
@@ -168,13 +168,7 @@ class Zoo:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.exists() and (self.records / folder.name / 'last.pth.tar').is_file():
             shutil.copytree(self.records / folder.name, folder)
-        with (folder.parent / f'{folder.name}.log').open('a') as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            while process.poll() is None:
-                time.sleep(1)
-                if self.end is not None and time.monotonic() > self.end:
-                    process.send_signal(signal.SIGTERM)
-                    process.wait(120)
+        run_until(self.end, command, folder.parent / f'{folder.name}.log')
         done = (folder / 'results.json').is_file()
         if done:
             self._record(folder)

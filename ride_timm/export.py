@@ -293,7 +293,7 @@ def _choices(runs: list[Path], trained: Initial) -> dict[str, Any]:
         'held_out': {
             'fraction': last['args'].get('holdout'),
             'images': last.get('held_out_images'),
-            'seed': last.get('seed'),
+            'seed': last['args'].get('holdout_seed', last.get('seed')),
         },
         'training': [stage_record(run) for run in runs],
         'threshold': threshold,

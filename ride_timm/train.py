@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from timm import utils
-from timm.models import clean_state_dict
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import unwrap_model
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ride_timm.data import start_epoch
 from ride_timm.engine import auto, setup, stages
 from ride_timm.engine.args import build_parser, parse_args
+from ride_timm.engine.averaging import average_epoch, setup_average
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.divergence import check_scale, check_weights
@@ -192,10 +192,7 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
         stages.check_resumed(args, data, checkpoint)
         report_changes(args, checkpoint, data, entry)
         restore(checkpoint, task, optimizer, scaler)
-    if args.model_ema:
-        task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
-        if checkpoint is not None and 'state_dict_ema' in checkpoint:
-            task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict_ema']), ema=True)
+    setup_average(args, task, checkpoint)
     if args.torchcompile:
         task.compile()
     if args.distributed:
@@ -239,13 +236,16 @@ def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
         trainer.mixup.mixup_enabled = False
     lr = trainer.lr
     train_metrics = train_epoch(trainer, epoch)
+    trainer.task.end_epoch()
+    last = epoch + 1 == run.epochs
+    measured = last or (epoch + 1) % args.val_interval == 0
+    average_epoch(args, trainer, epoch, measured)
     _share_statistics(run)
     check_weights(trainer.task, epoch)
     check_scale(trainer.scaler, epoch)
-    last = epoch + 1 == run.epochs
     if last and args.stage == 'router' and trainer.primary:
         check_router(train_metrics, args.router_pos_weight)
-    metrics = _evaluate(run, last) if last or (epoch + 1) % args.val_interval == 0 else None
+    metrics = _evaluate(run, last) if measured else None
     metric = metrics[args.eval_metric] if metrics else None
     error = _save(run, epoch, lr, train_metrics, metrics) if run.saver is not None else None
     failed, signum = agree(trainer, int(error is not None), trainer.stop.signum)
@@ -340,7 +340,7 @@ def _check_eval_metric(run: Run) -> None:
 
 def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     args, trainer = run.args, run.trainer
-    model: Any = unwrap_model(trainer.task.get_eval_model(ema=args.model_ema))
+    model: Any = unwrap_model(trainer.task.get_eval_model(ema=trainer.task.has_ema()))
     routed = args.stage == 'router'
     if routed and last:
         run.found.update(_settle_router(run, model))

@@ -25,6 +25,7 @@ from ride_timm.engine.results import environment, format_metrics, write_json, wr
 from ride_timm.engine.router_stage import evaluate_routed
 from ride_timm.engine.run_data import HoldoutPlan, open_val_part
 from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.tta import WithMirrorImage
 from ride_timm.engine.values import KeyValues, check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
@@ -65,6 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--seed', type=int, metavar='N', help="that training's --seed (default: 42)")
     parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    parser.add_argument(
+        '--tta', choices=('flip',),
+        help='measure the mean logits of each image and its mirror image too, as tta_flip_... next to the others',
+    )  # fmt: skip
     add_prior_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
@@ -168,13 +173,16 @@ def _measure(
     routed = args.routed or args.threshold is not None
     if routed and getattr(model, 'router', None) is None:
         raise RideError(f'Routing was asked for and {args.model or args.checkpoint} has no router; train one first.')
-    evaluator = LongTailEvaluator(
+    if routed and args.tta:
+        raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
+    create = partial(
+        LongTailEvaluator,
         counts if counts is not None else split.class_counts,
         groups=choose_groups(counts).groups if counts is not None else {},
         class_names=split.class_names,
-        num_experts=model.num_experts if isinstance(model, MultiExpertNet) and not routed else 0,
         device=device,
     )
+    evaluator = create(num_experts=model.num_experts if isinstance(model, MultiExpertNet) and not routed else 0)
     autocast = partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext
     metrics: OrderedDict[str, Any]
     if routed:
@@ -186,6 +194,11 @@ def _measure(
     if args.per_class_file:
         with writing(args.per_class_file, '--per-class-file'):
             write_per_class(Path(args.per_class_file), table)
+    if args.tta:
+        mirrored = create()
+        found = evaluate(WithMirrorImage(model), loader, mirrored, autocast, args.channels_last)
+        shown = [name for name in ('top1', 'balanced', *mirrored.groups, 'ece') if name in found]
+        metrics.update({f'tta_flip_{name}': found[name] for name in shown}, tta_flip_gmacs=2 * metrics['gmacs'])
     return metrics
 
 

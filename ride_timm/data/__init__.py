@@ -9,6 +9,8 @@ from ride_timm.data.datasets import open_eval_split as open_eval_split
 from ride_timm.data.datasets import open_train_split as open_train_split
 from ride_timm.data.device_cifar import CifarAugmentation as CifarAugmentation
 from ride_timm.data.device_cifar import CifarDraws as CifarDraws
+from ride_timm.data.device_cifar_aa import CifarAAAugmentation as CifarAAAugmentation
+from ride_timm.data.device_cifar_aa import CifarAADraws as CifarAADraws
 from ride_timm.data.device_crops import CropAugmentation as CropAugmentation
 from ride_timm.data.device_crops import CropDraws as CropDraws
 from ride_timm.data.forms import guess_dataset as guess_dataset

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ride_timm.errors import RideError
 
-__all__ = ['CropAugmentation', 'CropDraws', 'jitter_colours', 'resize_crops']
+__all__ = ['CropAugmentation', 'CropDraws', 'blend', 'grey_levels', 'jitter_colours', 'mean_grey', 'resize_crops']
 
 _ATTEMPTS = 10  # of timm at a crop that fits
 _BITS = 22  # Pillow weighs pixels in fixed point with so many
@@ -191,16 +191,42 @@ def jitter_colours(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """
     for step in range(3):
         what = order[:, step].view(-1, 1, 1, 1)
-        grey = _grey(images)
-        mean = (grey.flatten(1).sum(1).double() / grey[0].numel() + 0.5).floor().int().view(-1, 1, 1, 1)
-        target = torch.where(what == 0, 0, torch.where(what == 1, mean, grey)).float()
-        factor = factors.float().gather(1, order[:, step : step + 1]).view(-1, 1, 1, 1)
-        images = (target + factor * (images.float() - target)).clamp(0.0, 255.0).to(torch.uint8)
+        grey = grey_levels(images)
+        target = torch.where(what == 0, 0, torch.where(what == 1, mean_grey(grey), grey))
+        images = blend(target, images, factors.gather(1, order[:, step : step + 1]))
     return images
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Grey levels, int32 (N, 1, H, W)."""
+def blend(target: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Move images away from another image, or towards it.
+
+    Args:
+        target: Where a factor of 0 leads, grey levels (N, channels, H, W) or what broadcasts to it.
+        images: uint8 (N, channels, H, W).
+        factor: (N,) or (N, 1); 1 changes nothing.
+
+    Returns:
+        uint8 (N, channels, H, W).
+    """
+    start = target.float()
+    return (start + factor.float().view(-1, 1, 1, 1) * (images.float() - start)).clamp(0.0, 255.0).to(torch.uint8)
+
+
+def mean_grey(grey: Tensor) -> Tensor:
+    """The mean of grey levels (N, 1, H, W), rounded, int32 (N, 1, 1, 1).
+
+    Args:
+        grey: Of `grey_levels`.
+    """
+    return (grey.flatten(1).sum(1).double() / grey[0].numel() + 0.5).floor().int().view(-1, 1, 1, 1)
+
+
+def grey_levels(images: Tensor) -> Tensor:
+    """Grey levels, int32 (N, 1, H, W).
+
+    Args:
+        images: uint8 (N, channels, H, W) of 1 or 3 channels.
+    """
     if images.shape[1] == 1:
         return images.int()
     red, green, blue = (images[:, i : i + 1].int() * _LUMA[i] for i in range(3))

@@ -16,6 +16,7 @@ from ride_timm.errors import RideError
 
 __all__ = ['DeviceAugmentation', 'DeviceBatches', 'hold_on_device']
 
+_AT_ONCE = 2**22  # bytes of images
 _SHARE = 0.5  # of the device's free memory that the images may take
 
 
@@ -73,14 +74,22 @@ class DeviceBatches:
         prepared = self.augmentation.prepare(self.augmentation.draw(len(order)))
         order, *prepared = (values.to(self.images.device) for values in (order, *prepared))
         start = 0
-        for batch in batches:
-            part = slice(start, start + len(batch))
+        at_once = _at_once(self.images.device, self.images[0].numel() * (self.batch_size or 1))
+        for first in range(0, len(batches), at_once):
+            several = batches[first : first + at_once]
+            part = slice(start, start + sum(map(len, several)))
             images = self.augmentation.apply(self.images[order[part]], *(values[part] for values in prepared))
-            target = self.targets[order[part]]
-            # both names outlive the yield: PrefetchLoader reads them on another stream, and this one is told to wait
+            targets = self.targets[order[part]]
+            sizes = [len(batch) for batch in several]
+            # these names outlive the yields: PrefetchLoader reads them on another stream, and this one is told to wait
             # for that only before it asks for the next batch
-            yield images, target
-            start += len(batch)
+            yield from zip(images.split(sizes), targets.split(sizes), strict=True)
+            start = part.stop
+
+
+def _at_once(device: torch.device, size: int) -> int:
+    """Batches of `size` bytes to augment at once: a GPU is slower to ask than to compute, a CPU fastest with one."""
+    return 1 if device.type == 'cpu' else max(1, _AT_ONCE // size)
 
 
 def hold_on_device(

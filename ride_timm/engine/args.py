@@ -92,8 +92,12 @@ def _add_stage(group: Any) -> None:
     group.add_argument(
         '--holdout', type=float, metavar='F',
         help='hold out this fraction of the training images, for choices such as the router threshold that must not be '
-        'made on the evaluation images, and evaluate on them instead (by --seed; the router stage holds out what the '
+        'made on the evaluation images, and evaluate on them instead (the router stage holds out what the '
         'experts of --init did not see; data without evaluation images: see --val-fraction)',
+    )  # fmt: skip
+    group.add_argument(
+        '--holdout-seed', type=int, metavar='N',
+        help='which images --holdout takes (default: --seed); with one of its own, runs of several seeds share them',
     )  # fmt: skip
     group.add_argument(
         '--router-threshold', type=float, metavar='T',
@@ -152,14 +156,21 @@ def _add_model(group: Any) -> None:
     group.add_argument('--model-ema', action='store_true', help='keep a moving average of the weights')
     group.add_argument('--model-ema-decay', type=float, default=0.9998, metavar='D')
     group.add_argument('--model-ema-warmup', action='store_true')
+    group.add_argument(
+        '--average-epochs', type=int, default=0, metavar='N',
+        help='measure and keep the mean of the weights over the last N epochs too, with statistics of BatchNorm anew',
+    )  # fmt: skip
 
 
 def _add_loss(group: Any) -> None:
     group.add_argument(
         '--loss', choices=list_losses(),
-        help='default: balpoe for several experts and balanced_softmax for one; beside a recipe ride and ce',
+        help='default: balpoe for several experts and balanced_softmax for one; next to a recipe ride and ce',
     )  # fmt: skip
-    group.add_argument('--loss-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
+    group.add_argument(
+        '--loss-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V',
+        help='options of the loss; of balpoe and logit_adjusted tau=[-0.5,1,2.5], or by name: tau=balpoe, mdcs or tcl',
+    )  # fmt: skip
     group.add_argument(
         '--reweight-epoch', type=int, metavar='N',
         help='0-based epoch of deferred re-weighting (default: at 80 %% of the epochs); -1 for never',
@@ -170,7 +181,18 @@ def _add_loss(group: Any) -> None:
     group.add_argument(
         '--mutual-hard', type=float, default=0.0, metavar='W', help='the same over the 30 hardest classes of each image'
     )
-    group.add_argument('--mutual-temperature', type=float, default=1.0, metavar='T', help='of both')
+    group.add_argument(
+        '--mutual-temperature', type=float, default=1.0, metavar='T', help='of --mutual and --mutual-hard'
+    )
+    group.add_argument(
+        '--mutual-gated', type=float, default=0.0, metavar='W',
+        help='weight of mutual distillation from the experts that are right, most in classes not learnt yet (TCL: 1, '
+        'beside a loss that is the sum over experts; 1 / K where it is their mean, as of balpoe)',
+    )  # fmt: skip
+    group.add_argument(
+        '--soft-suppression', type=float, default=0.0, metavar='W',
+        help='weight of a loss that lowers wrong classes which the experts rank above the true one (TCL: 0.02)',
+    )  # fmt: skip
     group.add_argument('--smoothing', type=float, default=0.0, metavar='E', help='label smoothing')
     group.add_argument(
         '--sampler', default='instance', choices=('instance', 'balanced', 'sqrt', 'progressive'),

@@ -5,7 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ride_timm.data import CifarAugmentation, CropAugmentation, DeviceAugmentation, create_train_transform
+from ride_timm.data import (
+    CifarAAAugmentation,
+    CifarAugmentation,
+    CropAugmentation,
+    DeviceAugmentation,
+    create_train_transform,
+)
 from ride_timm.errors import RideError
 
 __all__ = ['device_augmentation', 'train_transform']
@@ -63,15 +69,21 @@ def device_augmentation(
         raise RideError(f'--data-on-device takes pictures, not images of {size[0]} channels; leave it out.')
     if args.augmentation == 'cifar':
         return lambda shape: CifarAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
+    if args.augmentation == 'cifar_aa':
+        if size[0] not in (1, 3):
+            raise RideError(
+                f'--augmentation cifar_aa takes grey and RGB images and the network {size[0]} channels; use '
+                '--augmentation cifar.'
+            )
+        return lambda shape: CifarAAAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
     others = {
-        f'--augmentation {args.augmentation}': args.augmentation != 'timm',
         f'--aa {args.aa}': bool(args.aa),
         f'--interpolation {interpolation}': interpolation != 'bilinear',
     }
     for what, given in others.items():
         if given:
             raise RideError(
-                f'--data-on-device does not do {what}; it does the augmentation cifar, and that of timm with '
+                f'--data-on-device does not do {what}; it does --augmentation cifar and cifar_aa, and timm with '
                 '--interpolation bilinear and without --aa. Leave one of them out.'
             )
     return partial(

@@ -15,6 +15,7 @@ from timm.models._input import get_model_args
 from timm.utils import is_primary
 from torch import nn
 
+from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.loading import FILE_SUFFIXES, file_in_folder, load_model, load_trained
 from ride_timm.engine.provenance import read_run
@@ -116,7 +117,7 @@ def read_initial(
 
 
 def read_measured(run: Path) -> Initial:
-    """The network that the figures of a finished run are of: the moving average of its weights where it keeps one.
+    """The network that the figures of a finished run are of: its averaged weights where it keeps them.
 
     Args:
         run: The run's folder.
@@ -124,7 +125,7 @@ def read_measured(run: Path) -> Initial:
     Raises:
         RideError: As `read_run` and `read_initial`.
     """
-    return read_initial(run / 'last.pth.tar', use_ema=bool(read_run(run)['args'].get('model_ema')))
+    return read_initial(run / 'last.pth.tar', use_ema=is_averaged(read_run(run)['args']))
 
 
 def reorder_experts(init: Initial, order: Sequence[int]) -> None:

@@ -44,7 +44,8 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 _ONLY_FOR = {
     'experts': (
-        'teacher', 'distill_weight', 'distill_temperature', 'mutual', 'mutual_hard', 'mutual_temperature', 'pretrained',
+        'teacher', 'distill_weight', 'distill_temperature', 'mutual', 'mutual_hard', 'mutual_temperature',
+        'mutual_gated', 'soft_suppression', 'average_epochs', 'pretrained',
     ),
     'router': ('router_threshold', 'router_pos_weight', 'expert_order'),
     'heads': ('keep_heads',),
@@ -52,6 +53,7 @@ _ONLY_FOR = {
 _NEED = {
     ('distill_weight', 'distill_temperature'): ('teacher',),
     ('mutual_temperature',): ('mutual', 'mutual_hard'),
+    ('holdout_seed',): ('holdout', 'init'),
     ('init_ema', 'keep_heads'): ('init',),
 }
 _NOT_FOR_ROUTER = ('loss', 'loss_kwargs', 'reweight_epoch', 'smoothing', 'mixup', 'cutmix')

@@ -146,7 +146,7 @@ def restore(
     """
     wanted = [{key: group[key] for key in _HYPERPARAMETERS if key in group} for group in optimizer.param_groups]
     try:
-        task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict']))
+        task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict']), checkpoint.get('task_state'))
         optimizer.load_state_dict(checkpoint['optimizer'])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise RideError(

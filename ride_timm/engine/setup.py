@@ -184,8 +184,10 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     if args.loss == 'ride' and experts == 1 and is_primary(args):
         _logger.warning(f'--loss ride makes experts disagree and {args.model} has one, so that it is --loss ldam.')
     options = dict(args.loss_kwargs)
-    if args.loss == 'balpoe' and 'tau' not in options and experts != 3:
-        options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts)
+    if args.loss == 'balpoe' and experts != 3:
+        options.setdefault('tau', 'balpoe')
+    if isinstance(options.get('tau'), str):  # settings and checkpoints hold the numbers
+        options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts, options['tau'])
         if is_primary(args):
             _logger.info(f'--loss-kwargs tau={[round(tau, 3) for tau in options["tau"]]} ({experts} experts)')
     if args.loss == 'ride':

@@ -14,13 +14,15 @@ from torch import nn
 from ride_timm.data import split_digest
 from ride_timm.data.images import stored_range
 from ride_timm.engine import setup
+from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
+from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.initial import Initial, inherit, load_initial, read_initial, reorder_experts
 from ride_timm.engine.teacher import build_teacher, weights_digest
 from ride_timm.errors import RideError
-from ride_timm.losses import DistillationLoss, ExpertLoss, MutualLoss, RouterLoss
+from ride_timm.losses import DistillationLoss, RouterLoss
 from ride_timm.models import MultiExpertNet
-from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask, RouterTask, WeightedLoss
+from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask, RouterTask
 
 __all__ = ['begin', 'build_network', 'build_optimizer', 'build_task', 'check_resumed', 'open_data', 'record']
 
@@ -46,12 +48,12 @@ def begin(args: argparse.Namespace) -> Initial | None:
         raise RideError('--init and --pretrained both give weights to begin with; leave one out.')
     if args.pretrained and (args.model or '').startswith(('ride_', 'test_ride_')):
         args.init, args.pretrained = args.model, False  # so that heads are kept for classes of the same names only
-    if args.train_only and (
-        args.stage != 'experts' or not args.init or args.teacher or args.mutual or args.mutual_hard
-    ):
+    added = args.teacher or any(getattr(args, name) for name in AUXILIARY)
+    if args.train_only and (args.stage != 'experts' or not args.init or added):
         raise RideError(
             '--train-only trains parts of the network of --init in the stage experts, on their classification loss '
-            'alone; give --init, and no other --stage, --teacher or --mutual.'
+            'alone; give --init, and no other --stage, --teacher, --mutual, --mutual-hard, --mutual-gated or '
+            '--soft-suppression.'
         )
     if not args.init:
         if args.stage != 'experts':
@@ -62,11 +64,11 @@ def begin(args: argparse.Namespace) -> Initial | None:
         return None
     given = {key: value for key, value in args.model_kwargs.items() if not key.startswith('router')}
     init = read_initial(args.init, args.model, args.init_ema, given)
-    if init.settings.get('model_ema') and not args.init_ema:
+    if is_averaged(init.settings) and not args.init_ema:
         _warn(
             args,
-            f'{init.path} holds a moving average of the weights too, which the figures of its run are of; --init-ema '
-            'begins with that.',
+            f'{init.path} holds an average of the weights too, which the figures of its run are of; --init-ema begins '
+            'with that.',
         )
     experts = getattr(init.model, 'num_experts', 1)
     if args.stage == 'router' and experts < 2:
@@ -168,7 +170,7 @@ def build_task(
     if args.stage == 'heads' or args.train_only:
         parts = [_part(model, name) for name in args.train_only] if args.train_only else None
         return HeadTask(model, criterion, device=device, parts=parts)
-    auxiliary = _mutual(args, criterion, data)
+    auxiliary = build_auxiliary(args, criterion, data.train.class_counts)
     if not args.teacher:
         return RideTask(model, criterion, device=device, auxiliary=auxiliary)
     return RideDistillationTask(
@@ -265,7 +267,9 @@ def check_resumed(args: argparse.Namespace, data: setup.RunData, checkpoint: Map
         )
     held = None if data.holdout is None else data.holdout._asdict()
     if 'holdout' in entry and entry['holdout'] != held:
-        raise RideError('The checkpoint to resume from held out other images; keep --holdout, --seed and the data.')
+        raise RideError(
+            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed and the data.'
+        )
     part = None if data.val_part is None else data.val_part._asdict()
     if 'val_part' in entry and entry['val_part'] != part:
         raise RideError(
@@ -277,10 +281,12 @@ def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.Holdo
     """What to hold out: in later stages just what the experts have not seen."""
     known = init.ride.get('holdout') if init is not None else None
     if init is None or args.stage == 'experts':
-        same = known is not None and (known['fraction'], known['seed']) == (args.holdout, args.seed)
+        if args.holdout and args.holdout_seed is None:
+            args.holdout_seed = args.seed
+        same = known is not None and (known['fraction'], known['seed']) == (args.holdout, args.holdout_seed)
         if args.holdout and init is not None and not same:
             _warn(args, f'The weights of {init.path} may have seen the held-out images.')
-        return setup.HoldoutPlan(args.holdout, args.seed) if args.holdout else None
+        return setup.HoldoutPlan(args.holdout, args.holdout_seed) if args.holdout else None
     if args.holdout == 0.0 or (args.holdout is None and known is None):
         if args.stage == 'router':
             kept = 'the given' if args.router_threshold is not None else "the network's"
@@ -295,11 +301,14 @@ def _holdout_plan(args: argparse.Namespace, init: Initial | None) -> setup.Holdo
             f'--holdout {args.holdout:g} was given and {init.path} was trained without one, so its experts have seen '
             'the images that would be held out; leave it out, or train the experts with the same --holdout first.'
         )
-    if args.holdout is not None and args.holdout != known['fraction']:
-        raise RideError(
-            f'--holdout {args.holdout:g} was given and {init.path} was trained with {known["fraction"]:g}; leave it '
-            'out to hold out the same images.'
-        )
+    for name, kept in (('holdout', known['fraction']), ('holdout_seed', known['seed'])):
+        given = getattr(args, name)
+        if given not in (None, kept):
+            raise RideError(
+                f'--{name.replace("_", "-")} {given:g} was given and {init.path} was trained with {kept:g}; leave it '
+                'out to hold out the same images.'
+            )
+    args.holdout_seed = known['seed']
     args.holdout = known['fraction']
     return setup.HoldoutPlan(known['fraction'], known['seed'], known['digest'])
 
@@ -332,27 +341,6 @@ def _remarks(args: argparse.Namespace, init: Initial, keep: bool) -> str:
     elif had_router:
         texts.append('without its router, which belongs to the heads as they were')
     return f' ({", ".join(texts)})' if texts else ''
-
-
-def _mutual(args: argparse.Namespace, criterion: ExpertLoss, data: setup.RunData) -> dict[str, WeightedLoss]:
-    weights = {'mutual': args.mutual, 'mutual_hard': args.mutual_hard}
-    if not any(weights.values()):
-        return {}
-    if args.loss == 'sade':
-        raise RideError(
-            '--mutual makes the experts agree and those of the loss sade serve different class priors, without a tau '
-            'to correct for; choose another loss.'
-        )
-    prior: dict[str, Any] = {}
-    if criterion.tau is not None:  # experts for different priors are compared after adjusting
-        prior = {'tau': criterion.tau, 'class_counts': data.train.class_counts}
-    return {
-        name: WeightedLoss(
-            weight, MutualLoss(temperature=args.mutual_temperature, hard_classes=name == 'mutual_hard', **prior)
-        )
-        for name, weight in weights.items()
-        if weight
-    }
 
 
 def _warn_unreached(args: argparse.Namespace) -> None:

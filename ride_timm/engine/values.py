@@ -38,12 +38,13 @@ RANGES: dict[str, _Range] = {
     ),
     **_Range.of(
         0, _WHOLE, 'a whole number of at least 0',
-        'log_interval warmup_epochs cooldown_epochs patience_epochs decay_milestones mixup_off_epoch expert_order',
+        'log_interval warmup_epochs cooldown_epochs patience_epochs decay_milestones mixup_off_epoch '
+        'average_epochs expert_order',
     ),
     **_Range.of(
         0, _MOST, 'a number of at least 0',
         'lr lr_base warmup_lr min_lr weight_decay momentum decay_rate opt_eps mixup cutmix mutual mutual_hard '
-        'router_pos_weight distill_weight init_noise color_jitter',
+        'mutual_gated soft_suppression router_pos_weight distill_weight init_noise color_jitter',
     ),
     **_Range.of(1e-9, _MOST, 'a number above 0', 'clip_grad distill_temperature mutual_temperature max_shard_size std'),
     **_Range.of(1e-9, _WHOLE, 'a number above 0', 'decay_epochs'),
@@ -59,7 +60,7 @@ RANGES: dict[str, _Range] = {
     **_Range.of(-1e6, 1e6, 'a number from -1e6 to 1e6', 'mean'),
     **_Range.of(-100, 100, 'a number from -100 to 100', 'logit_adjustment'),  # log pi is at most some tens
     **_Range.of(1, 1e9, 'a number of at least 1', 'imb_factor'),
-    **_Range.of(0, 2**32 - 1, f'a whole number from 0 to {2**32 - 1}', 'seed val_seed'),
+    **_Range.of(0, 2**32 - 1, f'a whole number from 0 to {2**32 - 1}', 'seed val_seed holdout_seed'),
     **_Range.of(-1, _WHOLE, 'a whole number of at least -1', 'reweight_epoch'),
     **_Range.of(0, _MOST_WORKERS, f'a whole number from 0 to {_MOST_WORKERS} on this machine', 'workers'),
     **_Range.of(1, _MOST_WORKERS, f'a whole number from 1 to {_MOST_WORKERS} on this machine', 'threads'),

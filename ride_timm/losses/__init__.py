@@ -7,6 +7,8 @@
 | `LogitAdjustedLoss` | each expert for its own class prior: balanced softmax, BalPoE |
 | `SadeLoss` | three experts for the training, the uniform and the inverted class prior |
 | `MutualLoss` | experts that learn from each other (added to one of the above) |
+| `GatedMutualLoss` | the same, from those that are right, most where the classes are not learnt (added) |
+| `SoftSuppressionLoss` | experts that stop agreeing on wrong classes (added) |
 | `DistillationLoss` | the mean of the experts to follow a teacher (added to one of the above) |
 | `RouterLoss` | the router, after the experts |
 
@@ -18,6 +20,7 @@ from ._counts import ClassCounts, class_prior, effective_number_weights, ldam_ma
 from .base import BASES, CrossEntropyExperts
 from .distillation import DistillationLoss
 from .factory import create_loss, list_losses
+from .gated_mutual import GatedMutualLoss
 from .logit_adjusted import (
     LogitAdjustedLoss,
     SadeLoss,
@@ -30,6 +33,7 @@ from .logit_adjusted import (
 from .mutual import MutualLoss
 from .ride import MODES, RideLoss, diversity_temperature
 from .router import RouterLoss, constant_router_loss, router_targets
+from .soft_suppression import SoftSuppressionLoss
 
 __all__ = [
     'BASES',
@@ -38,11 +42,13 @@ __all__ = [
     'CrossEntropyExperts',
     'DistillationLoss',
     'ExpertLoss',
+    'GatedMutualLoss',
     'LogitAdjustedLoss',
     'MutualLoss',
     'RideLoss',
     'RouterLoss',
     'SadeLoss',
+    'SoftSuppressionLoss',
     'balanced_softmax_loss',
     'balpoe_loss',
     'balpoe_tau',

@@ -22,8 +22,8 @@ _SOFT_SUM_TOLERANCE = 1e-2  # what float16 soft targets of thousands of classes 
 class LossModule(nn.Module):
     """A module whose floating point buffers move with it, but stay float32 under `half()` and `bfloat16()`.
 
-    Class statistics live in such buffers, non-persistent, so that they never enter a checkpoint; the log prior of a
-    rare class would lose its digits in half precision.
+    Class statistics live in such buffers; the log prior of a rare class would lose its digits in half precision. What
+    follows from the data is non-persistent and never enters a checkpoint; what training has found does.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossModule:
@@ -37,7 +37,7 @@ class LossModule(nn.Module):
 
 
 class ExpertLoss(LossModule):
-    """What every training criterion of several experts offers: `parts`, `forward` and `set_epoch`.
+    """What every training criterion of several experts offers: `parts`, `forward`, `set_epoch` and `end_epoch`.
 
     A subclass implements `parts`. `tau` is the logit adjustment that the experts are trained with, one number per
     expert or one for all, which `prior_correction` asks for; None where there is none.
@@ -77,6 +77,9 @@ class ExpertLoss(LossModule):
             epoch: Index of the epoch, counted from 0.
         """
         check_epoch(epoch)
+
+    def end_epoch(self) -> None:
+        """Tells the loss that an epoch of training is over, in every process; most have nothing to do then."""
 
 
 def stack_experts(logits: ExpertLogits) -> Tensor:

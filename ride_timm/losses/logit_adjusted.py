@@ -36,6 +36,7 @@ Tau: TypeAlias = float | Iterable[float]
 """The logit adjustment: one number per expert, or one for all."""
 
 _REDUCTIONS = ('mean', 'sum')
+_SPREADS = {'balpoe': (0.0, 2.0), 'mdcs': (-0.5, 3.0), 'tcl': (0.9, 0.2)}  # least tau, and largest minus least
 
 
 class LogitAdjustedLoss(ExpertLoss):
@@ -181,7 +182,7 @@ def balpoe_loss(class_counts: ClassCounts, tau: Tau = (0.0, 1.0, 2.0)) -> LogitA
 
     Args:
         class_counts: Training images per class, shape (C,); below 1 counts as 1.
-        tau: One number per expert; `balpoe_tau` gives a list for other numbers of experts than three.
+        tau: One number per expert; `balpoe_tau` gives lists for any number of experts.
 
     Returns:
         The loss.
@@ -189,22 +190,26 @@ def balpoe_loss(class_counts: ClassCounts, tau: Tau = (0.0, 1.0, 2.0)) -> LogitA
     return LogitAdjustedLoss(class_counts, tau=tau, reduction='mean')
 
 
-def balpoe_tau(num_experts: int) -> tuple[float, ...]:
-    """Spaces tau evenly from 0 to 2, so that the mean is 1.
+def balpoe_tau(num_experts: int, form: str = 'balpoe') -> tuple[float, ...]:
+    """Spaces tau evenly around 1, so that the mean is 1 and the mean logit is unbiased for balanced test data.
 
     Args:
         num_experts: The number of experts K, at least 1.
+        form: `balpoe` (0 to 2), `mdcs` (-0.5 to 2.5) or `tcl` (0.9 to 1.1), the lists of these papers
+            for three experts.
 
     Returns:
         K numbers; (1.0,) for one expert.
 
     Raises:
-        RideError: If K is below 1.
+        RideError: If K is below 1 or the form unknown.
     """
     check_integer('num_experts', num_experts, low=1)
+    check_choice('tau', form, tuple(_SPREADS))
     if num_experts == 1:
         return (1.0,)
-    return tuple(2.0 * expert / (num_experts - 1) for expert in range(num_experts))
+    least, width = _SPREADS[form]
+    return tuple(least + width * expert / (num_experts - 1) for expert in range(num_experts))
 
 
 def prior_correction(
@@ -272,7 +277,11 @@ def _adjusted_cross_entropy(adjusted: Tensor, target: Tensor, reduction: str) ->
     return {'loss': loss, 'classification': loss.detach()}
 
 
-def _read_tau(tau: Tau) -> float | tuple[float, ...]:
+def _read_tau(tau: Tau | str) -> float | tuple[float, ...]:
+    if isinstance(tau, str):
+        raise RideError(
+            f'tau is {tau!r}, but must be a finite number or one per expert; balpoe_tau(K, form) gives lists by name.'
+        )
     values = tuple(tau) if isinstance(tau, Iterable) else (tau,)
     if not values:
         raise RideError('tau is an empty list, but must have one number per expert.')

@@ -140,8 +140,10 @@ def _choices(run: Mapping[str, Any], training: list[dict[str, Any]]) -> dict[str
     if 'sweep' not in run:
         return None
     held_out = {
-        'fraction': run['args'].get('holdout'), 'images': run.get('held_out_images'), 'seed': training[0]['seed'],
-    }  # fmt: skip
+        'fraction': run['args'].get('holdout'),
+        'images': run.get('held_out_images'),
+        'seed': run['args'].get('holdout_seed', training[0]['seed']),
+    }
     return {
         'held_out': held_out,
         'training': training,

@@ -34,6 +34,12 @@ class ExpertTask(TrainingTask):
         if isinstance(self.criterion, ExpertLoss):
             self.criterion.set_epoch(epoch)
 
+    def end_epoch(self) -> None:
+        """Tell all losses that an epoch is over, in every process; before the checkpoint that goes on from here."""
+        for module in self.modules():
+            if isinstance(module, ExpertLoss):
+                module.end_epoch()
+
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> 'ExpertTask':
         """Wrap the trained module for distributed training.
 

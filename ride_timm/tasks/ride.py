@@ -1,7 +1,7 @@
 """The experts stage: the whole network learns."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils import unwrap_model
@@ -93,3 +93,38 @@ class RideTask(ExpertTask):
             logits: Expert logits, shape (B, K, C).
         """
         return {name: (self.auxiliary_weights[name], loss(logits, target)) for name, loss in self.auxiliary.items()}
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """What the added losses have found in training, for the checkpoint; the moving average shares it.
+
+        Args:
+            module: For timm; not used.
+            ema: Whether the state is for the moving average's entry.
+        """
+        del module
+        return {} if ema else dict(self.auxiliary.state_dict())
+
+    def load_task_state(
+        self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
+    ) -> None:
+        """Go on with what the added losses had found; of losses that are new or gone there is nothing to load.
+
+        Args:
+            state: Of `get_task_state`.
+            strict: For timm; not used.
+            module: For timm; not used.
+            ema: Whether the state is the moving average's.
+
+        Raises:
+            RuntimeError: The number of classes differs.
+            ValueError: A value is not finite.
+            TypeError: It is not made of tensors by name.
+        """
+        del strict, module
+        if state is None or ema:
+            return
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise TypeError('task_state is not made of tensors by name')
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError('task_state holds numbers that are not finite')
+        self.auxiliary.load_state_dict(state, strict=False)

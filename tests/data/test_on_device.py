@@ -13,6 +13,7 @@ from ride_timm.data import (
     cifar_train_transform,
     create_train_loader,
     hold_on_device,
+    on_device,
     open_train_split,
     start_epoch,
 )
@@ -129,6 +130,20 @@ def test_an_epoch_repeats_and_epochs_differ(folder):
     assert torch.equal(first, run(0))
 
 
+@pytest.mark.parametrize('together', [2, 100])
+def test_batches_augmented_together_are_the_same(folder, monkeypatch, together):
+    loader = loader_of(folder, held=True)
+
+    def run():
+        start_epoch(loader, seed=5, epoch=0)
+        return list(loader)
+
+    apart = run()
+    monkeypatch.setattr(on_device, '_at_once', lambda *_: together)
+    for one, other in zip(apart, run(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_images_that_are_not_square_are_refused(folder):
     Image.new('RGB', (48, 32)).save(folder / 'train' / 'a' / 'wide.png')
     with pytest.raises(
@@ -237,7 +252,7 @@ def test_flips_turn_the_crop():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (('--augmentation', 'cifar_aa'), 'does not do --augmentation cifar_aa; it does'),
+        (('--augmentation', 'cifar_aa', '--in-chans', '4'), 'takes grey and RGB images and the network 4 channels'),
         (('--augmentation', 'timm', '--aa', 'rand-m9-mstd0.5'), 'does not do --aa rand-m9-mstd0.5; it does'),
         (('--augmentation', 'timm', '--interpolation', 'bicubic'), 'does not do --interpolation bicubic; it does'),
     ],
@@ -245,7 +260,7 @@ def test_flips_turn_the_crop():
 def test_other_augmentations_are_refused(options, message):
     args = parse_args(['--model', 'ride_resnet32_3e', '--data-dir', 'x', *options])
     with pytest.raises(RideError, match=message):
-        device_augmentation(args, SIZE, args.interpolation or 'bilinear')
+        device_augmentation(args, (args.in_chans or 3, 32, 32), args.interpolation or 'bilinear')
 
 
 def test_hue_is_refused():

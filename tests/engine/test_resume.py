@@ -30,7 +30,10 @@ CASES = {
     'mixup': ['--loss', 'balpoe', '--mixup', '0.5', '--cutmix', '0.5', '--smoothing', '0.1', '--mixup-off-epoch', '2'],
     'workers': ['-j', '2', '--augmentation', 'timm', '--reprob', '0.5', '--drop', '0.2', '--val-interval', '2'],
     'on the device': ['--data-on-device', '--loss', 'balpoe'],
+    'mean over epochs': ['--average-epochs', '2', '--loss', 'balpoe', '--amp', '--amp-dtype', 'bfloat16'],
+    'AutoAugment on the device': ['--data-on-device', '--augmentation', 'cifar_aa'],
     'crops on the device': ['--data-on-device', '--augmentation', 'timm', '--interpolation', 'bilinear'],
+    'class accuracy': ['--loss', 'balpoe', '--mutual-gated', '1', '--soft-suppression', '0.02', '--mixup', '0.4'],
     'heavy augmentation': ['--augmentation', 'timm', '--aa', 'rand-m9-mstd0.5', '--opt', 'lamb'],
 }
 

@@ -84,6 +84,21 @@ def test_balpoe_tau():
         balpoe_tau(0)
 
 
+@pytest.mark.parametrize(('form', 'three'), [('balpoe', (0, 1, 2)), ('mdcs', (-0.5, 1, 2.5)), ('tcl', (0.9, 1, 1.1))])
+def test_tau_by_name_for_any_number_of_experts(form, three):
+    assert balpoe_tau(3, form) == pytest.approx(three)
+    assert balpoe_tau(1, form) == (1.0,)
+    for experts in (2, 4, 7):
+        tau = balpoe_tau(experts, form)
+        assert (len(tau), tau[0], tau[-1]) == (experts, three[0], pytest.approx(three[2]))
+        assert sum(tau) / experts == pytest.approx(1.0)
+
+
+def test_unknown_name_of_tau():
+    with pytest.raises(RideError, match="tau is 'mcds', but must be one of 'balpoe', 'mdcs', 'tcl'"):
+        balpoe_tau(3, 'mcds')
+
+
 def test_adjusted_logits():
     logits = random_logits(2, 2)
     adjusted = LogitAdjustedLoss([3, 1, 0, 4], (0.0, 2.0)).adjusted(torch.tensor(logits)).numpy()

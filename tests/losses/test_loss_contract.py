@@ -30,6 +30,8 @@ MAKERS = {
     'balpoe': lambda: losses.create_loss('balpoe', COUNTS),
     'sade': lambda: losses.create_loss('sade', COUNTS),
     'mutual': lambda: losses.MutualLoss(tau=(0, 1, 2), class_counts=COUNTS, hard_classes=True, num_hard=2),
+    'gated mutual': lambda: losses.GatedMutualLoss(COUNTS, tau=(0, 1, 2)),
+    'soft suppression': lambda: losses.SoftSuppressionLoss(COUNTS, tau=(0, 1, 2)),
 }
 # dividing by one temperature per class does not commute with adding a constant to all logits
 SHIFT_INVARIANT = [name for name in MAKERS if name not in ('ride, re-weighted', 'ride, collaborative')]
@@ -58,9 +60,9 @@ def test_float64_stays_float64(name):
 
 
 @every_loss
-def test_nothing_enters_a_checkpoint(name):
+def test_nothing_that_the_data_tells_enters_a_checkpoint(name):
     loss = MAKERS[name]()
-    assert not loss.state_dict()
+    assert list(loss.state_dict()) == (['accuracy'] if name == 'gated mutual' else [])
     assert not list(loss.parameters())
 
 
@@ -168,7 +170,7 @@ def test_takes_small_integer_targets(name):
     assert torch.equal(loss(logits, TARGET.to(torch.int32)), loss(logits, TARGET))
 
 
-@pytest.mark.parametrize('name', ['ride, re-weighted', 'sade', 'mutual'])
+@pytest.mark.parametrize('name', ['ride, re-weighted', 'sade', 'mutual', 'gated mutual', 'soft suppression'])
 def test_compiles_as_one_graph(name):
     logits, loss = torch.tensor(random_logits(5, 3)).float(), MAKERS[name]()
     compiled = torch.compile(loss, backend='eager', fullgraph=True)
@@ -181,7 +183,7 @@ def test_tau_is_known_where_there_is_one(name):
     assert MAKERS[name]().tau == expected.get(name)
 
 
-@pytest.mark.parametrize('name', ['ce', 'focal', 'balanced_softmax', 'balpoe', 'sade'])
+@pytest.mark.parametrize('name', ['ce', 'focal', 'balanced_softmax', 'balpoe', 'sade', 'gated mutual'])
 def test_soft_target_is_the_mixture_of_hard_ones(name):
     """Mixup's two forms, mixed targets and mixed losses, are the same."""
     logits, loss = torch.tensor(random_logits(5, 3)), MAKERS[name]()

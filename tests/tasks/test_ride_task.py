@@ -5,7 +5,7 @@ import torch
 from reference.distillation_loss import distillation_loss
 from reference.mutual_loss import mutual_loss
 
-from ride_timm.losses import DistillationLoss, MutualLoss, create_loss
+from ride_timm.losses import DistillationLoss, GatedMutualLoss, MutualLoss, create_loss
 from ride_timm.tasks import RideDistillationTask, RideTask, Teacher, WeightedLoss
 
 COUNTS = [40, 20, 10, 5]
@@ -146,3 +146,35 @@ def test_images_are_normalised_anew_for_the_teacher():
     assert torch.allclose(teacher(given), Fixed()((pixels - 0.1) / 0.6), atol=1e-6)
     same = Teacher(Fixed(), teacher_pixels=((0.1,) * 3, (0.6,) * 3), student_pixels=((0.1,) * 3, (0.6,) * 3))
     assert torch.equal(same(pixels), Fixed()(pixels))
+
+
+def gated_task():
+    gated = {'gated': WeightedLoss(1.0, GatedMutualLoss(COUNTS))}
+    return RideTask(network(0), create_loss('ce', COUNTS), auxiliary=gated)
+
+
+def test_state_of_added_losses_goes_into_the_checkpoint_and_comes_back():
+    task, other = gated_task(), gated_task()
+    task.auxiliary['gated'].accuracy.copy_(torch.tensor([0.5, 0.25, 0.0, 1.0]))
+    saved = task.get_checkpoint_state()
+    assert list(saved['task_state']) == ['gated.accuracy']
+    other.load_checkpoint_state(saved['state_dict'], saved['task_state'])
+    assert torch.equal(other.auxiliary['gated'].accuracy, task.auxiliary['gated'].accuracy)
+    other.load_checkpoint_state(saved['state_dict'], None)  # of a run without the loss
+    plain = RideTask(network(0), create_loss('ce', COUNTS))
+    assert 'task_state' not in plain.get_checkpoint_state()
+    plain.load_checkpoint_state(saved['state_dict'], saved['task_state'])
+
+
+@pytest.mark.parametrize(
+    ('state', 'error'),
+    [
+        ({'gated.accuracy': torch.tensor([float('nan'), 0.0, 0.0, 0.0])}, ValueError),
+        ({'gated.accuracy': torch.zeros(5)}, RuntimeError),
+        ({'gated.accuracy': 0.5}, TypeError),
+        ([1.0], TypeError),
+    ],
+)
+def test_state_that_no_loss_has_is_refused(state, error):
+    with pytest.raises(error):
+        gated_task().load_task_state(state)
