@@ -163,18 +163,13 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
     primary = utils.is_primary(args)
     if args.cuda_graph:
         check_cuda_graph(args, device)
-    undecided = auto.is_open(args)
     init = stages.begin(args)
-    if undecided:
-        auto.set_images_aside(args)
+    auto.set_images_aside(args)
     data = stages.open_data(args, init)
-    if undecided:
-        auto.choose(args, data.train, init)
+    auto.choose(args, data.train, init)
     utils.random_seed(args.seed, args.rank)
     model = stages.build_network(args, init, data, device)
-    if undecided:
-        auto.choose_precision(args, model)
-        auto.hint(args, init)
+    auto.complete(args, model, init)
     setup.resolve_lr(args)
     config = setup.image_config(args, model)
     task = stages.build_task(args, model, data, config, device)

@@ -26,7 +26,7 @@ from ride_timm.engine.initial import Initial
 from ride_timm.engine.setup import SMALL_IMAGE, check_architecture
 from ride_timm.published import published_weights
 
-__all__ = ['choose', 'choose_precision', 'hint', 'is_open', 'set_images_aside', 'short_side']
+__all__ = ['choose', 'complete', 'is_open', 'set_images_aside', 'short_side']
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ START = 'ride_resnet32_3e.balpoe_cifar100lt'
 
 
 def is_open(args: argparse.Namespace) -> bool:
-    """Whether the command line leaves choices to us.
+    """Whether choices are left to us: without a recipe, in the first stage; else the functions here do nothing.
 
     Args:
         args: Of `parse_args`.
@@ -62,6 +62,8 @@ def set_images_aside(args: argparse.Namespace) -> None:
     Args:
         args: The run's arguments, before the data are opened.
     """
+    if not is_open(args):
+        return
     place = args.data_dir or args.train_list
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
     named = {'val_fraction', 'val_split'} & {*args.explicit}
@@ -101,6 +103,8 @@ def choose(args: argparse.Namespace, train: DataSplit, init: Initial | None = No
     Raises:
         RideError: There is no such --model.
     """
+    if not is_open(args):
+        return
     side, images = short_side(train), len(train.targets)
     on_gpu = str(args.device).startswith('cuda')
     tuned = init is not None or args.pretrained
@@ -177,15 +181,22 @@ def _choose_loss(args: argparse.Namespace, train: DataSplit) -> None:
         _pick(args, 'mixup', 0.4, _epochs(args))
 
 
-def choose_precision(args: argparse.Namespace, model: nn.Module) -> None:
-    """Pick mixed precision and the order of the channels in memory.
-
-    On the CPU bfloat16 makes convolutions and matrix products faster and depthwise convolutions slower.
+def complete(args: argparse.Namespace, model: nn.Module, init: Initial | None = None) -> None:
+    """Pick what depends on the network, and say what nobody can pick: mirrored images, a start from trained weights.
 
     Args:
         args: The run's arguments, completed in place; what is set on the command line stays.
         model: The network to train; its tensors may be put into another order.
+        init: The weights to initialise from.
     """
+    if is_open(args):
+        _choose_precision(args, model)
+        if is_primary(args):
+            _hint(args, init)
+
+
+def _choose_precision(args: argparse.Namespace, model: nn.Module) -> None:
+    """On the CPU bfloat16 makes convolutions and matrix products faster and depthwise convolutions slower."""
     on_gpu = str(args.device).startswith('cuda')
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bfloat16()
     if not fast or {'amp', 'amp_dtype'} & {*args.explicit}:
@@ -198,15 +209,7 @@ def choose_precision(args: argparse.Namespace, model: nn.Module) -> None:
         model.to(memory_format=torch.channels_last)
 
 
-def hint(args: argparse.Namespace, init: Initial | None) -> None:
-    """Say what cannot be picked: whether mirrored images are right, and the start from trained weights.
-
-    Args:
-        args: The run's arguments, with all choices.
-        init: The weights to initialise from.
-    """
-    if not is_primary(args):
-        return
+def _hint(args: argparse.Namespace, init: Initial | None) -> None:
     if args.hflip and 'hflip' not in args.explicit:
         _logger.info('Mirrored images are made too; where left and right differ (digits, text, signs) add --hflip 0')
     weight = published_weights().get(START)

@@ -36,6 +36,14 @@ class Images:
         return Image.new('RGB', self.sizes[index]), 0
 
 
+class Small(nn.Module):
+    """A convolution with this many groups, in float32."""
+
+    def __init__(self, groups=1):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=groups)
+
+
 def split(counts, size=(32, 32)):
     targets = np.repeat(np.arange(len(counts)), counts)
     return DataSplit(Images([size] * len(targets)), tuple(map(str, counts)), targets, 'nowhere')
@@ -55,7 +63,7 @@ def hint(caplog, *options, init=None):
     caplog.set_level(logging.INFO)
     args = chosen([300, 10], (64, 64), *options, init=init)
     caplog.clear()
-    auto.hint(args, init)
+    auto.complete(args, Small(), init)
     return caplog.text
 
 
@@ -118,18 +126,10 @@ def test_each_choice_is_printed_with_its_reason(caplog):
     assert '--loss balpoe (imbalance factor 10;' in caplog.text
 
 
-class Small(nn.Module):
-    """A convolution with this many groups, in float32."""
-
-    def __init__(self, groups=1):
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 3, groups=groups)
-
-
 def precision(*options, groups=1, device='cpu'):
     args, net = parse_args(['--data-dir', 'x', *options]), Small(groups)
     args.device, args.rank = device, 0
-    auto.choose_precision(args, net)
+    auto.complete(args, net)
     assert net.conv.weight.is_contiguous(memory_format=torch.channels_last) == args.channels_last
     return args.amp, args.channels_last
 
@@ -221,8 +221,12 @@ def test_pretrained_weights_of_timm_count_as_trained():
 
 @pytest.mark.parametrize('options', [('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])
 def test_a_recipe_or_a_stage_closes_the_question(options):
-    assert auto.is_open(parse_args(['--data-dir', 'x', '--model', CIFAR]))
-    assert not auto.is_open(parse_args(['--data-dir', 'x', *options]))
+    args = parse_args(['--data-dir', 'x', '--init', 'y', *options])
+    before = {**vars(args)}
+    auto.set_images_aside(args)
+    auto.choose(args, split([300, 10]))
+    auto.complete(args, Small())
+    assert vars(args) == before
 
 
 def start_line(text):
