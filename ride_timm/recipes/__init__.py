@@ -7,9 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ride_timm.errors import RideError
+from ride_timm.records.schema import parse_object, read_text
 
 __all__ = ['list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
 
@@ -32,7 +31,7 @@ def recipe_text(name: str) -> str:
     if name in list_recipes():
         return resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
     if Path(name).is_file():
-        return Path(name).read_text(encoding='utf-8')
+        return read_text(Path(name), limit=2**20)
     close = difflib.get_close_matches(name, list_recipes(), n=1)
     hint = f', did you mean {close[0]}?' if close else '.'
     raise RideError(f'There is no recipe {name}{hint} Choose one of `ride-timm recipes` or the path of a YAML file.')
@@ -87,12 +86,5 @@ def load_recipe(name: str) -> dict[str, Any]:
     Raises:
         RideError: There is no such recipe, or it is not a YAML mapping.
     """
-    try:
-        recipe = yaml.safe_load(recipe_text(name))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RideError(
-            f'The recipe {name} is not valid YAML ({" ".join(str(error).split())}); mend the file.'
-        ) from None
-    if not isinstance(recipe, dict):
-        raise RideError(f'The recipe {name} holds no `argument: value` lines; write some, as in `ride-timm recipes`.')
-    return {str(key).replace('-', '_'): value for key, value in recipe.items()}
+    recipe = parse_object(recipe_text(name), f'The recipe {name}', 'YAML')
+    return {key.replace('-', '_'): value for key, value in recipe.items()}

@@ -22,7 +22,7 @@ from ride_timm.records.schema import (
     whole,
 )
 
-__all__ = ['CONFIG_SCHEMA', 'RUN_SCHEMA', 'check_checkpoint', 'check_sizes']
+__all__ = ['ARGS_SCHEMA', 'CONFIG_SCHEMA', 'RUN_SCHEMA', 'check_checkpoint', 'check_sizes']
 
 _NAME = text(r'\w{1,100}(\.\w{1,100})?', 'the name of an architecture, without path or host')
 _CLASSES = whole(0, 1_000_000)
@@ -35,6 +35,7 @@ _SIZE = Kind(
 )
 _NAMES = list_of(TEXT)
 _COUNTS = list_of(whole(0, 10**12))
+_TAU = number(-1e6, 1e6)
 _NUMBER = number(-1e300, 1e300)
 _COUNT = whole(0, 10**15)
 _OPTION = Kind(
@@ -90,7 +91,9 @@ _TRAINING: dict[str, Kind] = {
     'class_counts': nullable(_COUNTS),
     'loss': nullable(TEXT),
     'loss_kwargs': nullable(OBJECT),
-    'tau': nullable(Kind('a list of numbers', lambda value: list_of(number(-1e6, 1e6), 1, 1000).fits(value))),
+    'tau': nullable(
+        Kind('a number or a list of numbers', lambda value: _TAU.fits(value) or list_of(_TAU, 1, 1000).fits(value))
+    ),
     'logit_adjustment': nullable(number(-1e6, 1e6)),
     **_PLANS,
     **{f'{name}.{key}': kind for name in _PLANS for key, kind in _PLAN.items()},

@@ -18,7 +18,7 @@ from ride_timm.errors import RideError
 
 __all__ = [
     'FLAG', 'OBJECT', 'TEXT', 'Kind', 'Schema', 'check_record', 'list_of', 'nullable', 'number', 'one_of',
-    'read_object', 'read_text', 'shown', 'text', 'whole',
+    'parse_object', 'read_object', 'read_text', 'shown', 'text', 'whole',
 ]  # fmt: skip
 
 MAX_BYTES = 64 * 2**20
@@ -161,16 +161,30 @@ def read_object(path: Path, schema: Schema | None = None, needed: tuple[str, ...
         RideError: It cannot be read, is no such file, or a field holds something else.
     """
     form = 'YAML' if path.suffix in ('.yaml', '.yml') else 'JSON'
-    source = read_text(path)
+    content = parse_object(read_text(path), str(path), form)
+    check_record(content, schema or {}, str(path), needed)
+    return content
+
+
+def parse_object(source: str, name: str, form: str = 'JSON') -> dict[str, Any]:
+    """The object that a text holds.
+
+    Args:
+        source: The text.
+        name: What to call it in a message.
+        form: `JSON` or `YAML`.
+
+    Raises:
+        RideError: It is not such a text.
+    """
     try:
         content: Any = yaml.safe_load(source) if form == 'YAML' else json.loads(source)
     except RecursionError:
-        raise RideError(f'{path} is nested too deeply to be a file of ours; get the file again.') from None
+        raise RideError(f'{name} is nested too deeply to be a file of ours; get the file again.') from None
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # PyYAML's constructors raise any of them
         reason = ' '.join(str(error).split())[:200]
-        raise RideError(f'{path} is not valid {form} ({reason}); get the file again.') from None
+        raise RideError(f'{name} is not valid {form} ({reason}); correct it, or get the file again.') from None
     if not OBJECT.fits(content):
-        raise RideError(f'{path} holds no {form} object with texts as keys; get the file again.')
+        raise RideError(f'{name} holds no {form} object with texts as keys; correct it, or get the file again.')
     found: dict[str, Any] = content
-    check_record(found, schema or {}, str(path), needed)
     return found
