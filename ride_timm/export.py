@@ -8,7 +8,6 @@ measured is the network as it is stored: in the precision of `--dtype`.
 import argparse
 import importlib.util
 import itertools
-import json
 import logging
 import re
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ride_timm.cards.results import SEED_FIGURES
+from ride_timm.cards.results import SEED_FIGURES, read_results
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
 from ride_timm.data.images import stored_range
@@ -321,10 +320,10 @@ def seed_rows(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[d
     rows = [row(seed, figures, True)]
     for folder in folders:
         try:
-            other = json.loads((folder / 'results.json').read_text(encoding='utf-8'))
-            rows.append(row(other['training'][0]['seed'], other['test']['all_experts'], False))
-        except (OSError, ValueError, KeyError, IndexError) as error:
-            raise RideError(f'{folder} is no folder that ride-timm export wrote ({error!r}).') from error
+            other = read_results(folder)
+            rows.append(row(other['training'][0].get('seed'), other['test']['all_experts'], False))
+        except RideError as error:
+            raise RideError(f'{folder} is no folder that ride-timm export wrote ({error}).') from None
     if len({item['seed'] for item in rows}) < len(rows):
         raise RideError('--other-seeds names a run with a seed that is there already; name runs with other seeds.')
     return rows

@@ -117,7 +117,7 @@ def fetch(
 ) -> Path:
     """Get files of a repository, from the cache where they are there.
 
-    The tensors are compared with the hash that the Hub states for them, and with `sha256` if given.
+    Every file is compared with the hash that the Hub states for it, and with `sha256` if given.
 
     Args:
         repo_id: `org/name`.
@@ -150,18 +150,24 @@ def fetch(
 
 
 def _check_hash(path: Path, expected: str | None) -> None:
-    """Compare a file with the expected hash, and with the Hub's own, which its cache names large files by."""
+    """Compare a file with the expected hash, and with the Hub's own, which its cache names files by.
+
+    The Hub states the SHA-256 of large files and git's SHA-1 of all others.
+    """
     stated = path.resolve().name
-    wanted = {text for text in (expected, stated) if text and re.fullmatch('[0-9a-f]{64}', text)}
-    if not wanted:
-        return
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    wrong = wanted - {found}
-    if wrong:
-        raise RideError(
-            f'{path} is damaged or another file: its SHA-256 is {found[:12]}... and {wrong.pop()[:12]}... was '
-            'promised; delete it from the cache (`hf cache`) and try again.'
-        )
+    content = path.read_bytes()
+    for wanted in {expected, stated}:
+        if wanted and re.fullmatch('[0-9a-f]{64}', wanted):
+            kind, found = 'SHA-256', hashlib.sha256(content).hexdigest()
+        elif wanted and re.fullmatch('[0-9a-f]{40}', wanted):
+            kind, found = 'git SHA-1', hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+        else:
+            continue
+        if found != wanted:
+            raise RideError(
+                f'{path} is damaged or another file: its {kind} is {found[:12]}... and {wanted[:12]}... was promised; '
+                'delete it from the cache (`hf cache`) and try again.'
+            )
 
 
 def _explained(error: Exception, repo_id: str, name: str, revision: str | None) -> str:

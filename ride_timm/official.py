@@ -5,17 +5,15 @@ tensors, objects of the authors' own classes. They are read without importing or
 """
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from .errors import RideError
+from .records.tensors import check_archive, read_safetensors
 
 __all__ = ['from_official', 'load_official']
 
@@ -72,27 +70,19 @@ def load_official(path: str | Path) -> StateDict:
     if start.startswith(b'PK\x03\x04'):
         return _state_dict(_read_zip(path), path)
     if start[8:] == b'{' or path.suffix == '.safetensors':
-        return _state_dict(_read_safetensors(path), path)
+        return _state_dict(read_safetensors(path), path)
     raise RideError(
         f'{path} is a file neither of torch.save (PyTorch 1.6 or newer) nor of safetensors; download it again or, if '
         'an older PyTorch wrote it, save it again with a newer one where it was made.'
     )
 
 
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RideError(f'{path} is no whole safetensors file ({error}); download it again.') from error
-
-
 def _read_zip(path: Path) -> Any:
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not compare the checksums
-        if damaged is not None:
-            raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
+        check_archive(path)
         names = get_unsafe_globals_in_checkpoint(path)
+    except RideError:
+        raise
     except Exception as error:  # a damaged file can fail in any way
         raise RideError(f'{path} is no whole file of torch.save ({_gist(error)}); download it again.') from error
     stand_ins: list[Any] = [(_InertDict if name == 'collections.defaultdict' else _Inert, name) for name in names]

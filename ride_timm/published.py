@@ -11,7 +11,6 @@ torch and timm are imported only where tensors are read and cfgs are made: `ride
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     import torch
     from timm.models import PretrainedCfg
 
+from ride_timm.errors import RideError
+from ride_timm.records.kinds import CONFIG_SCHEMA
+from ride_timm.records.schema import OBJECT, check_record, nullable, read_object, text
+
 __all__ = [
     'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'figures_alone',
     'first_tag', 'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
@@ -33,6 +36,14 @@ CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 SHARD_INDEX = 'model.safetensors.index.json'
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source', 'architecture', 'tag', 'custom_load')
+
+_ENTRY = {
+    'files': OBJECT,
+    'hub': nullable(OBJECT),
+    'hub.repo_id': text(r'[\w.-]+/[\w.-]+', 'the name of a repository, org/name'),
+    'hub.revision': text(r'[0-9a-f]{40}', 'a commit of 40 hexadecimal digits'),
+    'hub.files': OBJECT,
+}
 
 
 class PretrainedError(RuntimeError):
@@ -216,9 +227,9 @@ def read_index(root: Path) -> dict[str, Weight]:
         PretrainedError: The index, an entry or a `config.json` cannot be understood.
     """
     try:
-        entries = json.loads((root / INDEX).read_text(encoding='utf-8'))['weights']
+        entries = read_object(root / INDEX, {'weights': OBJECT}, needed=('weights',))['weights']
         return {name: _weight(root, name, entry) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RideError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PretrainedError(
             f'{root / INDEX} cannot be understood ({type(error).__name__}: {_first_line(error)}); restore it, or '
             'install ride-timm again.'
@@ -228,14 +239,13 @@ def read_index(root: Path) -> dict[str, Weight]:
 def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
     if not re.fullmatch(r'\w+\.\w+', name):
         raise ValueError(f'{name!r} is not ARCHITECTURE.TAG')
+    check_record(entry, _ENTRY, f'the entry of {name}', needed=('files',))
     hub = entry.get('hub')
     copy = None
     if hub is not None:
-        if not re.fullmatch(r'[0-9a-f]{40}', hub['revision']):
-            raise ValueError(f'the revision of {name} on the Hub is not a commit of 40 hexadecimal digits')
         copy = HubCopy(hub['repo_id'], hub['revision'], _hashes(hub['files']))
     files = _hashes(entry['files'])
-    config = json.loads((root / name / CONFIG).read_text(encoding='utf-8'))
+    config = read_object(root / name / CONFIG, CONFIG_SCHEMA, needed=('architecture', 'num_classes'))
     return Weight(name, root / name, files, copy, config)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import timm
-import yaml
 
 from ride_timm import validate as validation
 from ride_timm.data import DataSplit, check_images
@@ -32,6 +31,8 @@ from ride_timm.engine.setup import MAX_CHECKED, data_config
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.parser import Parser
+from ride_timm.records.kinds import ARGS_SCHEMA
+from ride_timm.records.schema import read_object
 from ride_timm.reports.figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
 from ride_timm.reports.measure import Measured, take_stock
 from ride_timm.reports.page import Content, Example, render
@@ -140,13 +141,7 @@ def _find_run(source: str) -> _Run:
             f'{path} holds no last.pth.tar, which a training writes after its first epoch; wait for it, or name the '
             'folder of another run.'
         )
-    try:
-        found = yaml.safe_load(settings.read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RideError(f'{settings} cannot be read ({" ".join(str(error).split())}); give the data by hand.') from None
-    if not isinstance(found, dict):
-        raise RideError(f'{settings} holds no arguments of a training; name the folder of a run.')
-    return _Run(folder, found)
+    return _Run(folder, read_object(settings, ARGS_SCHEMA))
 
 
 def _refuse_without_images(source: str) -> None:

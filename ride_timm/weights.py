@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ride_timm.cards.results import read_results
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.parser import Parser
@@ -96,10 +97,9 @@ def _describe(weight: Weight) -> dict[str, Any]:
 def _results(weight: Weight) -> dict[str, Any]:
     """Content of its `results.json`; empty where there is none to be read."""
     try:
-        content = json.loads((weight.folder / 'results.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        return read_results(weight.folder)
+    except RideError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -1,6 +1,5 @@
 """Reading `results.json`, the figures of a published weight, so that whatever is missing is named before it is used."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any, TypeAlias
 
 from ride_timm.errors import RideError
 from ride_timm.metrics import accuracy_labels
+from ride_timm.records.kinds import CONFIG_SCHEMA
+from ride_timm.records.schema import read_object, shown
 
 __all__ = [
     'FORMAT',
@@ -129,17 +130,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         RideError: There is none, or it is not such a file.
     """
-    try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise RideError(
-            f'{file} cannot be read ({error.strerror}); name a folder that `ride-timm export` wrote.'
-        ) from error
-    except ValueError as error:
-        raise RideError(f'{file} is not JSON ({error}); write the folder again with `ride-timm export`.') from error
-    if not isinstance(content, dict):
-        raise RideError(f'{file} holds no JSON object; write the folder again with `ride-timm export`.')
-    return content
+    return read_object(file, CONFIG_SCHEMA if file.name == 'config.json' else None)
 
 
 def check_results(content: Mapping[str, Any], source: str = 'results.json') -> None:
@@ -255,7 +246,7 @@ def _check(content: Any, needed: Mapping[str, str], prefix: str, source: str) ->
                 raise _wrong(source, prefix + key, 'is missing', kinds)
             value = value[part]
         if not any(_is_a(value, kind) for kind in kinds.split(' or ', 1 if 'null' in kinds else 0)):
-            raise _wrong(source, prefix + key, f'holds {str(value)[:60]!r}', kinds)
+            raise _wrong(source, prefix + key, f'holds {shown(value)}', kinds)
 
 
 def _is_a(value: Any, kind: str) -> bool:
@@ -274,7 +265,7 @@ def _check_rows(rows: list[Any], needed: Mapping[str, str], key: str, source: st
 def _check_numbers(figures: Mapping[Any, Any], prefix: str, source: str) -> None:
     for key, value in figures.items():
         if not _is_a(value, 'a number') and value is not None:
-            raise _wrong(source, f'{prefix}{key}', f'holds {str(value)[:60]!r}', 'a number or null')
+            raise _wrong(source, f'{prefix}{key}', f'holds {shown(value)}', 'a number or null')
 
 
 def _check_classes(content: Mapping[str, Any], source: str) -> None:

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch.serialization import safe_globals
 from ride_timm.engine.files import sync_folder
 from ride_timm.engine.run_folder import discard_results, numbered_epoch
 from ride_timm.errors import RideError
+from ride_timm.records.kinds import check_checkpoint
+from ride_timm.records.tensors import check_archive
 
 __all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_checkpoint', 'trained_with']
 
@@ -216,16 +217,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         NoCheckpointError: There is no such file, it is no checkpoint, or it is damaged.
-        RideError: It cannot be read, or names foreign classes.
+        RideError: It cannot be read, names foreign classes, or one of its records holds something else than it should.
     """
     if not Path(path).is_file():
         raise NoCheckpointError(
             f'There is no checkpoint {path}; give the path of a last.pth.tar or model_best.pth.tar.'
         )
     try:
-        _check_sums(path)
+        check_archive(path)
         with safe_globals([argparse.Namespace]):  # timm's training keeps its arguments as one; it holds no code
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except RideError:
+        raise
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # how reading beyond the end fails
             raise NoCheckpointError(_no_checkpoint(path)) from None
@@ -241,6 +244,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise NoCheckpointError(_no_checkpoint(path))
     if isinstance(checkpoint.get('args'), argparse.Namespace):
         checkpoint['args'] = vars(checkpoint['args'])
+    check_checkpoint(checkpoint, str(path))
     return checkpoint
 
 
@@ -306,14 +310,6 @@ def misfit(error: Exception) -> str:
     """
     reason = str(error).strip().splitlines()[-1].strip().rstrip('.')
     return re.sub(r'(key\(s\) in state_dict: "[^"]*"), .*', r'\1, ...', reason)
-
-
-def _check_sums(path: str | Path) -> None:
-    """Compare the checksums of a zip file, which torch does not."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise ValueError('wrong checksum')
 
 
 def _no_checkpoint(path: str | Path) -> str:

@@ -1,7 +1,6 @@
 """The weights that a training begins with: `--init`."""
 
 import argparse
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -26,6 +25,9 @@ from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts
 from ride_timm.published import SHARD_INDEX
+from ride_timm.records.kinds import CONFIG_SCHEMA
+from ride_timm.records.schema import read_object
+from ride_timm.records.tensors import check_archive
 
 __all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'read_measured', 'reorder_experts', 'weights_file']
 
@@ -204,6 +206,7 @@ def _read_plain(file: Path, model: str | None) -> Initial | None:
 def _plain_state(file: Path) -> dict[str, Any] | None:
     """The tensors of a file of a plain ResNet's weights, None for any other."""
     try:
+        check_archive(file)
         state: dict[str, Any] = load_state_dict(str(file), device='cpu', weights_only=True)
     except Exception:  # whatever is wrong with the file, its reader as a checkpoint of ours has the sentence
         return None
@@ -309,5 +312,5 @@ def _records(file: Path, use_ema: bool) -> tuple[dict[str, Any], dict[str, Any]]
     if use_ema:
         raise RideError(f'{file} holds one set of weights; leave --init-ema out.')
     beside = file.with_name('config.json')
-    config = json.loads(beside.read_text(encoding='utf-8')) if beside.is_file() else {}
+    config = read_object(beside, CONFIG_SCHEMA) if beside.is_file() else {}
     return config.get('ride') or {}, {}

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -13,8 +12,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import adapt_input_conv, clean_state_dict
 
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
@@ -23,6 +20,9 @@ from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
 from ride_timm.published import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
+from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
+from ride_timm.records.schema import read_object
+from ride_timm.records.tensors import read_safetensors, read_shapes
 
 __all__ = ['FILE_SUFFIXES', 'TrainedNet', 'file_in_folder', 'load_model', 'load_trained']
 
@@ -133,48 +133,52 @@ def load_trained(args: argparse.Namespace) -> TrainedNet:
         raise RideError(f'There is no folder {local}; name one that `ride-timm export` or timm wrote.')
     if local is not None and not Path(local, 'config.json').is_file():
         raise RideError(f'{local} holds no config.json; name a folder that `ride-timm export` or timm wrote.')
-    if local is not None:
-        _check_registered(Path(local, 'config.json'))
+    config = {} if local is None else _read_config(Path(local))
     pretrained = args.pretrained or ':' in args.model
     if not pretrained:
         _logger.warning(f'{args.model} has random weights; add --pretrained or --checkpoint FILE for trained ones.')
-    model: Any = _create(args.model, pretrained, args.num_classes, {**args.model_kwargs, **_merged(local)})
+    model: Any = _create(args.model, pretrained, args.num_classes, {**args.model_kwargs, **_merged(local, config)})
     model.pretrained_cfg.pop('state_dict', None)
     names = model.pretrained_cfg.get('label_names') if pretrained else None
-    about = _about(model, local) if pretrained else {}
+    about = (_about(model) if local is None else config.get('ride', {})) if pretrained else {}
     if model.num_classes != model.pretrained_cfg.get('num_classes'):  # new heads
         return _checked(model, args.model, None, None)
     return _checked(model, args.model, names, about.get('class_counts'), about)
 
 
-def _merged(local: str | None) -> dict[str, Any]:
-    """What has timm take the tensors of a folder that holds them in several files, which it does not read itself."""
-    if local is None or tensors_file(Path(local)).name != SHARD_INDEX:
-        return {}
-    return {'pretrained_cfg_overlay': {'source': '', 'state_dict': read_shards(Path(local))}}
-
-
-def _check_registered(config: Path) -> None:
-    try:
-        architecture = json.loads(config.read_text(encoding='utf-8'))['architecture']
-    except (ValueError, KeyError, TypeError) as error:
-        raise RideError(f'{config} names no architecture ({error!r}); get it again.') from None
-    if not timm.is_model(architecture):
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The checked `config.json` of a folder that timm is to load; its architecture is a registered one."""
+    path = folder / 'config.json'
+    config = read_object(path, CONFIG_SCHEMA, needed=('architecture',))
+    architecture = config['architecture']
+    if not timm.is_model(architecture.partition('.')[0]):
         raise RideError(
-            f'{config} is of the architecture {architecture}, which neither timm nor this version of ride-timm has; '
+            f'{path} is of the architecture {architecture}, which neither timm nor this version of ride-timm has; '
             'import the package that registers it, or `pip install -U ride-timm timm`.'
         )
+    return config
 
 
-def _about(model: Any, local: str | None) -> Mapping[str, Any]:
-    """The `ride` entry of what a network was created from."""
-    if local is not None:
-        config: Any = json.loads(Path(local, 'config.json').read_text(encoding='utf-8'))
-    else:
-        cfg = model.pretrained_cfg
-        weight = published_weights().get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
-        config = {} if weight is None else weight.config
-    about: Mapping[str, Any] = config.get('ride') or {}
+def _merged(local: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What has timm take the tensors of a folder that holds them in several files, which it does not read itself."""
+    if local is None:
+        return {}
+    file = tensors_file(Path(local))
+    sizes = {**config.get('model_args', {}), 'num_classes': config.get('num_classes', 0)}
+    if file.name != SHARD_INDEX:
+        if file.is_file():
+            check_sizes(read_shapes(file), sizes, str(file.with_name('config.json')))
+        return {}
+    state = read_shards(Path(local))
+    check_sizes({key: tuple(value.shape) for key, value in state.items()}, sizes, str(file.with_name('config.json')))
+    return {'pretrained_cfg_overlay': {'source': '', 'state_dict': state}}
+
+
+def _about(model: Any) -> Mapping[str, Any]:
+    """The `ride` entry of the published weights that a network was created from."""
+    cfg = model.pretrained_cfg
+    weight = published_weights().get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
+    about: Mapping[str, Any] = {} if weight is None else weight.config.get('ride') or {}
     return about
 
 
@@ -185,7 +189,7 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
         path = file_in_folder(path)
     known: dict[str, Any] = {}
     if path.suffix == '.safetensors' or path.name == SHARD_INDEX:
-        state, known = _read_safetensors(path)
+        state, known = _read_with_config(path)
         name = args.model or known.get('arch')
         settings = known.get('args', {})
     else:
@@ -195,13 +199,15 @@ def _from_file(args: argparse.Namespace) -> TrainedNet:
         if key not in checkpoint:
             raise RideError(f'{path} holds no {key}; leave --use-ema out.')
         state = clean_state_dict(checkpoint[key])
-        known, settings = checkpoint.get('ride', {}), checkpoint.get('args', {})
-        settings = settings if isinstance(settings, dict) else {}
+        known, settings = checkpoint.get('ride') or {}, checkpoint.get('args') or {}
         name = args.model or checkpoint.get('arch')
     if not name:
         raise RideError(f'{path} does not say which architecture it is of; add --model NAME.')
     check_architecture(name)
-    kwargs = {**(settings.get('model_kwargs') or {}), **args.model_kwargs}
+    recorded = settings.get('model_kwargs') or {}
+    sizes = {**recorded, **{key: settings[key] for key in ('num_classes', 'in_chans') if settings.get(key)}}
+    check_sizes({key: tuple(value.shape) for key, value in state.items()}, sizes, str(path))
+    kwargs = {**recorded, **args.model_kwargs}
     if settings.get('in_chans'):
         kwargs.setdefault('in_chans', settings['in_chans'])
     if any(key.startswith('router.') for key in state) and not kwargs.setdefault('router', True):
@@ -237,18 +243,15 @@ def file_in_folder(folder: Path) -> Path:
     )
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read_with_config(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors, and what the `config.json` beside them says."""
     if not path.is_file():
         raise RideError(f'There is no file {path}; give the path of a model.safetensors.')
-    try:
-        state = read_shards(path.parent) if path.name == SHARD_INDEX else load_file(path)
-    except SafetensorError:
-        raise RideError(f'{path} is not a safetensors file, or a damaged one; get it again.') from None
+    state = read_shards(path.parent) if path.name == SHARD_INDEX else read_safetensors(path)
     beside = path.with_name('config.json')
     if not beside.is_file():
         return state, {}
-    config = json.loads(beside.read_text(encoding='utf-8'))
+    config = read_object(beside, CONFIG_SCHEMA)
     ride = config.get('ride', {})
     names = config.get('label_names') or config.get('pretrained_cfg', {}).get('label_names')
     prepared = {key: value for key, value in config.get('pretrained_cfg', {}).items() if key in DATA_CONFIG_KEYS}

@@ -9,6 +9,7 @@ from typing import Any
 from timm.utils import ParseKwargs
 
 from ride_timm.errors import RideError
+from ride_timm.records.schema import shown
 
 __all__ = ['STAGES', 'STAGE_DEFAULTS', 'check_stage', 'merge', 'recipe_values']
 
@@ -84,7 +85,8 @@ def recipe_values(recipe: Mapping[str, Any], parser: argparse.ArgumentParser, na
             values[key] = _typed(actions[key], value)
         except (TypeError, ValueError):
             raise RideError(
-                f'The recipe {name} has {key}: {value!r}, but {key} must be {_wanted(actions[key])}; mend the recipe.'
+                f'The recipe {name} has {key}: {shown(value)}, but {key} must be {_wanted(actions[key])}; correct the '
+                'recipe.'
             ) from None
     return values
 

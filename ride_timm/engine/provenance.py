@@ -1,7 +1,6 @@
 """Where figures come from: the commit of the code, the command, the stages of a training."""
 
 import csv
-import json
 import re
 import shlex
 import subprocess
@@ -13,6 +12,8 @@ import timm
 
 from ride_timm.errors import RideError
 from ride_timm.published import published_weights
+from ride_timm.records.kinds import RUN_SCHEMA
+from ride_timm.records.schema import read_object
 
 __all__ = ['add_segment', 'base_model', 'hub_datasets', 'read_run', 'source_commit', 'stage_record']
 
@@ -88,12 +89,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             f'{folder} holds no results.json, which a training writes at its end; finish the run with --resume auto, '
             'or name the folder of another.'
         )
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-        content['args']['stage']
-    except (ValueError, KeyError, TypeError) as error:
-        raise RideError(f'{path} is not the results.json of a training ({error!r}); name a folder of a run.') from error
-    return content
+    return read_object(path, RUN_SCHEMA, needed=('last_epoch', 'last', 'args', 'args.stage'))
 
 
 def stage_record(folder: Path) -> dict[str, Any]:

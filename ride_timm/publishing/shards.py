@@ -1,22 +1,33 @@
 """Tensors in several files: `model-00001-of-00002.safetensors` and so on, with `model.safetensors.index.json`."""
 
-import json
+import re
 import stat
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ride_timm.errors import RideError
 from ride_timm.published import SHARD_INDEX, WEIGHTS
+from ride_timm.records.schema import Kind, read_object, shown
+from ride_timm.records.tensors import read_safetensors
 
 __all__ = ['is_shard', 'merge_shards', 'read_shards', 'tensors_file']
+
+_PART = r'model-\d{5}-of-\d{5}\.safetensors'
+_PLACES = Kind(
+    'an object that names parts of this folder, such as model-00001-of-00002.safetensors',
+    lambda value: (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and re.fullmatch(_PART, name) for name in value.values())
+    ),
+)
 
 
 def is_shard(name: str) -> bool:
     """Whether a file belongs to tensors in several files: a part, or their index."""
-    return name == SHARD_INDEX or (name.startswith('model-') and name.endswith('.safetensors'))
+    return name == SHARD_INDEX or re.fullmatch(_PART, name) is not None
 
 
 def tensors_file(folder: Path) -> Path:
@@ -34,21 +45,24 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         RideError: A part is missing or damaged, or index and parts do not hold the same tensors.
     """
-    try:
-        places: dict[str, str] = json.loads((folder / SHARD_INDEX).read_text(encoding='utf-8'))['weight_map']
-        missing = [name for name in sorted(set(places.values())) if not (folder / name).is_file()]
-        if missing:
-            raise RideError(
-                f'The parts of the tensors in {folder} are not all there ({missing[0]} is missing, as in a checkout '
-                'without large files); get it, or give the name of the weight instead of its folder, to have it from '
-                'the Hub.'
-            )
-        shards = {name: load_file(folder / name) for name in sorted(set(places.values()))}
-        tensors = {key: shards[name].pop(key) for key, name in places.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    places = read_object(folder / SHARD_INDEX, {'weight_map': _PLACES}, needed=('weight_map',))['weight_map']
+    names = sorted(set(places.values()))
+    missing = next((name for name in names if not (folder / name).is_file()), None)
+    if missing is not None:
         raise RideError(
-            f'The parts of the tensors in {folder} do not fit {SHARD_INDEX} ({error!r}); get them again.'
-        ) from None
+            f'The parts of the tensors in {folder} are not all there ({missing} is missing, as in a checkout '
+            'without large files); get it, or give the name of the weight instead of its folder, to have it from '
+            'the Hub.'
+        )
+    shards = {name: read_safetensors(folder / name) for name in names}
+    tensors = {}
+    for key, name in places.items():
+        if key not in shards[name]:
+            raise RideError(
+                f'The parts of the tensors in {folder} do not fit {SHARD_INDEX} ({name} lacks {shown(key)}); get them '
+                'again.'
+            )
+        tensors[key] = shards[name].pop(key)
     extra = next((key for shard in shards.values() for key in shard), None)
     if extra is not None:
         raise RideError(

@@ -7,11 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable, shortened
 from ride_timm.parser import Parser
+from ride_timm.records.schema import parse_object, read_text
 
 __all__ = ['build_parser', 'list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
 
@@ -34,11 +33,11 @@ def recipe_text(name: str) -> str:
     if name in list_recipes():
         return resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
     try:
-        if Path(name).is_file():
-            return Path(name).read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, 'strerror', None) or 'it is not in UTF-8'
-        raise RideError(f'The recipe {shortened(name)} cannot be read ({reason}); give another file.') from None
+        is_file = Path(name).is_file()
+    except OSError:  # a name that no file can have
+        is_file = False
+    if is_file:
+        return read_text(Path(name), limit=2**20)
     close = difflib.get_close_matches(name, list_recipes(), n=1)
     hint = f', did you mean {close[0]}?' if close else '.'
     raise RideError(
@@ -100,12 +99,5 @@ def load_recipe(name: str) -> dict[str, Any]:
     Raises:
         RideError: There is no such recipe, or it is not a YAML mapping.
     """
-    try:
-        recipe = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
-        raise RideError(
-            f'The recipe {name} is not valid YAML ({" ".join(str(error).split())}); fix the file.'
-        ) from None
-    if not isinstance(recipe, dict):
-        raise RideError(f'The recipe {name} holds no `argument: value` lines; write some, as in `ride-timm recipes`.')
-    return {str(key).replace('-', '_'): value for key, value in recipe.items()}
+    recipe = parse_object(recipe_text(name), f'The recipe {name}', 'YAML')
+    return {key.replace('-', '_'): value for key, value in recipe.items()}
