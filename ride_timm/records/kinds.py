@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
 from ride_timm.errors import RideError
 from ride_timm.records.schema import (
     FLAG,
@@ -210,6 +208,8 @@ def check_checkpoint(content: Mapping[str, Any], source: str) -> None:
 
 def _is_ordinary(tensor: Any) -> bool:
     """Whether it is a dense tensor with an element in memory for each that its shape promises."""
+    import torch  # here: `ride-timm weights` reads records without it
+
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != 'cpu':
         return False
     return not tensor.is_quantized and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
