@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ride_timm.errors import RideError
-from ride_timm.metrics import accuracy_labels
 from ride_timm.records.kinds import CONFIG_SCHEMA
 from ride_timm.records.schema import read_object, shown
 
@@ -204,6 +203,8 @@ def accuracies(results: Results) -> dict[str, str]:
     test = results['test']
     columns = [test['all_experts'], *(test['sweep'] or ()), *([test['routed']] if test['routed'] else [])]
     known = all(column.get('balanced') is not None for column in columns)
+    from ride_timm.metrics import accuracy_labels  # here: `ride-timm weights` lists results without torch
+
     return accuracy_labels([row['test_images'] for row in test['per_class']] if known else ())
 
 
