@@ -83,7 +83,7 @@ def serve_prior(
     """Make a network answer for other class frequencies, by hooks on its experts; its state dict stays as it is.
 
     From then on `model(x)`, `forward_experts` and `forward_routed` are corrected, and with them every command and
-    evaluation. A second call replaces the first, also one of `serve_logit_adjustment`.
+    evaluation. Call it once: a second call corrects a second time.
 
     Args:
         model: A multi-expert network, or a plain one that counts as a single expert.
@@ -103,7 +103,6 @@ def serve_prior(
         raise RideError(
             f'The network has {len(experts)} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
         )
-    _undo(experts, getattr(model, 'router', None))
     zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
     shifts = [correct_prior(zero, one, class_counts, target)[0] for one in taus]
     handles = [expert.register_forward_hook(_Shift(s)) for expert, s in zip(experts, shifts, strict=True)]
@@ -121,8 +120,7 @@ def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: flo
     Args:
         model: A multi-expert network, or a plain one that counts as a single expert, trained without a tau list.
         class_counts: Training images per class, shape (C,); below 1 counts as 1.
-        tau: How much of the training prior is taken out in all, whatever earlier calls took out: 0 nothing, 1 all that
-            cross-entropy leaves in.
+        tau: How much of the training prior is taken out: 0 nothing, 1 all that cross-entropy leaves in.
 
     Returns:
         One handle a hook; calling `remove()` on all of them undoes the adjustment.
@@ -132,16 +130,6 @@ def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: flo
     """
     counts = class_counts if isinstance(class_counts, Tensor) else list(class_counts)
     return serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
-
-
-def _undo(experts: Sequence[nn.Module], router: nn.Module | None) -> None:
-    """Remove the hooks of an earlier correction."""
-    kinds: list[tuple[dict[int, Any], type]] = [(expert._forward_hooks, _Shift) for expert in experts]
-    if router is not None:
-        kinds.append((router._forward_pre_hooks, _Unshift))
-    for hooks, kind in kinds:
-        for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
-            del hooks[key]
 
 
 class _Shift:

@@ -28,7 +28,7 @@ from ride_timm.records.schema import OBJECT, check_record, nullable, read_object
 
 __all__ = [
     'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'figures_alone',
-    'first_tag', 'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
+    'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
 ]  # fmt: skip
 
 INDEX = 'index.json'
@@ -295,9 +295,7 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
         cfgs: The cfg of each architecture, as a dictionary.
 
     Returns:
-        For `timm.models.generate_default_cfgs`: one cfg a weight, and the given one where an architecture has none, or
-        one for other images. That one is then what `create_model` starts from without a tag, as for its siblings;
-        `pretrained=True` takes the first published checkpoint with its own classes and image size.
+        For `timm.models.generate_default_cfgs`: one cfg a weight, and the given one where an architecture has none.
     """
     tagged: dict[str, Any] = {}
     for variant, base in cfgs.items():
@@ -307,19 +305,7 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
             tagged[weight.name] = base | weight.cfg()
         if not own:
             tagged[variant] = base
-        elif any(own[0].cfg().get(key, base[key]) != base[key] for key in ('num_classes', 'input_size')):
-            tagged[f'{variant}.*'] = base  # timm's mark of the default, here without a tag
     return tagged
-
-
-def first_tag(variant: str) -> str | None:
-    """The tag of an architecture's first published checkpoint, which `pretrained=True` means; None without one.
-
-    Args:
-        variant: The architecture.
-    """
-    own = (each for each in published_weights().values() if each.architecture == variant and each.has_tensors)
-    return next((weight.tag for weight in own), None)
 
 
 def weight_of(cfg: 'PretrainedCfg | Mapping[str, Any]', variant: str) -> Weight | None:

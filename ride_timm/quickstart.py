@@ -205,7 +205,7 @@ def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDic
     ride.model = net
     groups = choose_groups(train.class_counts).groups
     evaluator = LongTailEvaluator(train.class_counts, groups=groups, class_names=val.class_names)
-    return evaluate_routed(net, loader, evaluator)
+    return evaluate_routed(net, loader, evaluator, None, size)
 
 
 def _print_table(plain: Measured, ride: Measured, routed: OrderedDict[str, float]) -> None:

@@ -341,7 +341,9 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
         run.found.update(_settle_router(run, model))
     evaluator = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0))
     if routed:
-        metrics = evaluate_routed(model, run.val_loader, evaluator, None, trainer.autocast, args.distributed)
+        metrics = evaluate_routed(
+            model, run.val_loader, evaluator, None, run.input_size, trainer.autocast, args.distributed
+        )
     else:
         metrics = evaluate(model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed)
     if last:
@@ -365,7 +367,7 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {'router_threshold': model.router_threshold}
     if data.holdout is not None:
         rows, rule = settle_threshold(
-            model, run.val_loader, data.groups.groups, fixed=args.router_threshold,
+            model, run.val_loader, data.groups.groups, fixed=args.router_threshold, input_size=run.input_size,
             device=trainer.device, autocast=trainer.autocast, distributed=args.distributed,
         )  # fmt: skip
         found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': rows}

@@ -186,7 +186,7 @@ def _measure(
     autocast = partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext
     metrics: OrderedDict[str, Any]
     if routed:
-        metrics = evaluate_routed(model, loader, evaluator, args.threshold, autocast)
+        metrics = evaluate_routed(model, loader, evaluator, args.threshold, input_size, autocast)
     else:
         metrics = evaluate(model, loader, evaluator, autocast, args.channels_last)
         metrics['gmacs'] = gmacs(model, input_size)

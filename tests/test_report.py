@@ -237,7 +237,7 @@ def test_one_pass_gives_the_same_sweep(routed, data):
     split = open_eval_split(data, class_names=['ant', 'bee', 'cat'])
     config = timm.data.resolve_data_config({}, model=net)
     measured = take_stock(net, split, [24, 12, 5], config, batch_size=5)
-    wanted = sweep_thresholds(net, loading(net, data), choose_groups([24, 12, 5]).groups)
+    wanted = sweep_thresholds(net, loading(net, data), choose_groups([24, 12, 5]).groups, input_size=(3, 8, 8))
     assert len({row['top1'] for row in wanted}) > 1
     for found, row in zip(measured.sweep, wanted, strict=True):
         assert found == pytest.approx(row)

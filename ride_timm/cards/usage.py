@@ -38,9 +38,10 @@ def usage_section(results: Results, config: Mapping[str, Any], repo_id: str | No
             'Routed: each image passes as many experts as the router asks for, and no more is computed.',
             _python(_ROUTE, source, results, threshold=f'{results["test"]["routed"]["threshold"]:g}'),
         ]
+    new = 10 if results['data']['num_classes'] != 10 else 5
     parts += [
         'Fine-tuning on other classes, in a loop of your own,',
-        _python(_FINE_TUNE_EXPERTS if is_registered(results) else _FINE_TUNE, source, results),
+        _python(_FINE_TUNE, source, results, new=new),
         'or with everything that the long tail needs (one folder of images a class, each expert with its own loss, '
         'accuracy by class frequency):',
         fence(f'ride-timm train --init {shlex.quote(source)} --data-dir YOUR_FOLDER', 'bash'),
@@ -138,25 +139,10 @@ import timm
 import torch
 
 {ride}
-model = timm.create_model({source}, pretrained=True, num_classes=5).train()  # new heads
+model = timm.create_model({source}, pretrained=True, num_classes={new}).train()  # new heads
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-images, labels = torch.randn(8, {channels}, {height}, {width}), torch.randint(5, (8,))  # a batch of yours
+images, labels = torch.randn(8, {channels}, {height}, {width}), torch.randint({new}, (8,))  # a batch of yours
 loss = torch.nn.functional.cross_entropy(model(images), labels)
-loss.backward()
-optimizer.step()
-"""
-_FINE_TUNE_EXPERTS = """\
-import timm
-import torch
-
-{ride}
-counts = [90, 40, 20, 9, 4]  # training images of each of your classes
-model = timm.create_model({source}, pretrained=True, num_classes=len(counts)).train()  # new heads
-model.set_expert_training(True)  # the experts' own logits instead of their mean
-criterion = ride_timm.losses.create_loss('balpoe', counts, model=model)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-images, labels = torch.randn(8, {channels}, {height}, {width}), torch.randint(5, (8,))  # a batch of yours
-loss = criterion(model(images), labels)
 loss.backward()
 optimizer.step()
 """

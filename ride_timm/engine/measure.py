@@ -57,8 +57,8 @@ def measure(
     routed = sweep = None
     if getattr(model, 'router', None) is not None:
         plain = _evaluator(split, class_counts, groups, 0, device)
-        routed = dict(evaluate_routed(model, loader, plain))
-        sweep = sweep_thresholds(model, loader, groups, device=device)
+        routed = dict(evaluate_routed(model, loader, plain, None, config['input_size']))
+        sweep = sweep_thresholds(model, loader, groups, input_size=config['input_size'], device=device)
     return {
         'all_experts': dict(everything),
         'routed': routed,

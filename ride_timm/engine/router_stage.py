@@ -96,6 +96,7 @@ def evaluate_routed(
     loader: PrefetchLoader,
     evaluator: LongTailEvaluator,
     threshold: float | None = None,
+    input_size: Sequence[int] = (3, 224, 224),
     autocast: Autocast = nullcontext,
     distributed: bool = False,
 ) -> OrderedDict[str, float]:
@@ -106,20 +107,19 @@ def evaluate_routed(
         loader: Evaluation batches.
         evaluator: Fresh, without experts of its own; its `max_samples` is set from the loader.
         threshold: None means the network's own.
+        input_size: (channels, height, width), for the GMACs.
         autocast: Context of the forward pass.
         distributed: Add up over processes.
 
     Returns:
-        The evaluator's results, `threshold`, `mean_experts`, `gmacs` (mean of an image of the loader) and `share_<k>`,
-        the share of the images that passed k experts.
+        The evaluator's figures, `threshold`, `mean_experts`, `gmacs` (mean of an image) and `share_<k>`, the share of
+        the images that passed k experts.
     """
     net.eval()
     left = evaluator.max_samples = evaluation_sample_limit(loader)
     passed = torch.zeros(net.num_experts + 1, dtype=torch.int64, device=evaluator.device)
     forward = FittingForward(partial(net.forward_routed, threshold=threshold))
-    size: Sequence[int] = ()
     for images, target in loader:
-        size = images.shape[1:]
         with autocast():
             output = forward(images.to(evaluator.device))
         evaluator.update(output.logits, target.to(evaluator.device))
@@ -133,7 +133,7 @@ def evaluate_routed(
     shares = [int(n) / images_seen for n in passed[1:]]
     metrics['threshold'] = net.router_threshold if threshold is None else threshold
     metrics['mean_experts'] = sum(k * share for k, share in enumerate(shares, start=1))
-    metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, size), shares)
+    metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, input_size), shares)
     metrics.update({f'share_{k}': share for k, share in enumerate(shares, start=1)})
     return metrics
 

@@ -184,6 +184,8 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     if args.loss == 'ride' and experts == 1 and is_primary(args):
         _logger.warning(f'--loss ride makes experts disagree and {args.model} has one, so that it is --loss ldam.')
     options = dict(args.loss_kwargs)
+    if args.loss in ('ride', 'ldam') and getattr(model, 'head', 'linear') == 'linear':
+        options.setdefault('margin_scale', 1.0)
     if args.loss == 'balpoe' and experts != 3:
         options.setdefault('tau', 'balpoe')
     if isinstance(options.get('tau'), str):  # settings and checkpoints hold the numbers
@@ -194,7 +196,7 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
         pick(args, 'reweight_epoch', int(0.8 * args.epochs), '80 % of the epochs')
     if args.reweight_epoch is not None and args.loss in ('ce', 'focal', 'ldam', 'ride'):
         options['reweight_epoch'] = args.reweight_epoch
-    criterion = create_loss(args.loss, class_counts, model=model, **options)
+    criterion = create_loss(args.loss, class_counts, **options)
     if args.mixup > 0.0 or args.cutmix > 0.0 or args.smoothing > 0.0:
         _check_soft_targets(criterion, experts, args.num_classes)
     return criterion

@@ -129,6 +129,7 @@ def sweep_thresholds(
     groups: Mapping[str, ArrayLike],
     *,
     thresholds: Sequence[float] = THRESHOLDS,
+    input_size: Sequence[int] = (3, 224, 224),
     device: torch.device | None = None,
     autocast: Autocast = nullcontext,
     distributed: bool = False,
@@ -140,6 +141,7 @@ def sweep_thresholds(
         loader: Evaluation batches; not the test images, if a threshold is to be chosen.
         groups: Class indices by group name.
         thresholds: In [0, 1].
+        input_size: (channels, height, width), for the GMACs.
         device: Where the network is.
         autocast: Context of the forward pass.
         distributed: Add up over processes.
@@ -155,9 +157,7 @@ def sweep_thresholds(
     sweep = Sweep(thresholds, net.num_classes, net.num_experts, device)
     left = evaluation_sample_limit(loader)
     forward = FittingForward(net.forward_router)
-    size: Sequence[int] = ()
     for batch, labels in loader:
-        size = batch.shape[1:]
         with autocast():
             router_logits, expert_logits = forward(batch.to(device))
         kept = len(labels) if left is None else min(left, len(labels))  # a distributed sampler pads at the end
@@ -168,7 +168,7 @@ def sweep_thresholds(
             torch.distributed.all_reduce(total)
     if not int(sweep.images.sum()):
         raise RideError('There are no images to measure the router on; give a larger --holdout.')
-    return sweep.rows(groups, gmacs_by_experts(net, size))
+    return sweep.rows(groups, gmacs_by_experts(net, input_size))
 
 
 def choose_threshold(

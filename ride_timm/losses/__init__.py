@@ -15,7 +15,7 @@
 `create_loss` makes the classification losses by name; `prior_correction` serves other class priors after training.
 """
 
-from ._common import ExpertLoss, stack_experts
+from ._common import ExpertLoss
 from ._counts import ClassCounts, class_prior, effective_number_weights, ldam_margins
 from .base import BASES, CrossEntropyExperts
 from .distillation import DistillationLoss
@@ -62,5 +62,4 @@ __all__ = [
     'prior_correction',
     'rank_reversed_prior',
     'router_targets',
-    'stack_experts',
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 from ride_timm.errors import RideError
 
 from ._options import check_epoch
-
-ExpertLogits: TypeAlias = Tensor | Sequence[Tensor]
-"""What networks return in train mode: a tuple of K logits (B, C), or logits (B, K, C) or (B, C) in one tensor."""
 
 _HALF = (torch.float16, torch.bfloat16)
 _SOFT_SUM_TOLERANCE = 1e-2  # what float16 soft targets of thousands of classes may be off
@@ -57,18 +53,17 @@ class ExpertLoss(LossModule):
         """
         raise NotImplementedError
 
-    def forward(self, logits: ExpertLogits, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Computes the loss.
 
         Args:
-            logits: Expert logits (B, K, C), the tuple of K logits (B, C) that a network returns after
-                `set_expert_training(True)`, or logits (B, C) of a network with one head.
+            logits: Expert logits, shape (B, K, C).
             target: Class indices of shape (B,), or class probabilities of shape (B, C) where the loss takes them.
 
         Returns:
             The loss, a scalar in float32 (float64 for float64 logits).
         """
-        return self.parts(stack_experts(logits), target)['loss']
+        return self.parts(logits, target)['loss']
 
     def set_epoch(self, epoch: int) -> None:
         """Tells the loss which epoch begins; losses without a schedule ignore it.
@@ -80,17 +75,6 @@ class ExpertLoss(LossModule):
 
     def end_epoch(self) -> None:
         """Tells the loss that an epoch of training is over, in every process; most have nothing to do then."""
-
-
-def stack_experts(logits: ExpertLogits) -> Tensor:
-    """Logits (B, K, C) of what a network returns in train mode.
-
-    Args:
-        logits: Shape (B, K, C); (B, C), which counts as one expert; or K of shape (B, C).
-    """
-    if isinstance(logits, Tensor):
-        return logits.unsqueeze(1) if logits.ndim == 2 else logits
-    return torch.stack(tuple(logits), dim=1)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
@@ -97,7 +95,6 @@ class CrossEntropyExperts(ExpertLoss):
             what = "base='ldam'" if base == 'ldam' else 're-weighting'
             raise RideError(f'No class_counts were given, but {what} needs the number of training images per class.')
         self.reweighting = self.reweight_epoch == 0
-        self._untold_steps = 0  # without a set_epoch before them
 
     def set_epoch(self, epoch: int) -> None:
         """Switches the re-weighting on or off; depends on nothing but the epoch, so a resumed run needs no state.
@@ -106,7 +103,6 @@ class CrossEntropyExperts(ExpertLoss):
             epoch: Index of the epoch that begins, counted from 0.
         """
         check_epoch(epoch)
-        self._untold_steps = -1
         self.reweighting = self.reweight_epoch is not None and epoch >= self.reweight_epoch
 
     def per_expert(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -124,8 +120,6 @@ class CrossEntropyExperts(ExpertLoss):
             ValueError: If the shapes do not fit.
         """
         logits, target = prepare_batch(logits, target, self.num_classes)
-        if self.reweight_epoch and self._untold_steps >= 0 and logits.requires_grad:
-            self._count_untold_step()
         if self.base == 'ldam':
             logits = subtract_margin(logits, target, self.margin_scale * self.margins)
         log_likelihood = log_likelihoods(logits.log_softmax(-1), target)
@@ -150,16 +144,6 @@ class CrossEntropyExperts(ExpertLoss):
         """
         loss = self.per_expert(logits, target).sum()
         return {'loss': loss, 'classification': loss.detach()}
-
-    @torch.compiler.disable
-    def _count_untold_step(self) -> None:
-        self._untold_steps += 1
-        if self._untold_steps == 2:  # a single batch may be looked at without a training
-            warnings.warn(
-                f'The loss re-weights the classes from epoch {self.reweight_epoch} on and set_epoch was never called, '
-                'so it does not; call criterion.set_epoch(epoch) at the start of each epoch.',
-                stacklevel=2,
-            )
 
     def extra_repr(self) -> str:
         """Describes the loss in one line."""

@@ -7,19 +7,15 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
-
 from ride_timm.errors import RideError
 
 from ._common import ExpertLoss
 from ._counts import ClassCounts
 from .base import CrossEntropyExperts
-from .logit_adjusted import LogitAdjustedLoss, SadeLoss, balanced_softmax_loss, balpoe_loss, balpoe_tau
+from .logit_adjusted import LogitAdjustedLoss, SadeLoss, balanced_softmax_loss, balpoe_loss
 from .ride import RideLoss
 
 __all__ = ['create_loss', 'list_losses']
-
-REWEIGHT_SHARE = 0.8
 
 
 def _cross_entropy(
@@ -64,28 +60,16 @@ def list_losses() -> list[str]:
     return sorted(_LOSSES)
 
 
-def create_loss(
-    name: str,
-    class_counts: ClassCounts | None = None,
-    *,
-    model: nn.Module | None = None,
-    epochs: int | None = None,
-    **options: Any,
-) -> ExpertLoss:
+def create_loss(name: str, class_counts: ClassCounts | None = None, **options: Any) -> ExpertLoss:
     """Makes a classification loss of several experts by name.
 
     Args:
         name: One of `list_losses()`.
         class_counts: Training images per class, shape (C,); `ce` and `focal` without re-weighting need none.
-        model: The network to train: `balpoe` then has a tau for each of its experts, and margins of `ldam` and `ride`
-            are in units of its logits (30 times smaller for linear heads than for cosine heads).
-        epochs: Length of the training: `ride` then re-weights the classes in its last 20 %, as the paper does (160 of
-            200 epochs). Call `set_epoch` at the start of each epoch.
-        **options: Options of the loss, as its class or function takes them; they win over `model` and `epochs`.
+        **options: Options of the loss, as its class or function takes them.
 
     Returns:
-        The loss, to be called with what the network returns in train mode and a target: expert logits (B, K, C), a
-        tuple of K logits (B, C), or logits (B, C).
+        The loss, to be called with expert logits (B, K, C) and a target.
 
     Raises:
         RideError: If the name or an option is unknown, an option is out of range, or class counts are missing.
@@ -104,19 +88,7 @@ def create_loss(
             raise RideError(f'The loss {name!r} has no option {option!r}{_suggestion(option, known)} {_known(known)}.')
     if class_counts is None and parameters['class_counts'].default is inspect.Parameter.empty:
         raise RideError(f'The loss {name!r} needs class_counts, the number of training images per class; pass them.')
-    return builder(class_counts, **_derived(name, model, epochs) | options)
-
-
-def _derived(name: str, model: nn.Module | None, epochs: int | None) -> dict[str, Any]:
-    """Options that follow from the network and the length of its training."""
-    options: dict[str, Any] = {}
-    if model is not None and name in ('ldam', 'ride') and getattr(model, 'head', 'linear') == 'linear':
-        options['margin_scale'] = 1.0
-    if model is not None and name == 'balpoe':
-        options['tau'] = balpoe_tau(int(getattr(model, 'num_experts', 1)))
-    if epochs is not None and name == 'ride':
-        options['reweight_epoch'] = int(REWEIGHT_SHARE * epochs)
-    return options
+    return builder(class_counts, **options)
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ride_timm.errors import RideError
 
-from ._common import ExpertLogits, ExpertLoss, kl_divergence, prepare_logits, stack_experts
+from ._common import ExpertLoss, kl_divergence, prepare_logits
 from ._counts import ClassCounts
 from ._options import check_integer, check_number
 from .logit_adjusted import LogitAdjustedLoss, Tau
@@ -83,17 +83,17 @@ class MutualLoss(ExpertLoss):
         loss = self.temperature**2 / max(experts - 1, 1) * torch.stack(pairs).sum(0).mean()
         return {'loss': loss, 'mutual': loss.detach()}
 
-    def forward(self, logits: ExpertLogits, target: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Computes the loss.
 
         Args:
-            logits: Expert logits (B, K, C), or the tuple of K logits (B, C) that a network returns.
+            logits: Expert logits, shape (B, K, C).
             target: Not used; the loss needs no labels.
 
         Returns:
             The loss, a scalar in float32 (float64 for float64 logits).
         """
-        return self.parts(stack_experts(logits), target)['loss']
+        return self.parts(logits, target)['loss']
 
 
 def _largest_on_average(logits: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._input import update_model_args
 
-from ride_timm.published import first_tag, weight_of
+from ride_timm.published import weight_of
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
@@ -86,9 +86,6 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
     """
     overlay = kwargs.get('pretrained_cfg_overlay') or {}
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
-    if not (cfg.tag or cfg.has_weights):  # the architecture's own cfg, next to published checkpoints
-        kwargs['pretrained_cfg'] = first_tag(variant)
-        cfg = resolve_pretrained_cfg(variant, kwargs['pretrained_cfg'], overlay)
     weight = weight_of(cfg, variant)
     if weight is None:
         if (overlay.get('hf_hub_id') or overlay.get('url')) and 'file' not in overlay:

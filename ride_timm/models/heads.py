@@ -1,17 +1,15 @@
 """Classification heads of an expert."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['CosineLinear', 'ExpertHeads', 'check_head', 'create_head']
+__all__ = ['CosineLinear', 'check_head', 'create_head']
 
 
 @torch.fx.wrap  # looks at devices and types, which symbolic tracing cannot
-def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ weight.T + bias` in float32 (float64 stays), with autocast switched off.
 
     A router's decision and a cosine times 30 do not survive bfloat16's 8 bits of mantissa, so these small layers
@@ -91,7 +89,7 @@ class CosineLinear(nn.Linear):
         """Logits (B, C) of pooled features `x` (B, D)."""
         x = F.normalize(at_least_float32(x), dim=1)
         weight = F.normalize(at_least_float32(self.weight), dim=1)
-        logits = self.scale * float32_linear(x, weight, None)
+        logits = self.scale * float32_linear(x, weight)
         if self.bias is not None:
             logits = logits + self.bias
         return logits.to(self.weight.dtype)
@@ -100,39 +98,6 @@ class CosineLinear(nn.Linear):
         """The sizes and the scale, for `print(model)`."""
         sizes = f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}'
         return sizes + ', bias=True' * (self.bias is not None)
-
-
-class ExpertHeads(nn.Conv2d):
-    """The K heads of a network, as `get_classifier` gives them: a sequence, and a layer over feature maps.
-
-    timm's test-time pooling (`validate.py --test-pool`) applies a classifier at each place of the feature map and takes
-    any 1x1 convolution for one that can do so. The heads belong to the experts; this holds no parameters of its own.
-
-    Args:
-        heads: K heads, each of features (B, D).
-    """
-
-    def __init__(self, heads: Sequence[nn.Module]) -> None:
-        nn.Module.__init__(self)  # no weight, unlike a convolution
-        self.heads = nn.ModuleList(heads)
-
-    def __len__(self) -> int:
-        return len(self.heads)
-
-    def __getitem__(self, index: int) -> nn.Module:
-        return self.heads[index]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean logits (B, C, H, W) of the experts' feature maps `x` (B, K * D, H, W), side by side."""
-        parts = x.permute(0, 2, 3, 1).chunk(len(self.heads), dim=-1)
-        logits = [
-            head(part.flatten(0, 2)).unflatten(0, part.shape[:3]) for head, part in zip(self.heads, parts, strict=True)
-        ]
-        return torch.stack(logits).mean(dim=0).permute(0, 3, 1, 2)
-
-    def extra_repr(self) -> str:
-        """Nothing: the heads show themselves."""
-        return ''
 
 
 def check_head(num_classes: int, global_pool: str) -> None:

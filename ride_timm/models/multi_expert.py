@@ -11,7 +11,7 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
 from torch import nn
 
-from .heads import ExpertHeads, check_head, create_head
+from .heads import check_head, create_head
 from .router import ExpertRouter
 from .routing import (
     RoutedOutput,
@@ -112,18 +112,6 @@ class MultiExpertNet(UnroutedScript, nn.Module):
             self.router = self.routing_threshold = None
             update_model_args(self, router=False)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load without the router of a checkpoint where there is none, as timm's scripts create the network."""
-        routers = [key for key in state_dict if key.startswith(f'{prefix}router.')] if self.router is None else []
-        if routers:
-            warnings.warn(
-                'The checkpoint has a router and the network was created without; pass router=True for it.',
-                stacklevel=2,
-            )
-        for key in routers:
-            del state_dict[key]
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth; the experts' stages of one depth share a group.
@@ -172,9 +160,9 @@ class MultiExpertNet(UnroutedScript, nn.Module):
         self.routing_threshold = check_threshold(threshold)
 
     @torch.jit.ignore
-    def get_classifier(self) -> ExpertHeads:
+    def get_classifier(self) -> tuple[nn.Module, ...]:
         """The K heads."""
-        return ExpertHeads([expert.fc for expert in self.experts])
+        return tuple(expert.fc for expert in self.experts)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Draw new heads.
@@ -395,7 +383,9 @@ class MultiExpertNet(UnroutedScript, nn.Module):
         if self.training:
             raise RuntimeError('Routed inference was asked for in train mode; call model.eval() first.')
         limit = logit(check_threshold(self.router_threshold if threshold is None else threshold))
-        if torch.jit.is_tracing() or is_symbolic(x) or torch.compiler.is_compiling():
+        if torch.jit.is_tracing() or is_symbolic(x):
+            return forward_selected(self, x, limit)
+        if torch.compiler.is_compiling():
             warn_nothing_saved()
             return forward_selected(self, x, limit)
         return forward_early_exit(self, x, limit)

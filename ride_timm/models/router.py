@@ -62,13 +62,9 @@ class ExpertRouter(nn.Module):
         Returns:
             Shape (B,), float32 or float64.
         """
-        seen = _linear(self.hidden[index], F.normalize(at_least_float32(features), dim=1)).relu()
+        hidden: Any = self.hidden[index]
+        features = F.normalize(at_least_float32(features), dim=1)
+        seen = float32_linear(features, at_least_float32(hidden.weight), at_least_float32(hidden.bias)).relu()
         top = at_least_float32(mean_logits).topk(self.top_k, dim=1).values.to(seen.dtype)
-        return _linear(self.out, torch.cat([top, seen], dim=1)).squeeze(1)
-
-
-def _linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    if not isinstance(layer, nn.Linear):  # a quantised one in its place, which computes in its own way
-        quantised: torch.Tensor = layer(x)
-        return quantised
-    return float32_linear(x, at_least_float32(layer.weight), at_least_float32(layer.bias))
+        joint = torch.cat([top, seen], dim=1)
+        return float32_linear(joint, at_least_float32(self.out.weight), at_least_float32(self.out.bias)).squeeze(1)

@@ -1,5 +1,6 @@
 """Routed inference: each image passes as many experts as the router asks for."""
 
+import functools
 import math
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
@@ -131,8 +132,13 @@ def logit(probability: float) -> float:
     return math.log(probability) - math.log1p(-probability)
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
 @torch.compiler.assume_constant_result
 def warn_nothing_saved() -> bool:
-    """Warn while compiling or tracing: the code that comes out itself cannot."""
-    warnings.warn('A traced, exported or compiled routed network computes all experts: nothing is saved.', stacklevel=3)
+    """Warn while compiling: the compiled code itself cannot."""
+    _warn_once('A compiled routed network computes all experts: nothing is saved.')
     return True

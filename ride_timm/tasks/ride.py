@@ -7,10 +7,9 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
-from ride_timm.errors import RideError
-from ride_timm.losses import ExpertLoss, stack_experts
+from ride_timm.losses import ExpertLoss
 
-from ._base import ExpertTask
+from ._base import ExpertTask, stack_experts
 
 __all__ = ['RideTask', 'WeightedLoss']
 
@@ -65,17 +64,8 @@ class RideTask(ExpertTask):
         Returns:
             `loss`, the detached parts that it is made of, each without its weight, and `output`, the mean logits
             (B, C).
-
-        Raises:
-            RideError: The network gives the mean of its experts instead of their logits.
         """
         logits = stack_experts(self.trainable_module(input))
-        experts = getattr(unwrap_model(self.trainable_module), 'num_experts', 1)
-        if logits.shape[1] != experts:
-            raise RideError(
-                f'The network has {experts} experts and gave {logits.shape[1]} answer, since it is in eval mode or '
-                'set_expert_training(False) was called; call train() on the task, as after each evaluation.'
-            )
         result = self.criterion.parts(logits, target)
         for name, (weight, value) in self.terms(input, target, logits).items():
             result['loss'] = result['loss'] + weight * value

@@ -55,7 +55,7 @@ def loader(net):
 
 @pytest.fixture(scope='module')
 def rows(net, loader):
-    return sweep_thresholds(net, loader, GROUPS)
+    return sweep_thresholds(net, loader, GROUPS, input_size=SIZE)
 
 
 def accuracy(predictions, loader):
@@ -100,7 +100,7 @@ def test_every_row_is_what_routed_inference_does(net, loader, rows):
 
 def test_a_row_agrees_with_evaluate_routed(net, loader, rows):
     for row in rows[::5]:
-        metrics = evaluate_routed(net, loader, LongTailEvaluator([9] * 5, groups=GROUPS), row['threshold'])
+        metrics = evaluate_routed(net, loader, LongTailEvaluator([9] * 5, groups=GROUPS), row['threshold'], SIZE)
         for name in ('top1', 'many', 'few', 'mean_experts', 'gmacs', 'share_1', 'share_2', 'share_3'):
             assert row[name] == pytest.approx(metrics[name])
 
@@ -112,17 +112,17 @@ def test_padding_of_a_distributed_sampler_does_not_count(net, loader):
     padded = Batches(loader)
     padded.sampler = Sampler()
     whole = Batches([(images[:n], target[:n]) for (images, target), n in zip(loader, (20, 20, 5), strict=False)])
-    expected = sweep_thresholds(net, whole, GROUPS)
-    assert sweep_thresholds(net, padded, GROUPS) == expected
+    expected = sweep_thresholds(net, whole, GROUPS, input_size=SIZE)
+    assert sweep_thresholds(net, padded, GROUPS, input_size=SIZE) == expected
     evaluator = LongTailEvaluator([9] * 5, groups=GROUPS)
-    metrics = evaluate_routed(net, padded, evaluator, 0.5)
+    metrics = evaluate_routed(net, padded, evaluator, 0.5, SIZE)
     assert metrics['num_images'] == 45
     assert metrics['mean_experts'] == pytest.approx(expected[THRESHOLDS.index(0.5)]['mean_experts'])
 
 
 def test_no_images_is_an_error(net):
     with pytest.raises(RideError, match='no images to measure the router on'):
-        sweep_thresholds(net, Batches(), GROUPS)
+        sweep_thresholds(net, Batches(), GROUPS, input_size=SIZE)
 
 
 def row(threshold, top1, balanced, gmacs):
@@ -170,11 +170,11 @@ def test_the_rule_needs_all_experts_to_compare_with():
 
 
 def test_settling_gives_the_network_its_threshold(net, loader, rows):
-    found, rule = settle_threshold(net, loader, GROUPS)
+    found, rule = settle_threshold(net, loader, GROUPS, input_size=SIZE)
     assert found == rows
     assert net.router_threshold == choose_threshold(rows)
     assert 'fewest GMACs' in rule
-    _, rule = settle_threshold(net, loader, GROUPS, fixed=0.37)
+    _, rule = settle_threshold(net, loader, GROUPS, fixed=0.37, input_size=SIZE)
     assert net.router_threshold == 0.37
     assert '--router-threshold' in rule
 
