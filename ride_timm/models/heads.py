@@ -9,11 +9,12 @@ __all__ = ['CosineLinear', 'check_head', 'create_head']
 
 
 @torch.fx.wrap  # looks at devices and types, which symbolic tracing cannot
-def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`x @ weight.T + bias` in float32 (float64 stays), with autocast switched off.
 
     A router's decision and a cosine times 30 do not survive bfloat16's 8 bits of mantissa, so these small layers
-    opt out of autocast; their cost is negligible.
+    opt out of autocast; their cost is negligible. The bias has no default: `torch.fx.wrap` drops it, and a graph of
+    `torch.cond` cannot be exported then.
 
     Args:
         x: Features, shape (B, D).
@@ -89,7 +90,7 @@ class CosineLinear(nn.Linear):
         """Logits (B, C) of pooled features `x` (B, D)."""
         x = F.normalize(at_least_float32(x), dim=1)
         weight = F.normalize(at_least_float32(self.weight), dim=1)
-        logits = self.scale * float32_linear(x, weight)
+        logits = self.scale * float32_linear(x, weight, None)
         if self.bias is not None:
             logits = logits + self.bias
         return logits.to(self.weight.dtype)
