@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ride_timm.errors import RideError
-from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS
+from ride_timm.models.pretrained import SHARD_INDEX, WEIGHTS, is_sharded
 
 __all__ = ['is_shard', 'merge_shards', 'read_shards', 'tensors_file']
 
@@ -21,8 +21,7 @@ def is_shard(name: str) -> bool:
 
 def tensors_file(folder: Path) -> Path:
     """The file in the folder of a weight that leads to its tensors: `model.safetensors`, or the index of its parts."""
-    index = folder / SHARD_INDEX
-    return index if index.is_file() and not (folder / WEIGHTS).is_file() else folder / WEIGHTS
+    return folder / (SHARD_INDEX if is_sharded(folder) else WEIGHTS)
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:
