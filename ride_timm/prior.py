@@ -83,7 +83,7 @@ def serve_prior(
     """Make a network answer for other class frequencies, by hooks on its experts; its state dict stays as it is.
 
     From then on `model(x)`, `forward_experts` and `forward_routed` are corrected, and with them every command and
-    evaluation. Call it once: a second call corrects a second time.
+    evaluation. A second call, or one of `serve_logit_adjustment`, replaces the first.
 
     Args:
         model: A multi-expert network, or a plain one that counts as a single expert.
@@ -105,6 +105,7 @@ def serve_prior(
         )
     zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
     shifts = [correct_prior(zero, one, class_counts, target)[0] for one in taus]
+    _withdraw(model)
     handles = [expert.register_forward_hook(_Shift(s)) for expert, s in zip(experts, shifts, strict=True)]
     router = getattr(model, 'router', None)
     if router is not None:
@@ -114,6 +115,8 @@ def serve_prior(
 
 def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: float = 1.0) -> list[RemovableHandle]:
     """Make a network answer with z - tau log pi, up to a constant, by hooks on its experts.
+
+    A second call, or one of `serve_prior`, replaces the first: tau is the whole, and 0 takes it back.
 
     Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
 
@@ -129,7 +132,19 @@ def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: flo
         RideError: The lengths do not fit.
     """
     counts = class_counts if isinstance(class_counts, Tensor) else list(class_counts)
-    return serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
+    handles = serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
+    if tau == 0.0:
+        _withdraw(model)
+        return []
+    return handles
+
+
+def _withdraw(model: nn.Module) -> None:
+    """Take the hooks of `serve_prior` off; a copy of a network has them too, and no handles."""
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, (_Shift, _Unshift))]:
+                del hooks[key]
 
 
 class _Shift:

@@ -27,8 +27,8 @@ from ride_timm.records.kinds import CONFIG_SCHEMA
 from ride_timm.records.schema import OBJECT, check_record, nullable, read_object, text
 
 __all__ = [
-    'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'figures_alone',
-    'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
+    'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'default_tag',
+    'figures_alone', 'is_sharded', 'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
 ]  # fmt: skip
 
 INDEX = 'index.json'
@@ -259,6 +259,11 @@ def _hashes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileHash]:
     return hashes
 
 
+def is_sharded(folder: Path) -> bool:
+    """Whether a folder holds its tensors in several files and an index alone."""
+    return (folder / SHARD_INDEX).is_file() and not (folder / WEIGHTS).is_file()
+
+
 def package_root() -> Path:
     """The folder of the weights that came with the package: in the wheel, or in the checkout beside it."""
     package = Path(__file__).resolve().parent
@@ -295,7 +300,10 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
         cfgs: The cfg of each architecture, as a dictionary.
 
     Returns:
-        For `timm.models.generate_default_cfgs`: one cfg a weight, and the given one where an architecture has none.
+        For `timm.models.generate_default_cfgs`: one cfg a weight, and the given one where an architecture has none, or
+        none of its classes and image size. timm takes the first weight's cfg for the architecture's own, which would
+        build `ride_resnet50_4e` for 200 classes at 64 pixels, and its siblings for 1,000 at 224; so the given one is
+        marked as the default there (`*`), and `default_tag` finds what `pretrained=True` loads.
     """
     tagged: dict[str, Any] = {}
     for variant, base in cfgs.items():
@@ -305,7 +313,20 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
             tagged[weight.name] = base | weight.cfg()
         if not own:
             tagged[variant] = base
+        elif not _same_task(own[0].cfg(), base):
+            tagged[f'{variant}.*'] = base
     return tagged
+
+
+def _same_task(cfg: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether a weight has an architecture's own number of classes and size of images."""
+    return all(cfg.get(key, base.get(key)) == base.get(key) for key in ('num_classes', 'input_size'))
+
+
+def default_tag(variant: str) -> str | None:
+    """The tag of an architecture's first published weight, which `pretrained=True` means; None if it has none."""
+    weights = published_weights().values()
+    return next((weight.tag for weight in weights if weight.architecture == variant and weight.has_tensors), None)
 
 
 def weight_of(cfg: 'PretrainedCfg | Mapping[str, Any]', variant: str) -> Weight | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ride_timm.cards.markdown import fence
 from ride_timm.cards.results import Results, figures_only, images_name, is_registered
+from ride_timm.losses import list_losses
 
 __all__ = ['checking_section', 'usage_section']
 
@@ -41,7 +42,7 @@ def usage_section(results: Results, config: Mapping[str, Any], repo_id: str | No
     new = 10 if results['data']['num_classes'] != 10 else 5
     parts += [
         'Fine-tuning on other classes, in a loop of your own,',
-        _python(_FINE_TUNE, source, results, new=new),
+        _fine_tuning(source, results, new),
         'or with everything that the long tail needs (one folder of images a class, each expert with its own loss, '
         'accuracy by class frequency):',
         fence(f'ride-timm train --init {shlex.quote(source)} --data-dir YOUR_FOLDER', 'bash'),
@@ -49,6 +50,14 @@ def usage_section(results: Results, config: Mapping[str, Any], repo_id: str | No
     if repo_id is not None:
         parts += ['With transformers:', _python(_TRANSFORMERS, repo_id, results)]
     return '\n\n'.join(parts)
+
+
+def _fine_tuning(source: str, results: Results, new: int) -> str:
+    """A loop with the experts' own losses; with cross-entropy for a network of timm itself, which needs no package."""
+    if not is_registered(results):
+        return _python(_FINE_TUNE_PLAIN, source, results, new=new)
+    loss = results['method'] if results['method'] in list_losses() else 'ride'
+    return _python(_FINE_TUNE, source, results, new=new, loss=loss)
 
 
 def checking_section(results: Results, repo_id: str | None) -> str:
@@ -134,7 +143,7 @@ with torch.inference_mode():
     routed = model.forward_routed(images)
 print(routed.num_experts)  # how many of the {experts} experts each image passed
 """
-_FINE_TUNE = """\
+_FINE_TUNE_PLAIN = """\
 import timm
 import torch
 
@@ -145,6 +154,25 @@ images, labels = torch.randn(8, {channels}, {height}, {width}), torch.randint({n
 loss = torch.nn.functional.cross_entropy(model(images), labels)
 loss.backward()
 optimizer.step()
+"""
+_FINE_TUNE = """\
+import timm
+import torch
+
+{ride}from ride_timm.losses import create_loss
+
+model = timm.create_model({source}, pretrained=True, num_classes={new}).train()  # new heads
+model.set_expert_training(True)  # from now on each expert's own logits in train mode
+images, labels = torch.randn(8, {channels}, {height}, {width}), torch.randint({new}, (8,))  # a batch of yours
+class_counts = labels.bincount(minlength={new})  # how many training images each class has
+criterion = create_loss('{loss}', class_counts, model=model, epochs=5)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+for epoch in range(5):
+    criterion.set_epoch(epoch)
+    loss = criterion(model(images), labels)  # one loss an expert
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 """
 _TRANSFORMERS = """\
 from PIL import Image

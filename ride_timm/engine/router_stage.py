@@ -96,7 +96,7 @@ def evaluate_routed(
     loader: PrefetchLoader,
     evaluator: LongTailEvaluator,
     threshold: float | None = None,
-    input_size: Sequence[int] = (3, 224, 224),
+    input_size: Sequence[int] | None = None,
     autocast: Autocast = nullcontext,
     distributed: bool = False,
 ) -> OrderedDict[str, float]:
@@ -107,7 +107,7 @@ def evaluate_routed(
         loader: Evaluation batches.
         evaluator: Fresh, without experts of its own; its `max_samples` is set from the loader.
         threshold: None means the network's own.
-        input_size: (channels, height, width), for the GMACs.
+        input_size: (channels, height, width), for the GMACs; None means that of the images.
         autocast: Context of the forward pass.
         distributed: Add up over processes.
 
@@ -120,6 +120,7 @@ def evaluate_routed(
     passed = torch.zeros(net.num_experts + 1, dtype=torch.int64, device=evaluator.device)
     forward = FittingForward(partial(net.forward_routed, threshold=threshold))
     for images, target in loader:
+        input_size = input_size or images.shape[1:]
         with autocast():
             output = forward(images.to(evaluator.device))
         evaluator.update(output.logits, target.to(evaluator.device))
@@ -133,7 +134,7 @@ def evaluate_routed(
     shares = [int(n) / images_seen for n in passed[1:]]
     metrics['threshold'] = net.router_threshold if threshold is None else threshold
     metrics['mean_experts'] = sum(k * share for k, share in enumerate(shares, start=1))
-    metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, input_size), shares)
+    metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, input_size), shares) if input_size else 0.0
     metrics.update({f'share_{k}': share for k, share in enumerate(shares, start=1)})
     return metrics
 

@@ -32,7 +32,7 @@ from ride_timm.engine.run_data import val_plan as val_plan
 from ride_timm.engine.values import check_device
 from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError, is_unreachable, without_retries
-from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss
+from ride_timm.losses import ExpertLoss, balpoe_tau, create_loss, fitting_options
 from ride_timm.published import figures_alone, published_weights
 
 __all__ = [
@@ -183,17 +183,16 @@ def build_criterion(args: argparse.Namespace, model: Any, class_counts: Any) -> 
     pick(args, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
     if args.loss == 'ride' and experts == 1 and is_primary(args):
         _logger.warning(f'--loss ride makes experts disagree and {args.model} has one, so that it is --loss ldam.')
-    options = dict(args.loss_kwargs)
-    if args.loss in ('ride', 'ldam') and getattr(model, 'head', 'linear') == 'linear':
-        options.setdefault('margin_scale', 1.0)
-    if args.loss == 'balpoe' and experts != 3:
-        options.setdefault('tau', 'balpoe')
+    fitting = fitting_options(args.loss, model, args.epochs)
+    options = fitting | args.loss_kwargs
     if isinstance(options.get('tau'), str):  # settings and checkpoints hold the numbers
-        options['tau'] = args.loss_kwargs['tau'] = balpoe_tau(experts, options['tau'])
+        options['tau'] = balpoe_tau(experts, options['tau'])
+    if options.get('tau') != args.loss_kwargs.get('tau'):
+        args.loss_kwargs['tau'] = options['tau']
         if is_primary(args):
             _logger.info(f'--loss-kwargs tau={[round(tau, 3) for tau in options["tau"]]} ({experts} experts)')
-    if args.loss == 'ride':
-        pick(args, 'reweight_epoch', int(0.8 * args.epochs), '80 % of the epochs')
+    if 'reweight_epoch' in fitting:
+        pick(args, 'reweight_epoch', fitting['reweight_epoch'], '80 % of the epochs')
     if args.reweight_epoch is not None and args.loss in ('ce', 'focal', 'ldam', 'ride'):
         options['reweight_epoch'] = args.reweight_epoch
     criterion = create_loss(args.loss, class_counts, **options)

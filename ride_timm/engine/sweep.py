@@ -129,7 +129,7 @@ def sweep_thresholds(
     groups: Mapping[str, ArrayLike],
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    input_size: Sequence[int] = (3, 224, 224),
+    input_size: Sequence[int] | None = None,
     device: torch.device | None = None,
     autocast: Autocast = nullcontext,
     distributed: bool = False,
@@ -141,7 +141,7 @@ def sweep_thresholds(
         loader: Evaluation batches; not the test images, if a threshold is to be chosen.
         groups: Class indices by group name.
         thresholds: In [0, 1].
-        input_size: (channels, height, width), for the GMACs.
+        input_size: (channels, height, width), for the GMACs; None means that of the images.
         device: Where the network is.
         autocast: Context of the forward pass.
         distributed: Add up over processes.
@@ -158,6 +158,7 @@ def sweep_thresholds(
     left = evaluation_sample_limit(loader)
     forward = FittingForward(net.forward_router)
     for batch, labels in loader:
+        input_size = input_size or batch.shape[1:]
         with autocast():
             router_logits, expert_logits = forward(batch.to(device))
         kept = len(labels) if left is None else min(left, len(labels))  # a distributed sampler pads at the end
@@ -166,7 +167,7 @@ def sweep_thresholds(
     if distributed:
         for total in (sweep.correct, sweep.passed, sweep.images):
             torch.distributed.all_reduce(total)
-    if not int(sweep.images.sum()):
+    if input_size is None or not int(sweep.images.sum()):
         raise RideError('There are no images to measure the router on; give a larger --holdout.')
     return sweep.rows(groups, gmacs_by_experts(net, input_size))
 

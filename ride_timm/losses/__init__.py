@@ -1,4 +1,6 @@
-"""Losses for several experts, each a function of (logits (B, K, C), target) without global state.
+"""Losses for several experts, each a function of (logits, target) without global state.
+
+The logits are (B, K, C), or what a network returns in training: a tuple of K logits (B, C), or (B, C) of one expert.
 
 | name | what it trains |
 |---|---|
@@ -15,11 +17,11 @@
 `create_loss` makes the classification losses by name; `prior_correction` serves other class priors after training.
 """
 
-from ._common import ExpertLoss
+from ._common import ExpertLogits, ExpertLoss, stack_experts
 from ._counts import ClassCounts, class_prior, effective_number_weights, ldam_margins
 from .base import BASES, CrossEntropyExperts
 from .distillation import DistillationLoss
-from .factory import create_loss, list_losses
+from .factory import create_loss, fitting_options, list_losses
 from .gated_mutual import GatedMutualLoss
 from .logit_adjusted import (
     LogitAdjustedLoss,
@@ -41,6 +43,7 @@ __all__ = [
     'ClassCounts',
     'CrossEntropyExperts',
     'DistillationLoss',
+    'ExpertLogits',
     'ExpertLoss',
     'GatedMutualLoss',
     'LogitAdjustedLoss',
@@ -57,9 +60,11 @@ __all__ = [
     'create_loss',
     'diversity_temperature',
     'effective_number_weights',
+    'fitting_options',
     'ldam_margins',
     'list_losses',
     'prior_correction',
     'rank_reversed_prior',
     'router_targets',
+    'stack_experts',
 ]

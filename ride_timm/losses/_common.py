@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from ride_timm.errors import RideError
 
 from ._options import check_epoch
+
+ExpertLogits: TypeAlias = Tensor | Sequence[Tensor]
+"""Logits (B, K, C); K logits (B, C), as a network returns in training; or (B, C), a single expert."""
 
 _HALF = (torch.float16, torch.bfloat16)
 _SOFT_SUM_TOLERANCE = 1e-2  # what float16 soft targets of thousands of classes may be off
@@ -41,11 +45,11 @@ class ExpertLoss(LossModule):
 
     tau: float | tuple[float, ...] | None = None
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss and what it is made of.
 
         Args:
-            logits: Expert logits, shape (B, K, C).
+            logits: Expert logits, shape (B, K, C), or what the network returned: a tuple of K logits (B, C), or (B, C).
             target: Class indices of shape (B,), or class probabilities of shape (B, C) where the loss takes them.
 
         Returns:
@@ -53,11 +57,11 @@ class ExpertLoss(LossModule):
         """
         raise NotImplementedError
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: ExpertLogits, target: Tensor) -> Tensor:
         """Computes the loss.
 
         Args:
-            logits: Expert logits, shape (B, K, C).
+            logits: Expert logits, shape (B, K, C), or what the network returned: a tuple of K logits (B, C), or (B, C).
             target: Class indices of shape (B,), or class probabilities of shape (B, C) where the loss takes them.
 
         Returns:
@@ -92,6 +96,25 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in _HALF else values
 
 
+def stack_experts(output: ExpertLogits) -> Tensor:
+    """Expert logits from what a network returns in training.
+
+    Args:
+        output: A tuple or list of K logits (B, C), one tensor (B, C) of a single expert, or logits (B, K, C).
+
+    Returns:
+        Shape (B, K, C).
+    """
+    if isinstance(output, Tensor):
+        return output.unsqueeze(1) if output.ndim == 2 else output
+    return torch.stack(tuple(output), dim=1)
+
+
+def in_training(logits: Tensor) -> bool:
+    """Whether a loss of these logits is there to train a network, in a pass that may warn."""
+    return logits.requires_grad and not torch.compiler.is_compiling()
+
+
 def is_soft(target: Tensor) -> bool:
     """Tells class probabilities from class indices.
 
@@ -104,14 +127,14 @@ def is_soft(target: Tensor) -> bool:
     return target.ndim == 2
 
 
-def prepare_batch(logits: Tensor, target: Tensor, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
+def prepare_batch(logits: ExpertLogits, target: Tensor, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Checks one batch and raises it to the precision of the computation.
 
     Shapes are checked always. The values of the targets are checked on the CPU only, as reading them on an accelerator
     would make every step wait for it.
 
     Args:
-        logits: Expert logits, shape (B, K, C).
+        logits: Expert logits, as `stack_experts` takes them.
         target: Class indices, shape (B,), or class probabilities, shape (B, C).
         num_classes: The C that the loss was made for; None takes any.
 
@@ -141,11 +164,11 @@ def prepare_batch(logits: Tensor, target: Tensor, num_classes: int | None = None
     return logits, target.to(logits.dtype if is_soft(target) else torch.int64)
 
 
-def prepare_logits(logits: Tensor, name: str = 'logits', axes: str = 'BKC') -> Tensor:
+def prepare_logits(logits: ExpertLogits, name: str = 'logits', axes: str = 'BKC') -> Tensor:
     """Checks that logits have the axes they should and raises them to float32 at least.
 
     Args:
-        logits: The logits, one axis for each letter of `axes`.
+        logits: The logits, one axis for each letter of `axes`; those of experts as `stack_experts` takes them.
         name: What the caller calls them, for the error message.
         axes: One letter per axis.
 
@@ -156,6 +179,9 @@ def prepare_logits(logits: Tensor, name: str = 'logits', axes: str = 'BKC') -> T
         ValueError: If an axis is missing or empty, or the logits are not floating point numbers.
     """
     wanted = f'({", ".join(axes)})'
+    if axes == 'BKC':
+        logits = stack_experts(logits)
+    assert isinstance(logits, Tensor)
     if logits.ndim != len(axes) or not logits.numel():
         raise ValueError(f'The {name} have shape {tuple(logits.shape)}, but must be {wanted} with no empty axis.')
     if not logits.is_floating_point():

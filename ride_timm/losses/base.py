@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from ride_timm.errors import RideError
 
 from ._common import (
+    ExpertLogits,
     ExpertLoss,
+    in_training,
     is_soft,
     label_weights,
     log_likelihoods,
@@ -95,6 +99,7 @@ class CrossEntropyExperts(ExpertLoss):
             what = "base='ldam'" if base == 'ldam' else 're-weighting'
             raise RideError(f'No class_counts were given, but {what} needs the number of training images per class.')
         self.reweighting = self.reweight_epoch == 0
+        self._waits_for_epoch = bool(self.reweight_epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Switches the re-weighting on or off; depends on nothing but the epoch, so a resumed run needs no state.
@@ -103,9 +108,10 @@ class CrossEntropyExperts(ExpertLoss):
             epoch: Index of the epoch that begins, counted from 0.
         """
         check_epoch(epoch)
+        self._waits_for_epoch = False
         self.reweighting = self.reweight_epoch is not None and epoch >= self.reweight_epoch
 
-    def per_expert(self, logits: Tensor, target: Tensor) -> Tensor:
+    def per_expert(self, logits: ExpertLogits, target: Tensor) -> Tensor:
         """Computes the loss of each expert.
 
         Args:
@@ -120,6 +126,14 @@ class CrossEntropyExperts(ExpertLoss):
             ValueError: If the shapes do not fit.
         """
         logits, target = prepare_batch(logits, target, self.num_classes)
+        if self._waits_for_epoch and in_training(logits):
+            self._waits_for_epoch = False
+            warnings.warn(
+                f'set_epoch was never called on a loss with reweight_epoch={self.reweight_epoch}, which so never '
+                're-weights the classes; call criterion.set_epoch(epoch) as each epoch begins, or pass '
+                'reweight_epoch=None.',
+                stacklevel=2,
+            )
         if self.base == 'ldam':
             logits = subtract_margin(logits, target, self.margin_scale * self.margins)
         log_likelihood = log_likelihoods(logits.log_softmax(-1), target)
@@ -128,7 +142,7 @@ class CrossEntropyExperts(ExpertLoss):
             losses = losses * focal_modulation(log_likelihood, self.gamma)
         return weighted_mean(losses, label_weights(target, logits, self.class_weight if self.reweighting else None))
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss.
 
         Args:

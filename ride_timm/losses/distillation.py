@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ._common import kl_divergence, prepare_logits
+from ._common import ExpertLogits, kl_divergence, prepare_logits
 from ._options import check_number
 
 __all__ = ['DistillationLoss']
@@ -33,7 +33,7 @@ class DistillationLoss(nn.Module):
         check_number('temperature', temperature, low=0.0, exclusive=True)
         self.temperature = temperature
 
-    def parts(self, logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, teacher_logits: Tensor) -> dict[str, Tensor]:
         """Computes the loss.
 
         Args:
@@ -60,7 +60,7 @@ class DistillationLoss(nn.Module):
         loss = self.temperature**2 * divergence.mean()
         return {'loss': loss, 'distillation': loss.detach()}
 
-    def forward(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(self, logits: ExpertLogits, teacher_logits: Tensor) -> Tensor:
         """Computes the loss.
 
         Args:

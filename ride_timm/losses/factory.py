@@ -7,15 +7,17 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from timm.utils import unwrap_model
+
 from ride_timm.errors import RideError
 
 from ._common import ExpertLoss
 from ._counts import ClassCounts
 from .base import CrossEntropyExperts
-from .logit_adjusted import LogitAdjustedLoss, SadeLoss, balanced_softmax_loss, balpoe_loss
+from .logit_adjusted import LogitAdjustedLoss, SadeLoss, balanced_softmax_loss, balpoe_loss, balpoe_tau
 from .ride import RideLoss
 
-__all__ = ['create_loss', 'list_losses']
+__all__ = ['create_loss', 'fitting_options', 'list_losses']
 
 
 def _cross_entropy(
@@ -60,16 +62,20 @@ def list_losses() -> list[str]:
     return sorted(_LOSSES)
 
 
-def create_loss(name: str, class_counts: ClassCounts | None = None, **options: Any) -> ExpertLoss:
+def create_loss(
+    name: str, class_counts: ClassCounts | None = None, model: Any = None, epochs: int | None = None, **options: Any
+) -> ExpertLoss:
     """Makes a classification loss of several experts by name.
 
     Args:
         name: One of `list_losses()`.
         class_counts: Training images per class, shape (C,); `ce` and `focal` without re-weighting need none.
-        **options: Options of the loss, as its class or function takes them.
+        model: The network to train; scale of the margins and tau follow from it.
+        epochs: Epochs of the training; `ride` re-weights in the last fifth of them.
+        **options: Options of the loss, as its class or function takes them; they win over what follows.
 
     Returns:
-        The loss, to be called with expert logits (B, K, C) and a target.
+        The loss, to be called with what the network returns in training (or logits (B, K, C)) and a target.
 
     Raises:
         RideError: If the name or an option is unknown, an option is out of range, or class counts are missing.
@@ -88,7 +94,39 @@ def create_loss(name: str, class_counts: ClassCounts | None = None, **options: A
             raise RideError(f'The loss {name!r} has no option {option!r}{_suggestion(option, known)} {_known(known)}.')
     if class_counts is None and parameters['class_counts'].default is inspect.Parameter.empty:
         raise RideError(f'The loss {name!r} needs class_counts, the number of training images per class; pass them.')
-    return builder(class_counts, **options)
+    return builder(class_counts, **(fitting_options(name, model, epochs) | options))
+
+
+def fitting_options(name: str, model: Any = None, epochs: int | None = None) -> dict[str, Any]:
+    """The options of a loss that follow from the network and the length of its training.
+
+    Args:
+        name: One of `list_losses()`.
+        model: The network to train, also wrapped for distributed training.
+        epochs: Epochs of the training.
+
+    Returns:
+        `margin_scale`, the scale of the network's head, for losses with margins; `tau` for `balpoe` on another number
+        of experts than 3; `reweight_epoch`, 80 % of the epochs as in RIDE's recipes, for `ride`.
+    """
+    options: dict[str, Any] = {}
+    if model is not None:
+        net = unwrap_model(model)
+        if name in ('ldam', 'ride'):
+            options['margin_scale'] = _head_scale(net)
+        experts = getattr(net, 'num_experts', 1)
+        if name == 'balpoe' and experts != 3:
+            options['tau'] = balpoe_tau(experts)
+    if epochs is not None and name == 'ride':
+        options['reweight_epoch'] = int(0.8 * epochs)
+    return options
+
+
+def _head_scale(net: Any) -> float:
+    """Logits per unit of margin: the scale of a cosine head, 1 for a linear one."""
+    heads = net.get_classifier() if hasattr(net, 'get_classifier') else None
+    scale = getattr(heads[0] if isinstance(heads, tuple) else heads, 'scale', 1.0)
+    return float(scale) if isinstance(scale, (int, float)) else 1.0
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import ExpertLoss, is_soft, kl_divergence, prepare_batch
+from ._common import ExpertLogits, ExpertLoss, is_soft, kl_divergence, prepare_batch
 from ._counts import ClassCounts, class_vector
 from ._options import check_number
 from .logit_adjusted import LogitAdjustedLoss, Tau
@@ -71,7 +71,7 @@ class GatedMutualLoss(ExpertLoss):
         mean = (raw * self.present).sum() / self.present.sum().clamp(min=1.0)
         return torch.where((self.present > 0) & (mean > 0), raw / mean, torch.ones_like(raw))
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss, and in training mode counts what the experts have right.
 
         Args:

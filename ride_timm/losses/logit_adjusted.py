@@ -11,6 +11,7 @@ from torch import Tensor
 from ride_timm.errors import RideError
 
 from ._common import (
+    ExpertLogits,
     ExpertLoss,
     check_classes,
     label_weights,
@@ -75,7 +76,7 @@ class LogitAdjustedLoss(ExpertLoss):
         self.register_buffer('log_prior', class_prior(class_counts).log().float(), persistent=False)
         self.register_buffer('tau_vector', torch.tensor(self.tau, dtype=torch.float32, device='cpu'), persistent=False)
 
-    def adjusted(self, logits: Tensor) -> Tensor:
+    def adjusted(self, logits: ExpertLogits) -> Tensor:
         """Adds its share of the log prior to each expert's logits.
 
         Args:
@@ -93,7 +94,7 @@ class LogitAdjustedLoss(ExpertLoss):
         tau = self.tau_vector.to(logits.dtype)
         return logits + tau[..., None] * self.log_prior.to(logits.dtype)
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss.
 
         Args:
@@ -139,7 +140,7 @@ class SadeLoss(ExpertLoss):
         adjustment = torch.stack((torch.zeros_like(forward), forward, forward - 2.0 * reverse))
         self.register_buffer('adjustment', adjustment.float(), persistent=False)
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss.
 
         Args:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ride_timm.errors import RideError
 
-from ._common import ExpertLoss, kl_divergence, prepare_logits
+from ._common import ExpertLogits, ExpertLoss, kl_divergence, prepare_logits
 from ._counts import ClassCounts
 from ._options import check_integer, check_number
 from .logit_adjusted import LogitAdjustedLoss, Tau
@@ -58,7 +58,7 @@ class MutualLoss(ExpertLoss):
             missing = 'class_counts' if class_counts is None else 'tau'
             raise RideError(f'Adjusting the logits needs both tau and class_counts, but {missing} is missing.')
 
-    def parts(self, logits: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor | None = None) -> dict[str, Tensor]:
         """Computes the loss.
 
         Args:
@@ -83,7 +83,7 @@ class MutualLoss(ExpertLoss):
         loss = self.temperature**2 / max(experts - 1, 1) * torch.stack(pairs).sum(0).mean()
         return {'loss': loss, 'mutual': loss.detach()}
 
-    def forward(self, logits: Tensor, target: Tensor | None = None) -> Tensor:
+    def forward(self, logits: ExpertLogits, target: Tensor | None = None) -> Tensor:
         """Computes the loss.
 
         Args:

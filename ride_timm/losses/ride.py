@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import Tensor
 
-from ._common import ExpertLoss, kl_divergence, prepare_batch
+from ._common import ExpertLogits, ExpertLoss, in_training, kl_divergence, prepare_batch
 from ._counts import ClassCounts, class_prior, clean_counts
 from ._options import check_choice, check_number
 from .base import CrossEntropyExperts
@@ -76,6 +78,7 @@ class RideLoss(ExpertLoss):
         check_number('diversity', diversity)
         check_choice('mode', mode, MODES)
         self.diversity, self.mode = diversity, mode
+        self._seen_one_expert = False
         counts = clean_counts(class_counts)
         self.classification = CrossEntropyExperts(counts, base, margin_scale, gamma, beta, reweight_epoch)
         self.register_buffer('temperature', diversity_temperature(counts, rho).float(), persistent=False)
@@ -88,7 +91,7 @@ class RideLoss(ExpertLoss):
         """
         self.classification.set_epoch(epoch)
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss and its two terms.
 
         Args:
@@ -105,6 +108,14 @@ class RideLoss(ExpertLoss):
         """
         logits, target = prepare_batch(logits, target, len(self.temperature))
         mean = logits.mean(1, keepdim=True)
+        if logits.shape[1] == 1 and not self._seen_one_expert and in_training(logits):
+            self._seen_one_expert = True
+            warnings.warn(
+                "RIDE's loss was given the logits of one expert, so nothing diversifies; train several experts (after "
+                "model.train() and model.set_expert_training(True) the network returns each one's logits), or take "
+                "the loss 'ldam' or 'ce'.",
+                stacklevel=2,
+            )
         if self.mode == 'individual':
             classification = self.classification(logits, target)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import ExpertLoss, is_soft, kl_divergence, prepare_batch
+from ._common import ExpertLogits, ExpertLoss, is_soft, kl_divergence, prepare_batch
 from ._counts import ClassCounts, class_vector
 from .logit_adjusted import LogitAdjustedLoss, Tau
 
@@ -49,7 +49,7 @@ class SoftSuppressionLoss(ExpertLoss):
         self.num_classes = len(counts)
         self.adjustment = None if tau is None else LogitAdjustedLoss(counts, tau)
 
-    def parts(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def parts(self, logits: ExpertLogits, target: Tensor) -> dict[str, Tensor]:
         """Computes the loss.
 
         Args:

@@ -1,19 +1,22 @@
 """What the entry points of both families share."""
 
+import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._input import update_model_args
 
-from ride_timm.published import weight_of
+from ride_timm.published import PretrainedError, default_tag, is_sharded, weight_of
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
 
 __all__ = ['create_multi_expert', 'expert_count', 'head_names']
 
+_logger = logging.getLogger(__name__)
 NetT = TypeVar('NetT', bound=MultiExpertNet)
 
 
@@ -86,6 +89,19 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
     """
     overlay = kwargs.get('pretrained_cfg_overlay') or {}
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+    if not (cfg.has_weights or cfg.state_dict or kwargs.get('pretrained_cfg')):
+        kwargs['pretrained_cfg'] = default_tag(variant)
+        cfg = resolve_pretrained_cfg(variant, kwargs['pretrained_cfg'], overlay)
+        if kwargs['pretrained_cfg'] is not None:
+            size = 'x'.join(map(str, cfg.input_size[1:]))
+            _logger.warning(
+                f'{variant}: pretrained=True loads {variant}.{cfg.tag}, {cfg.num_classes} classes at {size} pixels'
+            )
+    if cfg.source == 'local-dir' and cfg.file and is_sharded(Path(cfg.file)):
+        raise PretrainedError(
+            f'{cfg.file} holds its tensors in several files, which timm does not read from a folder; load it with '
+            f'ride_timm.from_pretrained({str(cfg.file)!r}).'
+        )
     weight = weight_of(cfg, variant)
     if weight is None:
         if (overlay.get('hf_hub_id') or overlay.get('url')) and 'file' not in overlay:

@@ -5,15 +5,16 @@ import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['CosineLinear', 'check_head', 'create_head']
+__all__ = ['CosineLinear', 'Heads', 'check_head', 'create_head']
 
 
 @torch.fx.wrap  # looks at devices and types, which symbolic tracing cannot
-def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def float32_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`x @ weight.T + bias` in float32 (float64 stays), with autocast switched off.
 
     A router's decision and a cosine times 30 do not survive bfloat16's 8 bits of mantissa, so these small layers
-    opt out of autocast; their cost is negligible.
+    opt out of autocast; their cost is negligible. The bias has no default: `torch.fx.wrap` drops it, and a graph of
+    `torch.cond` cannot be exported then.
 
     Args:
         x: Features, shape (B, D).
@@ -37,6 +38,19 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16:
         return x.float()
     return x
+
+
+@torch.fx.wrap
+def plain_weight(weight: torch.Tensor) -> torch.Tensor:
+    """A weight as an ordinary tensor in float32 or float64.
+
+    A quantiser such as torchao's replaces weights by tensors of its own type, which know a matrix product and
+    `dequantize`, and not the norm that a cosine asks for.
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out a branch of exactly this form only
+        if type(weight).dequantize is not torch.Tensor.dequantize:
+            return at_least_float32(weight.dequantize())
+    return at_least_float32(weight)
 
 
 class CosineLinear(nn.Linear):
@@ -88,8 +102,8 @@ class CosineLinear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of pooled features `x` (B, D)."""
         x = F.normalize(at_least_float32(x), dim=1)
-        weight = F.normalize(at_least_float32(self.weight), dim=1)
-        logits = self.scale * float32_linear(x, weight)
+        weight = F.normalize(plain_weight(self.weight), dim=1)
+        logits = self.scale * float32_linear(x, weight, None)
         if self.bias is not None:
             logits = logits + self.bias
         return logits.to(self.weight.dtype)
@@ -98,6 +112,18 @@ class CosineLinear(nn.Linear):
         """The sizes and the scale, for `print(model)`."""
         sizes = f'in_features={self.in_features}, out_features={self.out_features}, scale={self.scale:g}'
         return sizes + ', bias=True' * (self.bias is not None)
+
+
+class Heads(tuple[nn.Module, ...]):
+    """The heads of K experts."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Not there; timm's test-time pooling (`--test-pool`) asks for it."""
+        raise AttributeError(
+            f"This network has {len(self)} heads, and timm's test-time pooling takes one; leave --test-pool out: "
+            'larger images work without it.'
+        )
 
 
 def check_head(num_classes: int, global_pool: str) -> None:

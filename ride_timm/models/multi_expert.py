@@ -11,12 +11,12 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
 from torch import nn
 
-from .heads import check_head, create_head
+from .heads import Heads, check_head, create_head
 from .router import ExpertRouter
 from .routing import (
     RoutedOutput,
+    RouterModule,
     RouterOutput,
-    UnroutedScript,
     check_threshold,
     forward_early_exit,
     forward_selected,
@@ -29,7 +29,7 @@ from .routing import (
 __all__ = ['MultiExpertNet']
 
 
-class MultiExpertNet(UnroutedScript, nn.Module):
+class MultiExpertNet(RouterModule):
     """Base of the networks with one shared trunk and K experts.
 
     A subclass builds `conv1 bn1 act1 maxpool`, the stages named in `trunk_stages` and `experts` (each with the stages
@@ -104,8 +104,7 @@ class MultiExpertNet(UnroutedScript, nn.Module):
             )
         self.router_top_k = min(self.router_top_k, self.num_classes)
         self.router = ExpertRouter(self.num_experts, self.expert_width, self.router_top_k, **dd)
-        # frozen until a router stage thaws it: plain training and DDP must not see parameters without gradient
-        self.router.requires_grad_(False)
+        self.router.requires_grad_(False)  # until a router stage: plain training and DDP refuse what has no gradient
 
     def _drop_router(self) -> None:
         if self.router is not None:
@@ -162,7 +161,7 @@ class MultiExpertNet(UnroutedScript, nn.Module):
     @torch.jit.ignore
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """The K heads."""
-        return tuple(expert.fc for expert in self.experts)
+        return Heads(expert.fc for expert in self.experts)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Draw new heads.
@@ -383,10 +382,11 @@ class MultiExpertNet(UnroutedScript, nn.Module):
         if self.training:
             raise RuntimeError('Routed inference was asked for in train mode; call model.eval() first.')
         limit = logit(check_threshold(self.router_threshold if threshold is None else threshold))
-        if torch.jit.is_tracing() or is_symbolic(x):
-            return forward_selected(self, x, limit)
         if torch.compiler.is_compiling():
-            warn_nothing_saved()
+            warn_nothing_saved('compiled')
+            return forward_selected(self, x, limit)
+        if torch.jit.is_tracing() or is_symbolic(x):
+            warn_nothing_saved('symbolically traced' if is_symbolic(x) else 'traced')
             return forward_selected(self, x, limit)
         return forward_early_exit(self, x, limit)
 

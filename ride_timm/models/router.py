@@ -1,7 +1,5 @@
 """The router that decides how many experts an image passes."""
 
-from typing import Any
-
 import torch
 import torch.fx
 import torch.nn.functional as F
@@ -62,9 +60,16 @@ class ExpertRouter(nn.Module):
         Returns:
             Shape (B,), float32 or float64.
         """
-        hidden: Any = self.hidden[index]
         features = F.normalize(at_least_float32(features), dim=1)
-        seen = float32_linear(features, at_least_float32(hidden.weight), at_least_float32(hidden.bias)).relu()
+        seen = _apply(self.hidden[index], features).relu()
         top = at_least_float32(mean_logits).topk(self.top_k, dim=1).values.to(seen.dtype)
         joint = torch.cat([top, seen], dim=1)
-        return float32_linear(joint, at_least_float32(self.out.weight), at_least_float32(self.out.bias)).squeeze(1)
+        return _apply(self.out, joint).squeeze(1)
+
+
+def _apply(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A linear layer in float32; one that a quantiser put in its place computes as it does by itself."""
+    if type(layer) is nn.Linear:
+        return float32_linear(x, at_least_float32(layer.weight), at_least_float32(layer.bias))
+    answer: torch.Tensor = layer(x)
+    return answer

@@ -3,15 +3,17 @@
 import functools
 import math
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.fx
+from torch import nn
 
 if TYPE_CHECKING:
     from .multi_expert import MultiExpertNet
 
-__all__ = ['RoutedOutput', 'RouterOutput', 'UnroutedScript', 'forward_early_exit', 'forward_selected', 'prefix_means']
+__all__ = ['RoutedOutput', 'RouterModule', 'RouterOutput', 'forward_early_exit', 'forward_selected', 'prefix_means']
 
 
 class RoutedOutput(NamedTuple):
@@ -32,17 +34,49 @@ class RouterOutput(NamedTuple):
     """Logits of every expert, shape (B, K, C)."""
 
 
-class UnroutedScript:
-    """Refuses TorchScript while routing is on: the script would leave the router out and answer otherwise."""
+class RouterModule(nn.Module):
+    """What a router changes of an ordinary module: TorchScript and state dicts."""
 
     routing_threshold: float | None
+    if TYPE_CHECKING:  # TorchScript cannot read this annotation
+        router: nn.Module | None
 
-    def __prepare_scriptable__(self) -> 'UnroutedScript':  # torch.jit.script calls it first
+    def __prepare_scriptable__(self) -> 'RouterModule':  # torch.jit.script calls it first
+        """Refuse TorchScript while routing is on: the script would leave the router out and answer otherwise."""
         if self.routing_threshold is not None:
             raise RuntimeError(
                 'TorchScript cannot route; call set_routing(None), or use torch.jit.trace or torch.export.'
             )
         return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; a checkpoint's router is left out, with a warning, where the network has none.
+
+        Args:
+            state_dict: Parameters and buffers by name.
+            strict: Raise if names are missing or not known.
+            assign: Take the tensors themselves instead of copying them.
+
+        Returns:
+            The names that were missing, and those not known.
+
+        Raises:
+            RuntimeError: It does not fit, or the network has a router and the state dict none.
+        """
+        theirs = [key for key in state_dict if key.startswith('router.')]
+        if theirs and self.router is None:
+            warnings.warn(
+                'The checkpoint has a router and the network has none, so the router is left out; create the network '
+                'with router=True to keep it.',
+                stacklevel=2,
+            )
+            state_dict = {key: value for key, value in state_dict.items() if not key.startswith('router.')}
+        elif strict and state_dict and not theirs and self.router is not None:
+            raise RuntimeError(
+                'The network has a router and the checkpoint has none; create the network with router=False, or load '
+                'with strict=False to keep the router as it was drawn.'
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
 def forward_selected(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> RoutedOutput:
@@ -138,7 +172,11 @@ def _warn_once(message: str) -> None:
 
 
 @torch.compiler.assume_constant_result
-def warn_nothing_saved() -> bool:
-    """Warn while compiling: the compiled code itself cannot."""
-    _warn_once('A compiled routed network computes all experts: nothing is saved.')
+def warn_nothing_saved(made: str) -> bool:
+    """Warn while a static program is made: the program itself cannot.
+
+    Args:
+        made: How, as an adjective.
+    """
+    _warn_once(f'A {made} routed network computes all experts: nothing is saved.')
     return True

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ride_timm.errors import RideError
-from ride_timm.published import SHARD_INDEX, WEIGHTS
+from ride_timm.published import SHARD_INDEX, WEIGHTS, is_sharded
 from ride_timm.records.schema import Kind, read_object, shown
 from ride_timm.records.tensors import read_safetensors
 
@@ -32,8 +32,7 @@ def is_shard(name: str) -> bool:
 
 def tensors_file(folder: Path) -> Path:
     """The file in the folder of a weight that leads to its tensors: `model.safetensors`, or the index of its parts."""
-    index = folder / SHARD_INDEX
-    return index if index.is_file() and not (folder / WEIGHTS).is_file() else folder / WEIGHTS
+    return folder / (SHARD_INDEX if is_sharded(folder) else WEIGHTS)
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ride_timm.losses import ExpertLoss
 
-__all__ = ['ExpertTask', 'PartModule', 'PartTask', 'stack_experts']
+__all__ = ['ExpertTask', 'PartModule', 'PartTask']
 
 
 class ExpertTask(TrainingTask):
@@ -84,13 +84,6 @@ class ExpertTask(TrainingTask):
             for head in found if isinstance(found, tuple) else (found,):
                 heads.update(id(p) for p in head.parameters())
         return [p for p in module.parameters() if p.requires_grad and id(p) not in heads]
-
-
-def stack_experts(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Logits (B, K, C) from what a network returns in train mode: a tuple of K logits (B, C), or one alone."""
-    if isinstance(output, torch.Tensor):
-        return output.unsqueeze(1)
-    return torch.stack(output, dim=1)
 
 
 class PartModule(nn.Module):

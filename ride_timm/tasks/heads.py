@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ride_timm.losses import ExpertLoss
+from ride_timm.losses import ExpertLoss, stack_experts
 from ride_timm.models import MultiExpertNet
 
-from ._base import PartModule, PartTask, stack_experts
+from ._base import PartModule, PartTask
 
 __all__ = ['HeadModule', 'HeadTask']
 

@@ -7,9 +7,10 @@ import torch
 from timm.utils import unwrap_model
 from torch import nn
 
-from ride_timm.losses import ExpertLoss
+from ride_timm.errors import RideError
+from ride_timm.losses import ExpertLoss, stack_experts
 
-from ._base import ExpertTask, stack_experts
+from ._base import ExpertTask
 
 __all__ = ['RideTask', 'WeightedLoss']
 
@@ -46,6 +47,7 @@ class RideTask(ExpertTask):
     ) -> None:
         super().__init__(device=device, verbose=verbose)
         net = unwrap_model(model)
+        self.num_experts = int(getattr(net, 'num_experts', 1))
         if hasattr(net, 'set_expert_training'):
             net.set_expert_training(True)
         self.trainable_module = model
@@ -64,13 +66,26 @@ class RideTask(ExpertTask):
         Returns:
             `loss`, the detached parts that it is made of, each without its weight, and `output`, the mean logits
             (B, C).
+
+        Raises:
+            RideError: The network of several experts returned one answer, as in eval mode.
         """
-        logits = stack_experts(self.trainable_module(input))
+        logits = self._expert_logits(input)
         result = self.criterion.parts(logits, target)
         for name, (weight, value) in self.terms(input, target, logits).items():
             result['loss'] = result['loss'] + weight * value
             result[name] = value.detach()
         return {**result, 'output': logits.detach().mean(dim=1)}
+
+    def _expert_logits(self, input: torch.Tensor) -> torch.Tensor:
+        logits = stack_experts(self.trainable_module(input))
+        if logits.shape[1] != self.num_experts:
+            raise RideError(
+                f'The network returned one answer in place of those of its {self.num_experts} experts, which would '
+                'train as a single one; call task.train() or model.train() before the step, and '
+                'model.set_expert_training(True) if it was switched off.'
+            )
+        return logits
 
     def terms(
         self, input: torch.Tensor, target: torch.Tensor, logits: torch.Tensor

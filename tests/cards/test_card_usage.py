@@ -10,6 +10,7 @@ from weight_results import make_results
 
 from ride_timm.cards.markdown import code, duration, escape, fence, gmacs
 from ride_timm.engine.args import build_parser as train_parser
+from ride_timm.losses import RideLoss
 from ride_timm.validate import build_parser as validate_parser
 
 # code
@@ -39,6 +40,16 @@ def test_the_python_blocks_compile(options, repo_id, number):
     assert any('set_routing' in snippet for snippet in snippets) == results['network']['router']
     new = 5 if options.get('classes') == 10 else 10
     assert any(f'num_classes={new})' in snippet for snippet in snippets)
+
+
+def test_fine_tuning_trains_each_expert_by_the_loss_of_the_card():
+    (snippet,) = [block for block in blocks(render(make_results()), 'python') if 'optimizer' in block]
+    space = {}
+    exec(snippet, space)  # on the checkpoint of the repository that the results are named after
+    assert isinstance(space['criterion'], RideLoss)
+    assert space['criterion'].classification.reweight_epoch == 4
+    assert [logits.shape for logits in space['model'](space['images'])] == [(8, 10)] * 3
+    assert space['loss'].isfinite()
 
 
 def test_a_network_of_timms_own():

@@ -120,6 +120,12 @@ def test_padding_of_a_distributed_sampler_does_not_count(net, loader):
     assert metrics['mean_experts'] == pytest.approx(expected[THRESHOLDS.index(0.5)]['mean_experts'])
 
 
+def test_gmacs_are_those_of_the_images_given(net, loader, rows):
+    assert sweep_thresholds(net, loader, GROUPS) == rows
+    metrics = evaluate_routed(net, loader, LongTailEvaluator([9] * 5, groups=GROUPS), 0.0)
+    assert metrics['gmacs'] == pytest.approx(rows[0]['gmacs'])
+
+
 def test_no_images_is_an_error(net):
     with pytest.raises(RideError, match='no images to measure the router on'):
         sweep_thresholds(net, Batches(), GROUPS, input_size=SIZE)

@@ -18,12 +18,19 @@ from ride_timm.errors import RideError
 
 COUNTS = [60, 9, 1, 0]
 TARGET = torch.tensor([0, 3, 1, 2, 0])
+
+
+def begun(loss):
+    loss.set_epoch(0)
+    return loss
+
+
 MAKERS = {
     'ce': lambda: losses.create_loss('ce', COUNTS),
     'ce, re-weighted': lambda: losses.create_loss('ce', COUNTS, reweight_epoch=0),
     'focal': lambda: losses.create_loss('focal', COUNTS),
     'ldam': lambda: losses.create_loss('ldam', COUNTS, reweight_epoch=0),
-    'ride': lambda: losses.create_loss('ride', COUNTS),
+    'ride': lambda: begun(losses.create_loss('ride', COUNTS)),
     'ride, re-weighted': lambda: losses.create_loss('ride', COUNTS, reweight_epoch=0, rho=0.3),
     'ride, collaborative': lambda: losses.create_loss('ride', COUNTS, mode='collaborative', reweight_epoch=0),
     'balanced_softmax': lambda: losses.create_loss('balanced_softmax', COUNTS),
@@ -126,13 +133,27 @@ def test_forward_is_the_loss_of_parts(name):
 @every_loss
 def test_refuses_logits_that_are_not_batch_experts_classes(name):
     loss = MAKERS[name]()
-    for shape in [(5, NUM_CLASSES), (0, 3, NUM_CLASSES), (5, 0, NUM_CLASSES), (1, 5, 3, NUM_CLASSES)]:
+    for shape in [(5,), (0, 3, NUM_CLASSES), (5, 0, NUM_CLASSES), (1, 5, 3, NUM_CLASSES)]:
         with pytest.raises(ValueError, match=r'but must be \(B, K, C\) with no empty axis'):
             loss(torch.zeros(shape), TARGET)
     with pytest.raises(ValueError, match=r'are torch.int64, but must be floating point'):
         loss(torch.zeros(5, 3, NUM_CLASSES, dtype=torch.int64), TARGET)
     with pytest.raises(RideError, match='logits have 5 classes, but class_counts has 4; pass one count per class'):
         loss(torch.zeros(5, 3, 5), TARGET)
+
+
+@every_loss
+def test_takes_what_a_network_returns_in_training(name):
+    logits, loss = torch.tensor(random_logits(5, 3)), MAKERS[name]()
+    wanted = loss(logits, TARGET)
+    assert torch.equal(loss(tuple(logits.unbind(1)), TARGET), wanted)
+    assert torch.equal(loss(list(logits.unbind(1)), TARGET), wanted)
+
+
+@pytest.mark.parametrize('name', ['ce', 'focal', 'ldam', 'ride', 'balanced_softmax'])
+def test_takes_the_logits_of_a_plain_network(name):
+    logits, loss = torch.tensor(random_logits(5, 1)), MAKERS[name]()
+    assert torch.equal(loss(logits[:, 0], TARGET), loss(logits, TARGET))
 
 
 @pytest.mark.parametrize('name', [name for name in MAKERS if name != 'mutual'])

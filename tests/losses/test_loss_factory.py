@@ -1,6 +1,7 @@
 import inspect
 
 import pytest
+import timm
 import torch
 from loss_cases import random_logits
 
@@ -76,3 +77,59 @@ def test_unknown_option():
         create_loss('ce', COUNTS, margin_scale=3)
     with pytest.raises(RideError, match="'sade' has no option 'tau'; it has none"):
         create_loss('sade', COUNTS, tau=1)
+
+
+def net(**kwargs):
+    return timm.create_model('test_ride_resnet_cifar_3e', num_classes=4, **kwargs)
+
+
+def test_margins_are_scaled_as_the_head_scales_its_logits():
+    plain = timm.create_model('test_vit', num_classes=4)  # its `head` is a module
+    for name in ('ride', 'ldam'):
+        scales = {}
+        for model in (net(), net(head='linear'), plain, torch.nn.Linear(2, 4)):
+            made = create_loss(name, COUNTS, model=model)
+            scales[model] = (made.classification if name == 'ride' else made).margin_scale
+        assert list(scales.values()) == [30.0, 1.0, 1.0, 1.0]
+    assert create_loss('ldam', COUNTS, model=net(), margin_scale=7.0).margin_scale == 7.0
+
+
+def test_tau_follows_the_experts():
+    assert create_loss('balpoe', COUNTS, model=net()).tau == (0.0, 1.0, 2.0)
+    two = timm.create_model('ride_resnet32_2e', num_classes=4)
+    assert create_loss('balpoe', COUNTS, model=two).tau == (0.0, 2.0)
+    assert create_loss('balpoe', COUNTS, model=torch.nn.Linear(2, 4)).tau == (1.0,)
+    assert create_loss('balpoe', COUNTS, model=two, tau=(1, 1)).tau == (1.0, 1.0)
+
+
+def test_the_epoch_of_re_weighting_follows_the_epochs():
+    def epoch(**options):
+        return create_loss('ride', COUNTS, **options).classification.reweight_epoch
+
+    assert (epoch(), epoch(epochs=30), epoch(epochs=30, reweight_epoch=7)) == (160, 24, 7)
+    assert epoch(epochs=30, reweight_epoch=None) is None
+    assert create_loss('ldam', COUNTS, epochs=30).reweight_epoch is None
+
+
+@pytest.mark.parametrize('name', ['ride', 'ldam'])
+def test_a_loss_that_waits_for_an_epoch_says_once_that_it_is_told_none(name):
+    logits, target = torch.zeros(2, 3, 4), torch.tensor([0, 1])
+    trained = logits.clone().requires_grad_()
+    loss = create_loss(name, COUNTS, reweight_epoch=3)
+    loss(logits, target)  # an evaluation has no epochs; a warning would be an error
+    with pytest.warns(UserWarning, match=r'set_epoch.*reweight_epoch=3'):
+        loss(trained, target)
+    loss(trained, target)
+    for told, epoch in ((True, 3), (False, None), (False, 0)):
+        loss = create_loss(name, COUNTS, reweight_epoch=epoch)
+        if told:
+            loss.set_epoch(0)
+        loss(trained, target)
+
+
+def test_ride_on_one_expert_says_once_that_nothing_diversifies():
+    logits, target = torch.zeros(2, 4, requires_grad=True), torch.tensor([0, 1])
+    loss = create_loss('ride', COUNTS, epochs=1)
+    with pytest.warns(UserWarning, match='one expert, so nothing diversifies'):
+        loss(logits, target)
+    loss(logits, target)

@@ -4,9 +4,10 @@ import re
 import pytest
 import timm
 import torch
+from ride_timm.models.pretrained import PretrainedError
 from routed_nets import routed_net
 from safetensors.torch import save_file
-from timm.models import save_for_hf
+from timm.models import load_checkpoint, save_for_hf
 from torch.testing import assert_close
 
 ARCHITECTURES = {'test_ride_resnet_3e': 64, 'test_ride_resnet_cifar_3e': 32}
@@ -296,3 +297,34 @@ def test_router_of_other_heads_is_drawn_anew(tmp_path):
     assert not torch.equal(found.router.out.weight, source.router.out.weight)
     kept = timm.create_model(CIFAR, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=60, router=True)
     assert torch.equal(kept.router.out.weight, source.router.out.weight)
+
+
+def test_a_timm_script_loads_a_checkpoint_with_a_router(tmp_path):
+    """As `validate.py --checkpoint`: by timm's `load_checkpoint`, into a network without router."""
+    model = timm.create_model(CIFAR, num_classes=9, router=True).eval()
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'last.pth.tar')
+    found = timm.create_model(CIFAR, num_classes=9)
+    with pytest.warns(UserWarning, match='router is left out.*router=True'):
+        load_checkpoint(found, str(tmp_path / 'last.pth.tar'))
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(found.eval()(x), model(x))
+
+
+def test_a_state_dict_without_router_is_refused_in_a_sentence():
+    model = timm.create_model(CIFAR, num_classes=9, router=True)
+    plain = timm.create_model(CIFAR, num_classes=9).state_dict()
+    with pytest.raises(RuntimeError, match=r'checkpoint has none.*router=False') as caught:
+        model.load_state_dict(plain)
+    assert '\n' not in str(caught.value)
+    found = model.load_state_dict(plain, strict=False)
+    assert all(key.startswith('router.') for key in found.missing_keys)
+    assert not found.unexpected_keys
+
+
+def test_a_folder_of_several_files_says_who_reads_it(exported, tmp_path):
+    folder = tmp_path / 'exported'
+    (folder / 'model.safetensors').rename(folder / 'model-00001-of-00001.safetensors')
+    (folder / 'pytorch_model.bin').unlink(missing_ok=True)
+    (folder / 'model.safetensors.index.json').write_text('{}')
+    with pytest.raises(PretrainedError, match=r'several files.*ride_timm\.from_pretrained'):
+        timm.create_model(exported[2], pretrained=True)

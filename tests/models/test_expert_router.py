@@ -65,3 +65,22 @@ def test_decision_is_computed_in_float32(how):
         assert found.dtype == torch.float32
         expected = router_logit(model.router, index, features.float().numpy(), logits.float().numpy())
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_a_quantiser_put_in_place_of_linear_ones():
+    class Layer(torch.nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.linear = linear
+
+        def weight(self):  # as of torch.ao.nn.quantized.Linear
+            raise AssertionError
+
+        def forward(self, x):
+            return self.linear(x)
+
+    router = ExpertRouter(num_experts=3, in_features=6, top_k=5)
+    features, logits = torch.randn(8, 6), torch.randn(8, 9)
+    wanted = router(1, features, logits)
+    router.hidden[1], router.out = Layer(router.hidden[1]), Layer(router.out)
+    assert torch.equal(router(1, features, logits), wanted)

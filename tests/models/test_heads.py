@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import apply_test_time_pool
 
 from ride_timm.models import CosineLinear
 
@@ -122,3 +123,54 @@ def test_scripted_traced_and_exported(bias):
         torch.nn.init.normal_(head.bias)
     for other in (torch.jit.script(head), torch.fx.symbolic_trace(head), torch.export.export(head, (x,)).module()):
         torch.testing.assert_close(other(x), head(x))
+
+
+class Quantised(torch.Tensor):
+    """A weight as a quantiser's: it knows its values and no arithmetic."""
+
+    @staticmethod
+    def __new__(cls, values):
+        return torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype)
+
+    def __init__(self, values):
+        self.values = values
+
+    def dequantize(self):
+        return self.values
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        assert func is torch.ops.aten.detach.default, func
+        return cls(args[0].values)
+
+
+def test_a_weight_of_a_quantisers_own_type():
+    head, x = CosineLinear(5, 3), torch.randn(4, 5)
+    wanted = head(x)
+    head.weight = torch.nn.Parameter(Quantised(head.weight.detach()), requires_grad=False)
+    assert torch.equal(head(x), wanted)
+
+
+class Conditional(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = CosineLinear(4, 3)
+
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda x: self.head(x), lambda x: x.new_zeros(1, 3), (x,))
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::FutureWarning', 'ignore::UserWarning')
+@pytest.mark.parametrize('strict', [False, True])
+def test_a_branch_of_torch_cond_is_exported(strict):
+    net, x = Conditional().eval(), torch.ones(1, 4)
+    program = torch.export.export(net, (x,), strict=strict).module()
+    assert torch.allclose(program(x), net.head(x))
+    assert not program(-x).any()
+
+
+def test_test_time_pooling_says_what_to_leave_out():
+    """timm's `--test-pool` makes a convolution of one linear head."""
+    model = timm.create_model('test_ride_resnet_cifar_3e')
+    with pytest.raises(AttributeError, match=r'3 heads.*--test-pool'):
+        apply_test_time_pool(model, {'input_size': (3, 64, 64)})

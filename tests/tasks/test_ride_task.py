@@ -5,6 +5,7 @@ import torch
 from reference.distillation_loss import distillation_loss
 from reference.mutual_loss import mutual_loss
 
+from ride_timm.errors import RideError
 from ride_timm.losses import DistillationLoss, GatedMutualLoss, MutualLoss, create_loss
 from ride_timm.tasks import RideDistillationTask, RideTask, Teacher, WeightedLoss
 
@@ -39,6 +40,7 @@ def train_logits(net, images):
 def test_experts_each_get_their_own_logits():
     net = network(0)
     task = RideTask(net, create_loss('ride', COUNTS))
+    task.set_epoch(0)
     images, target = batch()
     logits = train_logits(net, images)
     net.train()
@@ -46,6 +48,16 @@ def test_experts_each_get_their_own_logits():
     assert torch.equal(result['loss'], task.criterion(logits, target))
     assert torch.equal(result['output'], logits.mean(1))
     assert set(result) == {'loss', 'classification', 'diversity', 'output'}
+
+
+@pytest.mark.parametrize('spoil', [lambda net: net.eval(), lambda net: net.set_expert_training(False)])
+def test_experts_are_never_trained_as_one(spoil):
+    net = network(0)
+    task = RideTask(net, create_loss('ce', COUNTS))
+    task.train()
+    spoil(net)
+    with pytest.raises(RideError, match=r'its 3 experts.*model\.train\(\).*set_expert_training'):
+        task(*batch())
 
 
 def test_a_plain_network_is_one_expert():
