@@ -245,7 +245,7 @@ def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
     if hub is not None:
         copy = HubCopy(hub['repo_id'], hub['revision'], _hashes(hub['files']))
     files = _hashes(entry['files'])
-    config = read_object(root / name / CONFIG, CONFIG_SCHEMA, needed=('architecture', 'num_classes'))
+    config = read_object(root / name / CONFIG, CONFIG_SCHEMA, needed=('num_classes',))
     return Weight(name, root / name, files, copy, config)
 
 

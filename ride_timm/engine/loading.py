@@ -27,6 +27,8 @@ from ride_timm.records.tensors import read_safetensors, read_shapes
 __all__ = ['FILE_SUFFIXES', 'TrainedNet', 'file_in_folder', 'load_model', 'load_trained']
 
 _logger = logging.getLogger(__name__)
+# how architectures refuse options that they do not take; most only trip over them
+_MISFITS = (TypeError, ValueError, RuntimeError, OSError, AssertionError, LookupError, AttributeError, ArithmeticError)
 FILE_SUFFIXES = ('.tar', '.pth', '.pt', '.bin', '.safetensors')
 _LAST = 'last.pth.tar'  # by which a folder is known as a run's
 
@@ -276,13 +278,14 @@ def _create(name: str, pretrained: bool, num_classes: int | None, kwargs: dict[s
             model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
     except PretrainedError as error:
         raise RideError(str(error)) from error
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
+    except _MISFITS as error:
         if is_unreachable(error):
             raise UnreachableError(
                 f'The weights {name} are not in the cache and the Hugging Face Hub cannot be reached; connect once '
                 '(without HF_HUB_OFFLINE=1) to fill the cache.'
             ) from None
-        raise RideError(f'{name} cannot be created: {" ".join(str(error).split())}') from error
+        reason = ' '.join(str(error).split())[:500] or type(error).__name__
+        raise RideError(f'{name} cannot be created: {reason}') from error
     return model
 
 

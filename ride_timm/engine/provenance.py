@@ -89,7 +89,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             f'{folder} holds no results.json, which a training writes at its end; finish the run with --resume auto, '
             'or name the folder of another.'
         )
-    return read_object(path, RUN_SCHEMA, needed=('last_epoch', 'last', 'args', 'args.stage'))
+    return read_object(path, RUN_SCHEMA, needed=('args', 'args.stage'))
 
 
 def stage_record(folder: Path) -> dict[str, Any]:

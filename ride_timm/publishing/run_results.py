@@ -14,6 +14,7 @@ from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
+from ride_timm.records.schema import OBJECT, check_record
 
 __all__ = ['run_results']
 
@@ -44,6 +45,7 @@ def run_results(folder: Path, trained: Initial, *, name: str, data_name: str, nu
     """
     stages = _stages(folder)
     run = stages[-1].run
+    check_record(run, {'last': OBJECT}, str(folder / 'results.json'), needed=('last',))
     counts = trained.class_counts or ()
     network = {**describe_network(trained.model, trained.model.pretrained_cfg['input_size']), 'bytes': num_bytes}
     test = _test(stages, network['gmacs'])
@@ -147,7 +149,7 @@ def _choices(run: Mapping[str, Any], training: list[dict[str, Any]]) -> dict[str
     return {
         'held_out': held_out,
         'training': training,
-        'threshold': run['router_threshold'],
+        'threshold': run.get('router_threshold'),
         'rule': run.get('threshold_rule'),
         'sweep': run['sweep'],
     }

@@ -121,7 +121,7 @@ def _check_hashes(source: Path) -> None:
 def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) -> None:
     """Tensors, configuration, figures and pictures of a run."""
     settings, checkpoint = read_run(run), run / 'last.pth.tar'
-    if read_checkpoint(checkpoint).get('epoch') != settings['last_epoch']:
+    if read_checkpoint(checkpoint).get('epoch') != settings.get('last_epoch'):
         raise RideError(
             f'{checkpoint} is of another epoch than the figures in {run / _RESULTS}; finish the run with --resume auto.'
         )

@@ -185,6 +185,7 @@ def parse_object(source: str, name: str, form: str = 'JSON') -> dict[str, Any]:
         reason = ' '.join(str(error).split())[:200]
         raise RideError(f'{name} is not valid {form} ({reason}); correct it, or get the file again.') from None
     if not OBJECT.fits(content):
-        raise RideError(f'{name} holds no {form} object with texts as keys; correct it, or get the file again.')
+        wanted = '`argument: value` lines' if form == 'YAML' else 'JSON object'
+        raise RideError(f'{name} holds no {wanted}; correct it, or get the file again.')
     found: dict[str, Any] = content
     return found

@@ -326,7 +326,7 @@ class TestErrors:
         (weight / 'model.safetensors').unlink()
         use_root(weight.parent)
         with (
-            pytest.warns(UserWarning, match='is not a commit of 40 hexadecimal digits'),
+            pytest.warns(UserWarning, match='a commit of 40 hexadecimal digits'),
             pytest.raises(RideError, match='no published weight'),
         ):
             download(NAME)
