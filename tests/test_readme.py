@@ -32,6 +32,15 @@ def test_python_block_runs_and_its_comments_are_true():
         assert str(tuple(eval(expression, space))) == shape
 
 
+@pytest.mark.filterwarnings('ignore')  # torch's own, of its quantisation
+def test_the_code_of_the_page_on_tools_runs():
+    space: dict = {}
+    for code in re.findall(r'^```python\n(.*?)^```', (ROOT / 'docs/tools.md').read_text(), re.MULTILINE | re.DOTALL):
+        exec(code, space)
+    assert space['features'][0].grad.shape == (2, 48, 8, 8)
+    assert 'DynamicQuantizedLinear' in repr(space['small'].router)
+
+
 def test_every_command_parses():
     seen = set()
     for words in _commands():
