@@ -79,11 +79,6 @@ def test_every_command_of_the_console_script_exists_and_explains_itself(capsys):
         assert f'\n  {name} ' in text
 
 
-def test_no_file_is_longer_than_400_lines():
-    for path in (*(ROOT / 'ride_timm').rglob('*.py'), *(ROOT / 'tests').rglob('*.py')):
-        assert len(path.read_text().splitlines()) <= 400, path
-
-
 def test_the_quickstarts_output_is_in_the_page():
     page = (ROOT / 'README.md').read_text()
     for line in ('plain ResNet, cross entropy', 'RIDE, 3 experts, routed', 'answers', 'output/quickstart/ride_routed'):

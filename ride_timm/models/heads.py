@@ -1,11 +1,13 @@
 """Classification heads of an expert."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['CosineLinear', 'Heads', 'check_head', 'create_head']
+__all__ = ['CosineLinear', 'ExpertHeads', 'check_head', 'create_head']
 
 
 @torch.fx.wrap  # looks at devices and types, which symbolic tracing cannot
@@ -114,16 +116,37 @@ class CosineLinear(nn.Linear):
         return sizes + ', bias=True' * (self.bias is not None)
 
 
-class Heads(tuple[nn.Module, ...]):
-    """The heads of K experts."""
+class ExpertHeads(nn.Conv2d):
+    """The heads of K experts, as `get_classifier` gives them: a sequence, and a layer over feature maps.
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """Not there; timm's test-time pooling (`--test-pool`) asks for it."""
-        raise AttributeError(
-            f"This network has {len(self)} heads, and timm's test-time pooling takes one; leave --test-pool out: "
-            'larger images work without it.'
-        )
+    timm's test-time pooling (`validate.py --test-pool`) applies a classifier at each place of a feature map, and takes
+    a convolution as it is. The heads belong to the experts; this holds no parameters of its own.
+
+    Args:
+        heads: K heads, each of features (B, D).
+    """
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        nn.Module.__init__(self)  # without the weight of a convolution
+        self.heads = nn.ModuleList(heads)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.heads[index]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean logits (B, C, H, W) of the experts' feature maps `x` (B, K * D, H, W), side by side."""
+        parts = x.permute(0, 2, 3, 1).chunk(len(self.heads), dim=-1)
+        logits = [
+            head(part.flatten(0, 2)).unflatten(0, part.shape[:3]) for head, part in zip(self.heads, parts, strict=True)
+        ]
+        return torch.stack(logits).mean(dim=0).permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        """Nothing: the heads show themselves."""
+        return ''
 
 
 def check_head(num_classes: int, global_pool: str) -> None:

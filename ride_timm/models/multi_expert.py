@@ -11,7 +11,7 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_args
 from torch import nn
 
-from .heads import Heads, check_head, create_head
+from .heads import ExpertHeads, check_head, create_head
 from .router import ExpertRouter
 from .routing import (
     RoutedOutput,
@@ -159,9 +159,9 @@ class MultiExpertNet(RouterModule):
         self.routing_threshold = check_threshold(threshold)
 
     @torch.jit.ignore
-    def get_classifier(self) -> tuple[nn.Module, ...]:
+    def get_classifier(self) -> ExpertHeads:
         """The K heads."""
-        return Heads(expert.fc for expert in self.experts)
+        return ExpertHeads([expert.fc for expert in self.experts])
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Draw new heads.

@@ -169,8 +169,16 @@ def test_a_branch_of_torch_cond_is_exported(strict):
     assert not program(-x).any()
 
 
-def test_test_time_pooling_says_what_to_leave_out():
-    """timm's `--test-pool` makes a convolution of one linear head."""
-    model = timm.create_model('test_ride_resnet_cifar_3e')
-    with pytest.raises(AttributeError, match=r'3 heads.*--test-pool'):
-        apply_test_time_pool(model, {'input_size': (3, 64, 64)})
+@pytest.mark.parametrize('head', ['cosine', 'linear'])
+def test_test_time_pooling(head):
+    model = timm.create_model('test_ride_resnet_cifar_3e', head=head).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images[..., :32, :32])
+        heads = model.get_classifier()
+        assert torch.allclose(
+            heads(model._pool(model.forward_features(images[..., :32, :32]))[..., None, None])[..., 0, 0], expected
+        )
+        pooled, used = apply_test_time_pool(model, {'input_size': (3, 64, 64)})
+        assert used
+        assert pooled(images).shape == expected.shape
