@@ -124,7 +124,7 @@ def fitting_options(name: str, model: Any = None, epochs: int | None = None) -> 
 
 def _head_scale(net: Any) -> float:
     """Logits per unit of margin: the scale of a cosine head, 1 for a linear one."""
-    heads = net.get_classifier() if hasattr(net, 'get_classifier') else None
+    heads: Any = net.get_classifier() if hasattr(net, 'get_classifier') else None
     scale = getattr(heads[0] if hasattr(heads, '__len__') else heads, 'scale', 1.0)
     return float(scale) if isinstance(scale, (int, float)) else 1.0
 
