@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 from ride_timm.errors import RideError
 from ride_timm.records.kinds import CONFIG_SCHEMA
-from ride_timm.records.schema import OBJECT, check_record, nullable, read_object, text
+from ride_timm.records.schema import OBJECT, check_record, nullable, read_object, text, whole
 
 __all__ = [
     'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'default_tag',
@@ -252,7 +252,8 @@ def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
 def _hashes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileHash]:
     hashes = {}
     for name, about in files.items():
-        found = FileHash(int(about['size']), about['sha256'])
+        check_record(about, {'size': whole(0, 2**50)}, f'the entry of the file {name}', needed=('size',))
+        found = FileHash(about['size'], about['sha256'])
         if not re.fullmatch(r'[0-9a-f]{64}', found.sha256) or not re.fullmatch(r'\w[\w.-]*', name):
             raise ValueError(f'the entry of the file {name!r} has no proper name or SHA-256')
         hashes[name] = found
