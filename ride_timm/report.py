@@ -6,6 +6,7 @@ page holds its pictures and loads nothing; it shows small copies of the images w
 """
 
 import argparse
+import csv
 import importlib.util
 import logging
 import shlex
@@ -261,7 +262,10 @@ def _read_summary(run: _Run) -> dict[str, list[float]]:
     path = None if run.folder is None else run.folder / 'summary.csv'
     if path is None or not path.is_file():
         return {}
-    return read_curves(path.read_text(encoding='utf-8', errors='replace'))
+    try:
+        return read_curves(path.read_text(encoding='utf-8', errors='replace'))
+    except (OSError, csv.Error) as error:
+        raise RideError(f'{path} cannot be read ({error}); move it away to have the report without curves.') from None
 
 
 def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from ride_timm.errors import RideError
 from ride_timm.records.kinds import CONFIG_SCHEMA
-from ride_timm.records.schema import read_object, shown
+from ride_timm.records.schema import FLAG, OBJECT, TEXT, Schema, check_record, list_of, nullable, read_object, shown
 
 __all__ = [
     'FORMAT',
@@ -96,6 +96,17 @@ _CLASS = {
     'accuracy': 'a number or null',
 }
 _SEED = {'seed': 'a whole number or null', 'top1': 'a number'}
+_OPTIONAL: Schema = {
+    'note': nullable(TEXT),
+    'base_model': nullable(TEXT),
+    'figures_only': nullable(FLAG),
+    'data.source': nullable(TEXT),
+    'data.datasets': nullable(list_of(TEXT)),
+    'choices.rule': nullable(TEXT),
+    'test.environment': nullable(OBJECT),
+    'test.environment.commit': nullable(TEXT),
+}
+_OPTIONAL_OF_STAGE: Schema = {'environment': nullable(OBJECT)}
 
 
 def read_results(path: str | Path) -> Results:
@@ -148,15 +159,14 @@ def check_results(content: Mapping[str, Any], source: str = 'results.json') -> N
             'write it again with `ride-timm export`, or install the ride-timm that wrote it.'
         )
     _check(content, _NEEDED, '', source)
+    check_record(content, _OPTIONAL, source)
     test = content['test']
     if test['routed'] is not None:
         _check(test['routed'], _ROUTED, 'test.routed.', source)
     if content['choices'] is not None:
         _check(content['choices'], _CHOICES, 'choices.', source)
-        _check_rows(content['choices']['training'], _STAGE, 'choices.training', source)
-    _check_rows(content['training'], _STAGE, 'training', source)
-    if content.get('note') is not None:
-        _check(content, {'note': 'a text'}, '', source)
+        _check_stages(content['choices']['training'], 'choices.training', source)
+    _check_stages(content['training'], 'training', source)
     _check_rows(test['sweep'] or [], _ROUTED, 'test.sweep', source)
     _check_rows(test['per_class'], _CLASS, 'test.per_class', source)
     _check_rows(content['seeds'], _SEED, 'seeds', source)
@@ -263,6 +273,12 @@ def _check_rows(rows: list[Any], needed: Mapping[str, str], key: str, source: st
         _check(row, needed, f'{key}[{index}].', source)
 
 
+def _check_stages(rows: list[Any], key: str, source: str) -> None:
+    _check_rows(rows, _STAGE, key, source)
+    for index, row in enumerate(rows):
+        check_record(row, _OPTIONAL_OF_STAGE, f'{source}: "{key}[{index}]"')
+
+
 def _check_numbers(figures: Mapping[Any, Any], prefix: str, source: str) -> None:
     for key, value in figures.items():
         if not _is_a(value, 'a number') and value is not None:
@@ -273,10 +289,11 @@ def _check_classes(content: Mapping[str, Any], source: str) -> None:
     """Every class once in the table, and groups of classes that there are."""
     number = content['data']['num_classes']
     labels = [row['label'] for row in content['test']['per_class']]
-    if not labels or sorted(labels) != list(range(number)):
+    if not labels or len(labels) != number or sorted(labels) != list(range(number)):
         raise _wrong(source, 'test.per_class', f'has {len(labels)} rows', f'one row for each of the {number} classes')
     for name, members in content['test']['groups'].items():
-        if not isinstance(members, list) or not set(members) <= set(labels):
+        labelled = isinstance(members, list) and all(_is_a(label, 'a whole number') for label in members)
+        if not labelled or not all(0 <= label < number for label in members):
             raise _wrong(source, f'test.groups.{name}', 'names other classes', f'a list of labels below {number}')
 
 

@@ -214,7 +214,7 @@ def _label(files: dict[str, _Member], target_key: str | None, shard: str, key: s
     value: Any = None
     try:
         value = data.decode().strip() if target_key is None else json.loads(data)[target_key]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RideError(f'the label of {where} cannot be read ({error!r}): mend its {wanted}') from error
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == '':
         raise RideError(f'the label of {where} is {value!r}: every image needs one class, a name or a number')

@@ -80,7 +80,7 @@ def read_per_class(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline='', encoding='utf-8') as file:
             return [_class_row(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise RideError(f'{path} cannot be read ({error!r}); finish the run with --resume auto.') from error
 
 

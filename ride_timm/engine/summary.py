@@ -49,9 +49,9 @@ def _rows_before(path: Path, epoch: int) -> list[dict[str, Any]]:
     try:
         with path.open(newline='', encoding='utf-8') as file:
             rows = [{name: value for name, value in row.items() if name} for row in csv.DictReader(file)]
-    except (csv.Error, UnicodeDecodeError):  # no file of ours
+        return [row for row in rows if (row.get('epoch') or '').isdigit() and int(row['epoch']) < epoch]
+    except (csv.Error, ValueError):  # no file of ours
         return []
-    return [row for row in rows if (row.get('epoch') or '').isdigit() and int(row['epoch']) < epoch]
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.published import INDEX, SHARD_INDEX, PretrainedError, read_index
 from ride_timm.publishing.shards import is_shard
+from ride_timm.records.schema import parse_object, read_text
 
 __all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 
@@ -81,9 +82,9 @@ def _change(folder: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
     path = folder.parent / INDEX
     if not path.is_file():
         return False
-    old = path.read_text(encoding='utf-8')
+    old = read_text(path)
+    content = parse_object(old, str(path))
     try:
-        content = json.loads(old)
         if not change(content['weights']):
             return False
     except (ValueError, KeyError, TypeError, AttributeError) as error:

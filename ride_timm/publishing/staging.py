@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from huggingface_hub import get_token
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ride_timm.card import FIGURES, render_card, write_card
 from ride_timm.cards.markdown import escape
@@ -26,6 +26,9 @@ from ride_timm.errors import RideError
 from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
 from ride_timm.publishing.run_results import run_results
 from ride_timm.publishing.shards import merge_shards
+from ride_timm.records.kinds import check_sizes
+from ride_timm.records.schema import OBJECT, read_object
+from ride_timm.records.tensors import read_shapes
 
 __all__ = ['SUFFIXES', 'Staged', 'stage']
 
@@ -154,14 +157,13 @@ def _check_loads(folder: Path) -> None:
     config = read_json(folder / CONFIG)
     try:
         architecture, number = config['architecture'], config['num_classes']
-        with safe_open(folder / WEIGHTS, 'pt') as file:
-            stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        options = config.get('model_args') or {}
+        stored = read_shapes(folder / WEIGHTS)
+        check_sizes(stored, {**options, 'num_classes': number}, str(folder / CONFIG))
         with torch.device('meta'):
-            net = timm.create_model(
-                architecture, pretrained=False, num_classes=number, **config.get('model_args') or {}
-            )
+            net = timm.create_model(architecture, pretrained=False, num_classes=number, **options)
         needed = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RideError(
             f'No network can be made from the {CONFIG} and {WEIGHTS} to be published ({" ".join(str(error).split())}); '
             'write the folder again with `ride-timm export`.'
@@ -188,7 +190,9 @@ def _others(source: Path) -> list[dict[str, Any]]:
     root = source.resolve().parent
     if not (source / CONFIG).is_file() or not (root / INDEX).is_file():
         return []
-    names = [name for name in read_json(root / INDEX).get('weights', {}) if name != source.resolve().name]
+    weights = read_object(root / INDEX, {'weights': OBJECT}).get('weights', {})
+    # a name that is a path would lead out of the folder of the index
+    names = [name for name in weights if re.fullmatch(r'\w+\.\w+', name) and name != source.resolve().name]
     return [read_results(root / name) for name in names if (root / name / _RESULTS).is_file()]
 
 

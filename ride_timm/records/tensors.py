@@ -25,6 +25,9 @@ def check_archive(path: str | Path) -> None:
         Exception: The archive is damaged; `zipfile` has many errors for it.
     """
     if not zipfile.is_zipfile(path):
+        with Path(path).open('rb') as file:
+            if file.read(4) == b'PK\x03\x04':  # by which torch knows an archive, and finds its records in other ways
+                raise zipfile.BadZipFile('no directory of its records')
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
