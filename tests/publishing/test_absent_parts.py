@@ -110,7 +110,7 @@ def test_a_fresh_process_goes_to_the_hub_and_says_when_that_fails(folder):
 
     listed, made, failure = run()
     assert listed == '[]'
-    assert made == '7 (3, 64, 64) torch.Size([2, 7])'
+    assert made == '1000 (3, 224, 224) torch.Size([2, 1000])'  # the architecture's own
     assert f'of {NAME} is not in {folder} and the index pins no copy on the Hugging Face Hub' in failure
     assert 'RIDE_TIMM_WEIGHTS' in failure
     pin(folder)
