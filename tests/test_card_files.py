@@ -71,7 +71,7 @@ def test_a_folder_without_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'), [('{', 'is not JSON'), ('[]', 'holds no JSON object'), ('{}', '"format" None')]
+    ('content', 'message'), [('{', 'is not valid JSON'), ('[]', 'holds no JSON object'), ('{}', '"format" None')]
 )
 def test_files_that_are_no_results(tmp_path, content, message):
     (tmp_path / 'results.json').write_text(content)

@@ -174,7 +174,7 @@ def test_unknown_recipe(data, tmp_path, fails):
         (b'momentum: much', 'momentum must be'),
         (b'- momentum', 'holds no `argument: value` lines'),
         (b'momentum: [', 'not valid YAML'),
-        (b'\xff\xfe', 'not in UTF-8'),
+        (b'\xff\xfe', 'not text in UTF-8'),
     ],
 )
 def test_bad_recipe(data, tmp_path, fails, text, wanted):
@@ -205,7 +205,7 @@ def test_files_that_are_no_checkpoints(data, tmp_path, fails, bad_files):
             assert wanted in fails(options(data, tmp_path, 'x', '--resume', '', '--init', path))
     (tmp_path / 'model.safetensors').write_text('no weights')
     said = fails(['validate', '--checkpoint', tmp_path / 'model.safetensors', '--data-dir', data, '--device', 'cpu'])
-    assert 'not a safetensors file' in said
+    assert 'no whole safetensors file' in said
 
 
 def test_the_folder_of_a_run_stands_for_its_last_checkpoint(data, run, capsys):
@@ -299,7 +299,7 @@ VALUES = [
     (['--augmentation', 'timm', '--aa', 'foo'], "--aa foo is not one of timm's policies"),
     (['--mean', '0.5', '0.5'], '--mean was given 2 numbers; it takes 1 or 3'),
     (['--color-jitter', '1', '1'], '--color-jitter was given 2 numbers'),
-    (['--in-chans', '4'], 'not 4: set --in-chans to 1 or 3'),
+    (['--in-chans', '4'], 'give their number with --in-chans'),
     (['--imb-factor', '10'], 'already imbalanced'),
     (['--loss-kwargs', 'foo=1'], "The loss 'ride' has no option 'foo'"),
     (['--loss-kwargs', 'rho=7'], 'rho'),

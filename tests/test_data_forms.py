@@ -125,7 +125,7 @@ def run_report(run):
         (pixels(Image.open(io.BytesIO(base64.b64decode(picture)))), html.unescape(truth), html.unescape(answer))
         for picture, truth, answer in ERROR.findall(text)
     ]
-    return float(re.search(r'overall</td><td>([\d.]+)', text)[1]), errors, text
+    return float(re.search(r'(?:overall|over images)</td><td>([\d.]+)', text)[1]), errors, text
 
 
 def predicted(run, capsys, *paths):

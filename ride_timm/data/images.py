@@ -29,6 +29,7 @@ __all__ = [
     'measure_range',
     'open_image',
     'open_regular',
+    'read_array',
     'read_pixels',
     'stored_range',
 ]
@@ -196,7 +197,7 @@ def open_image(
     start = file.read(len(_NPY))
     file.seek(-len(start), os.SEEK_CUR)
     if start == _NPY:
-        array = _read_array(file)
+        array = read_array(file)
         return _bands(array, mode, pixel_range) if isinstance(mode, int) else _picture(array, mode, pixel_range)
     try:
         with Image.open(file, formats=_formats()) as image:
@@ -216,7 +217,7 @@ def read_pixels(
     return _bands(np.atleast_3d(np.asarray(_upright(image))), mode, pixel_range)
 
 
-def _read_array(file: IO[bytes]) -> np.ndarray[Any, Any]:
+def read_array(file: IO[bytes]) -> np.ndarray[Any, Any]:
     """An array of a `.npy` file; its header's size is compared with the file's before anything is made of it."""
     data = io.BytesIO(file.read())
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -383,7 +384,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
             with opened as file:
                 if file.read(len(_NPY)) == _NPY:
                     file.seek(0)
-                    array = _read_array(file)
+                    array = read_array(file)
                     return np.bincount(array.ravel(), minlength=65536) if array.dtype == np.uint16 else none
                 file.seek(0)
                 with Image.open(file, formats=_formats()) as image:

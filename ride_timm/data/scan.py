@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from ride_timm.data.images import ImageSet, convert_image, failure_reason
+from ride_timm.data.images import ImageSet, convert_image, failure_reason, read_array
 
 __all__ = ['ImageFacts', 'find_repeats', 'scan_images']
 
@@ -84,7 +83,7 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
             data = file.read()
         digest = _digest(data)
         if data.startswith(b'\x93NUMPY'):
-            shape = np.load(io.BytesIO(data), allow_pickle=False).shape
+            shape = read_array(io.BytesIO(data)).shape
             return ImageFacts(shape[1::-1], f'array {shape}', False, digest, None)
         with Image.open(io.BytesIO(data)) as found:
             mode = found.mode

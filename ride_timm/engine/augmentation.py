@@ -29,7 +29,7 @@ def train_transform(args: argparse.Namespace, size: tuple[int, int, int], interp
         RideError: The arguments name none.
     """
     pictures = size[0] in (1, 3)
-    if not pictures and (args.aa or args.augmentation == 'cifar_aa' or 'color_jitter' in args.explicit):
+    if not pictures and (args.aa or args.augmentation == 'cifar_aa' or 'color_jitter' in (args.explicit or ())):
         raise RideError(
             f'Images of {size[0]} channels have no colours to change; leave --aa, --color-jitter and --augmentation '
             'cifar_aa out.'
@@ -70,11 +70,6 @@ def device_augmentation(
     if args.augmentation == 'cifar':
         return lambda shape: CifarAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
     if args.augmentation == 'cifar_aa':
-        if size[0] not in (1, 3):
-            raise RideError(
-                f'--augmentation cifar_aa takes grey and RGB images and the network {size[0]} channels; use '
-                '--augmentation cifar.'
-            )
         return lambda shape: CifarAAAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
     others = {
         f'--aa {args.aa}': bool(args.aa),

@@ -151,7 +151,7 @@ def _check_number(name: str, value: float) -> None:
     low, high, text = RANGES[name]
     if low <= value <= high:  # a number that is no number is in no range
         return
-    most = f', and at most {high:g}' if value > high else ''
+    most = f', and at most {high:g}' if value > high and high in (_WHOLE, _MOST) else ''
     raise RideError(f'{_flag(name)} {value:g} was given; it is {text}{most}.')
 
 

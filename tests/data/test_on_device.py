@@ -252,7 +252,10 @@ def test_flips_turn_the_crop():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (('--augmentation', 'cifar_aa', '--in-chans', '4'), 'takes grey and RGB images and the network 4 channels'),
+        (
+            ('--augmentation', 'cifar_aa', '--in-chans', '4'),
+            'takes pictures, not images of 4 channels',
+        ),
         (('--augmentation', 'timm', '--aa', 'rand-m9-mstd0.5'), 'does not do --aa rand-m9-mstd0.5; it does'),
         (('--augmentation', 'timm', '--interpolation', 'bicubic'), 'does not do --interpolation bicubic; it does'),
     ],

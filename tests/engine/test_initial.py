@@ -207,6 +207,7 @@ def test_a_router_that_asks_the_experts_in_another_order(data, tmp_path):
             train(data, tmp_path, 'refused', *options, '--expert-order', *order)
 
 
+@pytest.mark.filterwarnings("ignore:RIDE's loss")
 def test_a_loss_for_several_experts_on_one(data, tmp_path, caplog):
     train(data, tmp_path, 'run', '--model', 'resnet18', '--loss', 'ride')
     assert '--loss ride makes experts disagree and resnet18 has one' in caplog.text

@@ -109,7 +109,7 @@ def test_where_it_is_needed_and_where_not(data, tmp_path):
     wanted = (*MODEL, '--val-split', 'val')
     fails('has no evaluation images beside it; take a part .* --val-fraction 0.2', data, tmp_path, 'x', *wanted)
     fails('is for data without evaluation images', data.parent, tmp_path, 'x', *MODEL, '--val-fraction', '0.2')
-    fails('--val-fraction cannot be done: .* between 0 and 1', data, tmp_path, 'x', *MODEL, '--val-fraction', '2')
+    fails('--val-fraction 2 .* below 1', data, tmp_path, 'x', *MODEL, '--val-fraction', '2')
     fails('--val-fraction 0.001 of .* holds no image out', data, tmp_path, 'x', *MODEL, '--val-fraction', '0.001')
 
 

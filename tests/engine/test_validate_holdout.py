@@ -34,7 +34,7 @@ def test_validate_measures_on_the_held_out_images(data, experts, tmp_path, caplo
     assert 'held out other images (--holdout 0.25, seed 42) than these (--holdout 0.25, seed 7)' in caplog.text
     with pytest.raises(RideError, match='--seed 7 was given and draws nothing here without --holdout'):
         validate([*options, '--seed', '7'])
-    with pytest.raises(RideError, match=r'--holdout cannot be done: .* between 0 and 1'):
+    with pytest.raises(RideError, match=r'--holdout 2 .* below 1'):
         validate([*options, '--holdout', '2'])
 
 

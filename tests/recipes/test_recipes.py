@@ -154,6 +154,7 @@ def learning_rates(name, *options):
     """The learning rate of every epoch, by timm's scheduler."""
     args = parse_args(['--recipe', name, *options])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.lr)
+    args.eval_metric = 'top1'  # settled by the images
     scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=10)
     rates = []
     for epoch in range(epochs):
