@@ -103,7 +103,7 @@ def test_config(tmp_path):
     assert config['ride'] == {'num_experts': 3, 'router': True, 'router_threshold': 0.5}
     # transformers passes num_classes itself and fails on a second one
     assert 'num_classes' not in config['model_args']
-    assert config['model_args']['router'] is True
+    assert config['model_args']['router'] == 100  # classes of the heads that it belongs to
     assert config['model_args']['router_top_k'] == 30
     cfg = config['pretrained_cfg']
     assert cfg['mean'] == [0.1, 0.2, 0.3]

@@ -6,6 +6,7 @@ import torch
 from tiny_runs import CIFAR
 
 from ride_timm.convert import save_folder
+from ride_timm.engine.loading import load_model
 
 transformers = pytest.importorskip('transformers')
 CLASSES = 5
@@ -31,6 +32,7 @@ def test_features(net, folder):
     torch.testing.assert_close(model(images).pooler_output, pooled)
 
 
+@pytest.mark.filterwarnings('ignore:The router belongs')
 def test_new_heads_are_drawn(folder):
     """And not left as the memory happened to be."""
     held = [torch.full((7, 72), torch.nan) for _ in range(200)]
@@ -43,3 +45,20 @@ def test_new_heads_are_drawn(folder):
     assert all(0.01 < head.std() < 0.6 for head in heads)
     assert not torch.equal(heads[0], heads[1])
     assert model(torch.randn(2, 3, 32, 32)).logits.isfinite().all()
+
+
+@pytest.mark.filterwarnings('default:The router belongs')
+def test_a_router_of_other_heads_is_dropped(folder, tmp_path):
+    """Its output layer would be drawn anew, and with the old threshold send every image through one expert."""
+    with pytest.warns(UserWarning, match='router'):
+        model = transformers.AutoModelForImageClassification.from_pretrained(
+            folder, num_labels=7, ignore_mismatched_sizes=True
+        )
+    assert model.timm_model.router is None
+    model.save_pretrained(tmp_path)
+    found = load_model(tmp_path)
+    assert found.model.num_classes == 7
+    assert found.model.router is None
+    assert found.class_names is None or len(found.class_names) == 7
+    kept = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    assert kept.timm_model.router is not None

@@ -145,6 +145,12 @@ def load_trained(args: argparse.Namespace) -> TrainedNet:
     about = (_about(model) if local is None else config.get('ride', {})) if pretrained else {}
     if model.num_classes != model.pretrained_cfg.get('num_classes'):  # new heads
         return _checked(model, args.model, None, None)
+    if 'transformers_version' in config and names is not None and len(names) != model.num_classes:
+        # transformers saves a fine-tuned network with the entries of the one that it was made of
+        _logger.warning(
+            f'{args.model} names {len(names)} classes of another network; its {model.num_classes} are numbered.'
+        )
+        return _checked(model, args.model, None, None)
     return _checked(model, args.model, names, about.get('class_counts'), about)
 
 

@@ -61,7 +61,7 @@ class MultiExpertNet(RouterModule):
         in_chans: int,
         global_pool: str,
         head: str,
-        router: bool | None,
+        router: bool | int | None,
         router_top_k: int,
         router_threshold: float,
         drop_rate: float,
@@ -82,7 +82,9 @@ class MultiExpertNet(RouterModule):
         self.router_top_k = router_top_k
         self.router_threshold = check_threshold(router_threshold)
         self.router = None
-        if router:
+        if router and not isinstance(router, bool) and router != num_classes:
+            warnings.warn('The router belongs to the old heads and is dropped.', stacklevel=2)
+        elif router:
             self._create_router(dd)
 
     def _set_pool(self, global_pool: str) -> None:

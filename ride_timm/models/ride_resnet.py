@@ -62,7 +62,7 @@ class RideResNet(MultiExpertNet):
         cardinality: Groups of the 3x3 convolutions (ResNeXt).
         base_width: Width of a group at 64 channels (ResNeXt).
         router: Whether to have a router; None means where the published weights, `local-dir:` or `hf-hub:` have one. A
-            bare file (`checkpoint_path`) with a router needs True.
+            bare file (`checkpoint_path`) with a router needs True. A number of classes: only where the heads have it.
         router_top_k: How many of the largest running mean logits the router sees, at most `num_classes`.
         router_threshold: The probability above which an image goes on, when none is given.
         act_layer: Activation, by name or class.
@@ -95,7 +95,7 @@ class RideResNet(MultiExpertNet):
         head: str = 'cosine',
         cardinality: int = 1,
         base_width: int = 64,
-        router: bool | None = None,
+        router: bool | int | None = None,
         router_top_k: int = 50,
         router_threshold: float = 0.5,
         act_layer: LayerType = nn.ReLU,

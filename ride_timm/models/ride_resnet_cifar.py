@@ -81,7 +81,7 @@ class RideResNetCifar(MultiExpertNet):
         channels: Width of each of the three stages; the last two are an expert's.
         head: `cosine`, `biased_cosine` or `linear`.
         router: Whether to have a router; None means where the published weights, `local-dir:` or `hf-hub:` have one. A
-            bare file (`checkpoint_path`) with a router needs True.
+            bare file (`checkpoint_path`) with a router needs True. A number of classes: only where the heads have it.
         router_top_k: How many of the largest running mean logits the router sees, at most `num_classes`.
         router_threshold: The probability above which an image goes on, when none is given.
         act_layer: Activation, by name or class.
@@ -107,7 +107,7 @@ class RideResNetCifar(MultiExpertNet):
         global_pool: str = 'avg',
         channels: tuple[int, ...] = (16, 24, 48),
         head: str = 'cosine',
-        router: bool | None = None,
+        router: bool | int | None = None,
         router_top_k: int = 30,
         router_threshold: float = 0.5,
         act_layer: LayerType = nn.ReLU,

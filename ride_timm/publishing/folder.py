@@ -124,6 +124,8 @@ def _write_config(model: torch.nn.Module, path: Path, known: dict[str, Any]) -> 
     content['model_args'].pop('num_classes', None)
     if getattr(model, 'router', None) is not None:
         content['model_args']['router_threshold'] = model.router_threshold  # it may have been set after creation
+        # transformers passes other numbers of classes beside these arguments, and the router is of these heads
+        content['model_args']['router'] = model.num_classes
     cfg = content['pretrained_cfg']
     foreign = _OF_OTHER_WEIGHTS if isinstance(model, MultiExpertNet) else (*_OF_OTHER_WEIGHTS, *_OF_TIMMS_TRAINING)
     stale = ('label_names', 'label_descriptions') if 'label_names' in content else ()  # the root's are these weights'

@@ -272,6 +272,7 @@ class TestRefusals:
             ('architecture', 'ride_nothing', 'No network can be made'),
         ],
     )
+    @pytest.mark.filterwarnings('ignore:The router belongs')
     def test_a_configuration_that_does_not_load(self, weight, key, value, message):
         (weight.parent / 'index.json').unlink()
         config = json.loads((weight / 'config.json').read_text())
