@@ -56,9 +56,12 @@ th { color: var(--soft); font-weight: 600; }
 td:not(.word) { white-space: nowrap; }
 th:first-child, td:first-child { padding-left: .2rem; }
 .word, th[scope="row"] { text-align: left; overflow-wrap: anywhere; min-width: 6rem; }
-.classes td:nth-last-child(4) { position: relative; min-width: 8rem; }
+.classes th, .classes td { padding-inline: .4rem; }
+.classes th:first-child { min-width: 9rem; }
+.classes td:nth-last-child(4) { position: relative; min-width: 6rem; }
 .bar { position: absolute; left: .7rem; right: .7rem; bottom: .15rem; height: 3px; }
 .bar { background: linear-gradient(var(--tint) 0 0) left / var(--part) 100% no-repeat; }
+.group { white-space: nowrap; }
 .group::before {
   content: ""; display: inline-block; width: .6em; height: .6em; margin-right: .4em; border-radius: 50%;
   background: var(--tint);
