@@ -42,6 +42,7 @@ PixelRange = tuple[int, int]
 _NO_PICTURES = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'})
 """Formats that Pillow knows and does not draw itself; EPS files would be run as programs, by Ghostscript."""
 
+_ORIENTED_BY = ('exif', 'xmp', 'XML:com.adobe.xmp', 'Raw profile type exif')
 _NPY = b'\x93NUMPY'
 
 _SAMPLED = 1000  # images that the range is measured on
@@ -51,7 +52,8 @@ _PERCENTILES = (0.1, 99.9)  # a hot pixel must not darken all others
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in Image.ID if name not in _NO_PICTURES)
+    # in this order Pillow tries them
+    return tuple(dict.fromkeys(('JPEG', 'PNG', *(name for name in Image.ID if name not in _NO_PICTURES))))
 
 
 @functools.cache
@@ -102,6 +104,9 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # PNG files may have their EXIF data at the end
+    if image.format in ('JPEG', 'PNG') and not any(key in image.info for key in _ORIENTED_BY):
+        return image  # which getexif would find out in more time than decoding a small image takes
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # viewers show a picture whose EXIF data are damaged, too
