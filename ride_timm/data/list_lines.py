@@ -18,6 +18,7 @@ __all__ = ['ListLine', 'parse_list', 'read_lines']
 Fields: TypeAlias = list[str]
 
 _SEPARATORS = {'\t': 'tab', ',': 'comma', ';': 'semicolon', ' ': 'space'}
+_MAX_BYTES = 2**29  # of a list; some million lines
 _SAMPLE = 200  # lines that the separator is found from
 _PATH_COLUMNS = (
     'path', 'file', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'img', 'img_path',
@@ -51,9 +52,14 @@ def read_lines(file: str | Path, what: str) -> list[tuple[int, str]]:
         RideError: If the file is missing, not text in these encodings, or blank.
     """
     try:
-        data = Path(file).read_bytes()
+        with Path(file).open('rb') as opened:
+            data = opened.read(_MAX_BYTES + 1)
     except OSError as error:
         raise RideError(f'{what} {file} cannot be read ({error.strerror}): give the path of a text file') from error
+    if len(data) > _MAX_BYTES:
+        raise RideError(
+            f'{what} {file} has more than {_MAX_BYTES:,} bytes: give the path of a text file, or parts of it'
+        )
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode('utf-16' if utf16 else 'utf-8-sig')

@@ -148,7 +148,7 @@ def restore(
     try:
         task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict']), checkpoint.get('task_state'))
         optimizer.load_state_dict(checkpoint['optimizer'])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RideError(
             f'The checkpoint does not fit the network or the optimizer ({misfit(error)}); keep the options.'
         ) from None

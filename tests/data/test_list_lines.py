@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ride_timm.data import ListLine, parse_list, read_class_names
+from ride_timm.data import ListLine, list_lines, parse_list, read_class_names
 from ride_timm.data.list_lines import read_lines
 from ride_timm.errors import RideError
 
@@ -156,3 +156,9 @@ def test_lines_of_a_text_file(tmp_path):
     file = tmp_path / 'x'
     file.write_bytes(b' a \r\n\r\nb')
     assert read_lines(file, 'the file') == [(1, 'a'), (3, 'b')]
+
+
+def test_a_file_without_an_end(monkeypatch):
+    monkeypatch.setattr(list_lines, '_MAX_BYTES', 2**20)
+    with pytest.raises(RideError, match='more than'):
+        parse_list('/dev/zero')
