@@ -20,6 +20,7 @@ from ride_timm.data.counts import IntArray
 from ride_timm.errors import RideError
 
 __all__ = [
+    'NPY',
     'ImageSet',
     'PixelRange',
     'convert_image',
@@ -28,6 +29,7 @@ __all__ = [
     'image_types',
     'measure_range',
     'open_image',
+    'open_picture',
     'open_regular',
     'read_array',
     'read_pixels',
@@ -43,7 +45,7 @@ _NO_PICTURES = frozenset({'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'})
 """Formats that Pillow knows and does not draw itself; EPS files would be run as programs, by Ghostscript."""
 
 _ORIENTED_BY = ('exif', 'xmp', 'XML:com.adobe.xmp', 'Raw profile type exif')
-_NPY = b'\x93NUMPY'
+NPY = b'\x93NUMPY'
 
 _SAMPLED = 1000  # images that the range is measured on
 _PERCENTILES = (0.1, 99.9)  # a hot pixel must not darken all others
@@ -199,18 +201,30 @@ def open_image(
     Raises:
         ValueError: It has other channels, or a type of pixels that is not read.
     """
-    start = file.read(len(_NPY))
+    start = file.read(len(NPY))
     file.seek(-len(start), os.SEEK_CUR)
-    if start == _NPY:
+    if start == NPY:
         array = read_array(file)
         return _bands(array, mode, pixel_range) if isinstance(mode, int) else _picture(array, mode, pixel_range)
     try:
-        with Image.open(file, formats=_formats()) as image:
+        with open_picture(file) as image:
             return read_pixels(image, mode, pixel_range)
     except UnidentifiedImageError:
         if start[:4] in (b'II*\0', b'MM\0*'):
             raise ValueError('Pillow does not read TIFF files of such channels; save the array as .npy') from None
         raise
+
+
+def open_picture(file: IO[bytes]) -> Image.Image:
+    """Open a picture with Pillow, of the formats that it draws itself; its pixels are not decoded yet.
+
+    Args:
+        file: Binary file at the picture's first byte.
+
+    Raises:
+        UnidentifiedImageError: It is none of these.
+    """
+    return Image.open(file, formats=_formats())
 
 
 def read_pixels(
@@ -387,12 +401,12 @@ class ImageSet(Dataset[tuple[Any, int]]):
             if opened is None:
                 return _histogram(self.base[int(self.rows[index])][0])
             with opened as file:
-                if file.read(len(_NPY)) == _NPY:
+                if file.read(len(NPY)) == NPY:
                     file.seek(0)
                     array = read_array(file)
                     return np.bincount(array.ravel(), minlength=65536) if array.dtype == np.uint16 else none
                 file.seek(0)
-                with Image.open(file, formats=_formats()) as image:
+                with open_picture(file) as image:
                     return _histogram(image)
         except Exception:  # reading it as an image has the sentence
             return none

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ride_timm.data.images import ImageSet, convert_image, failure_reason, read_array
+from ride_timm.data.images import NPY, ImageSet, convert_image, failure_reason, open_picture, read_array
 
 __all__ = ['ImageFacts', 'find_repeats', 'scan_images']
 
@@ -82,10 +82,10 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         with opened as file:
             data = file.read()
         digest = _digest(data)
-        if data.startswith(b'\x93NUMPY'):
+        if data.startswith(NPY):
             shape = read_array(io.BytesIO(data)).shape
             return ImageFacts(shape[1::-1], f'array {shape}', False, digest, None)
-        with Image.open(io.BytesIO(data)) as found:
+        with open_picture(io.BytesIO(data)) as found:
             mode = found.mode
             # cameras store previews as further frames of an MPO
             animated = bool(getattr(found, 'is_animated', False)) and found.format != 'MPO'

@@ -6,6 +6,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ride_timm.data import ImageSet, check_images, convert_image, find_unreadable, open_image, open_train_split
 from ride_timm.data.images import image_mode, image_types, measure_range, stored_range
+from ride_timm.data.scan import scan_images
 from ride_timm.errors import RideError
 
 
@@ -177,6 +178,11 @@ def test_programs_in_files_are_not_run():
     with pytest.raises(UnidentifiedImageError):
         open_image(file)
     assert not {'.eps', '.ps', '.mpg', '.h5'} & set(image_types())
+    images = ImageSet([], np.zeros(1, dtype=np.int64), [0])
+    images.open = lambda index: file
+    file.seek(0)
+    (facts,) = scan_images(images)
+    assert facts.problem == 'not an image, or an empty file'
 
 
 def test_open_image_decodes_completely_before_the_file_closes(tmp_path):
