@@ -62,17 +62,17 @@ STEPS = {
     'base': Step(None, '--recipe cifar100lt_balpoe --sched cosine --warmup-epochs 5'),
     'aa': Step('base', '--augmentation cifar_aa'),
     'aa_no_mixup': Step('aa', '--mixup 0'),
-    'tau_mdcs': Step('aa', '--loss-kwargs tau=mdcs'),
-    'tau_tcl': Step('aa', '--loss-kwargs tau=tcl'),
-    'schedule': Step('aa', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
-    'mutual': Step('aa', '--mutual 0.67'),  # as much as `gated`, without its gate
-    'gated': Step('aa', '--mutual-gated 0.33'),
-    'suppression': Step('aa', '--soft-suppression 0.0067'),
+    'tau_mdcs': Step('aa_no_mixup', '--loss-kwargs tau=mdcs'),
+    'tau_tcl': Step('aa_no_mixup', '--loss-kwargs tau=tcl'),
+    'schedule': Step('aa_no_mixup', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
+    'mutual': Step('aa_no_mixup', '--mutual 0.67'),  # as much as `gated`, without its gate
+    'gated': Step('aa_no_mixup', '--mutual-gated 0.33'),
+    'suppression': Step('aa_no_mixup', '--soft-suppression 0.0067'),
     'gated_suppression': Step('gated', '--soft-suppression 0.0067'),
     'tcl': Step('gated_suppression', '--loss-kwargs tau=tcl'),
-    'average': Step('aa', '--average-epochs 5'),
-    'ema': Step('aa', '--model-ema --model-ema-decay 0.999'),
-    'heads': Step('aa', f'{HEADS} --augmentation cifar_aa', later=True),
+    'average': Step('aa_no_mixup', '--average-epochs 5'),
+    'ema': Step('aa_no_mixup', '--model-ema --model-ema-decay 0.999'),
+    'heads': Step('aa_no_mixup', f'{HEADS} --augmentation cifar_aa', later=True),
 }
 
 
