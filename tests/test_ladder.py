@@ -54,9 +54,10 @@ def test_a_later_stage_goes_on_from_its_parent(args, tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr(ladder, 'run_until', run)
+    parent = ladder.STEPS['heads'].parent
     assert ladder.Ladder(args).climb('heads', 42)
-    assert [command[command.index('--experiment') + 1] for command in commands] == ['aa-12-42', 'heads-12-42']
-    assert commands[1][commands[1].index('--init') + 1] == str(tmp_path / 'runs/aa-12-42/last.pth.tar')
+    assert [command[command.index('--experiment') + 1] for command in commands] == [f'{parent}-12-42', 'heads-12-42']
+    assert commands[1][commands[1].index('--init') + 1] == str(tmp_path / f'runs/{parent}-12-42/last.pth.tar')
     assert commands[1][commands[1].index('--epochs') + 1] == '20'
     (line,) = ladder.read_lines(tmp_path / 'r.csv')
     assert (line['step'], line['epochs']) == ('heads', '12')  # that of the training it is compared with
