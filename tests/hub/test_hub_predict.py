@@ -10,7 +10,7 @@ from published import CLASS_NAMES, NAME, REPO, make_weight
 from tiny_runs import write_images
 
 import ride_timm.validate as validation
-from ride_timm.predict import main as predict
+from ride_timm.commands.predict import main as predict
 from ride_timm.publish import main as publish
 
 
@@ -32,7 +32,7 @@ def test_every_form_of_a_model(hub, hub_login, hub_env, data, tmp_path, capsys, 
         assert predict([form, *argv]) == 0
         found[form] = json.loads(capsys.readouterr().out)
     if not options:  # by its registered name, which a process learns when it starts
-        command = [sys.executable, '-m', 'ride_timm.predict', NAME, *argv]
+        command = [sys.executable, '-m', 'ride_timm.commands.predict', NAME, *argv]
         env = {**os.environ, **hub_env, 'RIDE_TIMM_WEIGHTS': str(weight.parent)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
         assert done.returncode == 0, done.stderr
