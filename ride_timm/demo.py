@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: Something the user can put right.
     """
     args = build_parser().parse_args(argv)
-    check_values(args)
+    check_values(vars(args))
     setup_logging(logging.WARNING)
     with _own_folder():  # before Gradio is imported, which remembers the folder
         _gradio()

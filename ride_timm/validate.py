@@ -23,13 +23,14 @@ from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.router_stage import evaluate_routed
-from ride_timm.engine.run_data import HoldoutPlan, open_val_part
-from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
+from ride_timm.engine.setup import data_config
 from ride_timm.engine.tta import WithMirrorImage
-from ride_timm.engine.values import KeyValues, check_values
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
+from ride_timm.options import KeyValues
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
@@ -124,7 +125,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         RideError: Something the user can put right.
     """
     check_form(args)
-    check_values(args)
+    check_values(vars(args))
     if args.seed is not None and args.holdout is None:
         raise RideError(
             f'--seed {args.seed} was given and draws nothing here without --holdout; give it, or no --seed.'
