@@ -62,6 +62,10 @@ def create_saver(
             f'The run cannot be written to {folder} ({error.strerror}); choose another --output.'
         ) from error
     saver = RunSaver(
+        folder,
+        trainer.task,
+        trainer.optimizer,
+        trainer.scaler,
         extra={
             'class_names': list(data.train.class_names),
             'class_counts': data.train.class_counts.tolist(),
@@ -71,14 +75,8 @@ def create_saver(
             'segments': _segments(args, resumed),
         },
         settings=settings,
-        model=trainer.task.get_trainable_module(),
-        optimizer=trainer.optimizer,
-        amp_scaler=trainer.scaler,
-        checkpoint_dir=str(folder),
-        recovery_dir=str(folder),
         decreasing=args.eval_metric in LESS_IS_BETTER,
         max_history=args.checkpoint_hist,
-        task=trainer.task,
     )
     if resumed is not None and resumed.inside and 'saver' in resumed.checkpoint:
         before = (resumed.checkpoint.get('args') or {}).get('eval_metric', args.eval_metric)
