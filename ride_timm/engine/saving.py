@@ -82,6 +82,10 @@ def create_saver(
             f'The run cannot be written to {folder} ({error.strerror}); choose another --output.'
         ) from error
     saver = RunSaver(
+        folder,
+        trainer.task,
+        trainer.optimizer,
+        trainer.scaler,
         extra={
             'class_names': list(data.train.class_names),
             'class_counts': data.train.class_counts.tolist(),
@@ -91,14 +95,8 @@ def create_saver(
             'segments': _segments(config, resumed),
         },
         settings=settings,
-        model=trainer.task.get_trainable_module(),
-        optimizer=trainer.optimizer,
-        amp_scaler=trainer.scaler,
-        checkpoint_dir=str(folder),
-        recovery_dir=str(folder),
         decreasing=config.eval_metric in LESS_IS_BETTER,
         max_history=config.checkpoint_hist,
-        task=trainer.task,
     )
     if resumed is not None and resumed.inside and 'saver' in resumed.checkpoint:
         before = (resumed.checkpoint.get('args') or {}).get('eval_metric', config.eval_metric)

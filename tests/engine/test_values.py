@@ -82,7 +82,6 @@ def test_schedules_with_a_decay_phase_take_their_own_default():
         (['export', 'run', '--data-dir', 'images', '--output', 'folder', '-b', '0'], '--batch-size 0'),
         (['convert', 'file', '--output', __file__], f'--output {__file__}'),
         (['convert', 'file', '--output', 'folder', '--std', '0', '1', '1'], '--std 0'),
-        (['download', 'name', '--output', f'{__file__}/folder'], f'--output {__file__}'),
         (['quickstart', '--epochs', '0'], '--epochs 0'),
     ],
 )
