@@ -21,24 +21,25 @@ from ride_timm.data import start_epoch
 from ride_timm.engine import setup
 from ride_timm.engine.averaging import average_epoch, setup_average
 from ride_timm.engine.checkpoint import RunSaver
-from ride_timm.engine.cost import gmacs
 from ride_timm.engine.divergence import check_scale, check_weights
 from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
 from ride_timm.engine.initial import Initial
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
 from ride_timm.engine.logs import clock, interactive
-from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
+from ride_timm.engine.loop import Trainer, agree, train_epoch
 from ride_timm.engine.results import format_metrics, write_per_class, write_results
 from ride_timm.engine.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
-from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
+from ride_timm.engine.router_stage import check_router, settle_threshold
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import in_primary, locked, run_folder
 from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, record
 from ride_timm.engine.summary import prefixed, write_row
-from ride_timm.engine.sweep import format_sweep, write_sweep
+from ride_timm.engine.sweep import THRESHOLDS, format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
 from ride_timm.errors import RideError
+from ride_timm.evaluation.one_pass import Measured, measure
 from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.models import count_experts
 from ride_timm.training import resolve
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.picks import hint
@@ -334,7 +335,10 @@ def _check_eval_metric(run: Run) -> None:
     model: Any = unwrap_model(run.trainer.task.get_eval_model())
     routed = run.stage.routed
     tested = run.data.val.class_counts > 0
-    names = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0)).metric_names
+    train, groups = run.data.train, run.data.groups.groups
+    names = LongTailEvaluator(
+        train.class_counts, groups=groups, num_experts=0 if routed else count_experts(model)
+    ).metric_names
     absent = {name for name, members in run.data.groups.groups.items() if not tested[list(members)].any()}
     known = [name for name in names if name not in absent and not name.startswith('num_')]
     if routed:
@@ -344,53 +348,40 @@ def _check_eval_metric(run: Run) -> None:
 
 
 def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
-    config, trainer = run.config, run.trainer
-    model: Any = unwrap_model(trainer.task.get_eval_model(ema=trainer.task.has_ema()))
+    task = run.trainer.task
+    model: Any = unwrap_model(task.get_eval_model(ema=task.has_ema()))
     routed = run.stage.routed
     if routed and last:
         run.found.update(_settle_router(run, model))
-    evaluator = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0))
-    if routed:
-        metrics = evaluate_routed(
-            model, run.val_loader, evaluator, None, run.input_size, trainer.autocast, config.distributed
-        )
-    else:
-        metrics = evaluate(model, run.val_loader, evaluator, trainer.autocast, config.channels_last, config.distributed)
+    found = _measure(run, model, routed=routed, cost=routed)  # without a router it is the same in every epoch
     if last:
-        run.table = evaluator.per_class(distributed=config.distributed)
-    return metrics
+        run.table = found.routed_per_class or found.per_class
+    return found.routed or found.metrics
 
 
-def _evaluator(run: Run, num_experts: int) -> LongTailEvaluator:
-    return LongTailEvaluator(
-        run.data.train.class_counts,
-        groups=run.data.groups.groups,
-        class_names=run.data.train.class_names,
-        num_experts=num_experts,
-        device=run.trainer.device,
-    )
+def _measure(run: Run, model: Any, **options: Any) -> Measured:
+    return measure(
+        model, run.val_loader, run.data.train.class_counts, groups=run.data.groups,
+        class_names=run.data.train.class_names, autocast=run.trainer.autocast, channels_last=run.config.channels_last,
+        distributed=run.config.distributed, **options,
+    )  # fmt: skip
 
 
 def _settle_router(run: Run, model: Any) -> dict[str, Any]:
     """Choose the threshold on held-out images, write it where the weights are saved, and report."""
     config, data, trainer = run.config, run.data, run.trainer
     found: dict[str, Any] = {'router_threshold': model.router_threshold}
+    measured = _measure(run, model, routed=True, thresholds=THRESHOLDS)
     if data.holdout is not None:
-        rows, rule = settle_threshold(
-            model, run.val_loader, data.groups.groups, fixed=config.router_threshold, input_size=run.input_size,
-            device=trainer.device, autocast=trainer.autocast, distributed=config.distributed,
-        )  # fmt: skip
-        found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': rows}
+        assert measured.sweep is not None
+        rule = settle_threshold(model, measured.sweep, config.router_threshold)
+        found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': measured.sweep}
         found['held_out_images'] = len(data.val.targets)
         if trainer.primary:
-            _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(rows, model.router_threshold)}')
+            _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(measured.sweep, model.router_threshold)}')
             _logger.info(f'Router threshold {model.router_threshold:g}: {rule}')
     else:
-        evaluator = _evaluator(run, model.num_experts)
-        found['all_experts'] = evaluate(
-            model, run.val_loader, evaluator, trainer.autocast, config.channels_last, config.distributed
-        )
-        found['all_experts']['gmacs'] = gmacs(model, run.input_size)
+        found['all_experts'] = measured.metrics
         if trainer.primary:
             _logger.info(f'All experts: {format_metrics(found["all_experts"], data.val.class_counts)}')
     run.settings['model_kwargs'] = {**config.model_kwargs, 'router_threshold': model.router_threshold}
