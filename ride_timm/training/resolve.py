@@ -105,7 +105,7 @@ def recipe_values(name: str) -> dict[str, Any]:
     """
     known = options_of(TrainConfig).keys() - {'recipe'}
     values = {}
-    for key, value in load_recipe(name).items():
+    for key, value in load_recipe(name).options.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f'; did you mean {close[0]}?' if close else ': see ride-timm train --help.'
