@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ride_timm._compat import options_of
 from ride_timm.data import AUGMENTATIONS
 from ride_timm.engine.data_options import add_form_options
 from ride_timm.engine.precedence import STAGES, check_stage, merge, recipe_values
@@ -64,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _explicit(argv: Sequence[str] | None) -> set[str]:
     """Names of the arguments that the command line sets."""
     parser = build_parser()
-    for action in parser._actions:
+    for action in options_of(parser):
         action.default = argparse.SUPPRESS
     return set(vars(parser.parse_args(argv)))
 

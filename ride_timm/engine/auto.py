@@ -9,7 +9,6 @@ import argparse
 import logging
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from PIL import Image
 from timm.utils import is_primary
 from torch import nn
 
+from ride_timm._compat import bfloat16_on_cpu
 from ride_timm.data import DataSplit
 from ride_timm.engine.data_options import has_eval_images
 from ride_timm.engine.initial import Initial
@@ -198,7 +198,7 @@ def complete(args: argparse.Namespace, model: nn.Module, init: Initial | None = 
 def _choose_precision(args: argparse.Namespace, model: nn.Module) -> None:
     """On the CPU bfloat16 makes convolutions and matrix products faster and depthwise convolutions slower."""
     on_gpu = str(args.device).startswith('cuda')
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bfloat16()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
     if not fast or {'amp', 'amp_dtype'} & {*args.explicit}:
         return
     if on_gpu or not any(_is_depthwise(module) for module in model.modules()):
@@ -225,12 +225,6 @@ def _hint(args: argparse.Namespace, init: Initial | None) -> None:
 
 def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 numbers itself; without it mixed precision is slower than float32."""
-    known: Sequence[str] = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in known)
 
 
 def _epochs(args: argparse.Namespace) -> str:

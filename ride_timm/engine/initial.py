@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import adapt_input_conv, load_state_dict
-from timm.models._input import get_model_args
+from timm.models import adapt_input_conv, get_model_args, load_state_dict
 from timm.utils import is_primary
 from torch import nn
 

@@ -14,11 +14,11 @@ import torch
 from timm import utils
 from timm.data import Mixup
 from timm.data.loader import PrefetchLoader
-from timm.data.mixup import mixup_target
 from timm.task import evaluation_sample_limit
 from torch import nn
 from tqdm import tqdm
 
+from ride_timm._compat import mixup_target
 from ride_timm.engine.divergence import describe_divergence
 from ride_timm.engine.graphed import GraphedStep
 from ride_timm.engine.interrupt import Interrupted, StopRequest

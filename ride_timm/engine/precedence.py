@@ -8,6 +8,7 @@ from typing import Any
 
 from timm.utils import ParseKwargs
 
+from ride_timm._compat import options_of
 from ride_timm.errors import RideError
 from ride_timm.records.schema import shown
 
@@ -74,7 +75,7 @@ def recipe_values(recipe: Mapping[str, Any], parser: argparse.ArgumentParser, na
     Raises:
         RideError: A key is no argument, or its value none that the argument takes.
     """
-    actions = {action.dest: action for action in parser._actions if action.dest not in ('help', 'recipe')}
+    actions = {action.dest: action for action in options_of(parser) if action.dest not in ('help', 'recipe')}
     values = {}
     for key, value in recipe.items():
         if key not in actions:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 from timm.data.loader import PrefetchLoader
-from timm.models._input import update_model_args
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.task import evaluation_sample_limit
 
+from ride_timm._compat import update_model_args
 from ride_timm.data import start_epoch
 from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d, get_device_dtype
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
-from timm.models._input import update_model_args
 from torch import nn
+
+from ride_timm import _compat
 
 from .heads import ExpertHeads, check_head, create_head
 from .router import ExpertRouter
@@ -111,7 +111,7 @@ class MultiExpertNet(RouterModule):
     def _drop_router(self) -> None:
         if self.router is not None:
             self.router = self.routing_threshold = None
-            update_model_args(self, router=False)
+            _compat.update_model_args(self, router=False)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class MultiExpertNet(RouterModule):
             self._drop_router()
         if self.head == 'biased_cosine':
             self.head = 'cosine'
-            update_model_args(self, head='cosine')
+            _compat.update_model_args(self, head='cosine')
         self._create_heads(get_device_dtype(self))
 
     def _run(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -228,7 +228,7 @@ class MultiExpertNet(RouterModule):
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt={output_fmt!r} is not available; use 'NCHW'.")
-        take, max_index = feature_take_indices(len(self.feature_info), indices)
+        take, max_index = _compat.feature_take_indices(len(self.feature_info), indices)
         last = max_index if stop_early else len(self.feature_info) - 1
         x = self.act1(self.bn1(self.conv1(x)))
         maps = [x]
@@ -258,7 +258,7 @@ class MultiExpertNet(RouterModule):
         Returns:
             The indices of the maps that stay.
         """
-        take, max_index = feature_take_indices(len(self.feature_info), indices)
+        take, max_index = _compat.feature_take_indices(len(self.feature_info), indices)
         for name in self.trunk_stages[max_index:]:
             setattr(self, name, nn.Sequential())
         if max_index == 0:
