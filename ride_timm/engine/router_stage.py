@@ -6,10 +6,10 @@ from contextlib import nullcontext
 
 import torch
 from timm.data.loader import PrefetchLoader
-from timm.models._input import update_model_args
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
+from ride_timm._compat import update_model_args
 from ride_timm.data import start_epoch
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
 from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold
