@@ -28,7 +28,6 @@ COMMANDS = {
     'predict': 'say what is on images, with the vote of every expert',
     'demo': 'try a model in the browser',
     'weights': 'list the published weights',
-    'download': 'fetch a published weight',
     'export': 'make a finished run a folder with model card, measured anew',
     'card': 'write the model card of such a folder again',
     'publish': 'put a run or a folder on the Hugging Face Hub',
@@ -38,7 +37,7 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_MODULES = {'data': 'data_report', 'predict': 'commands.predict'}  # where the command's name is taken
+_MODULES = {'data': 'data_report', 'predict': 'commands.predict', 'train': 'commands.train'}  # where the name is taken
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,13 +7,10 @@ import contextlib
 import hashlib
 import os
 import re
-import socket
 import threading
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ride_timm.errors import RideError
 
@@ -62,29 +59,26 @@ def without_retries() -> Iterator[None]:
     from huggingface_hub import constants
 
     known = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = known or not _reachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = known or not _is_reachable(constants.ENDPOINT)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = known
 
 
-def _reachable(url: str) -> bool:
-    """Whether a server, or the proxy on the way there, takes a connection."""
-    place = urlsplit(url)
-    proxy = urllib.request.getproxies().get(place.scheme)
-    if proxy and not urllib.request.proxy_bypass(place.hostname or ''):
-        place = urlsplit(proxy if '//' in proxy else f'//{proxy}', scheme=place.scheme)
+def _is_reachable(url: str) -> bool:
+    """Whether a server answers, on whatever way the client takes to it."""
+    from huggingface_hub import get_session
+
     found = threading.Event()
 
-    def connect() -> None:
-        with contextlib.suppress(OSError, ValueError):  # the latter of a name or port that cannot be one
-            address = (place.hostname or '', place.port or (80 if place.scheme == 'http' else 443))
-            with socket.create_connection(address, _PATIENCE):
-                found.set()
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # the client's errors have no common base
+            get_session().head(url, timeout=_PATIENCE)
+            found.set()
 
     # a thread, since looking up a name cannot be given a time
-    asking = threading.Thread(target=connect, daemon=True)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE)
     return found.is_set()
@@ -137,13 +131,10 @@ def fetch(
 
     paths = []
     for name in names:
-        failure = ''
         try:
             path = Path(hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir, token=token))
         except Exception as error:  # the client's errors have no common base
-            failure = _explained(error, repo_id, name, revision)
-        if failure:  # raised out here, without the client's error as its context, which may repeat the token
-            raise RideError(failure)
+            raise RideError(_explained(error, repo_id, name, revision)) from None  # which may repeat the token
         _check_hash(path, (sha256 or {}).get(name))
         paths.append(path)
     return paths[-1].parent
@@ -173,44 +164,36 @@ def _check_hash(path: Path, expected: str | None) -> None:
 def _explained(error: Exception, repo_id: str, name: str, revision: str | None) -> str:
     from huggingface_hub import errors
 
-    where = f'{repo_id}' + (f' at revision {revision}' if revision else '')
-    if isinstance(error, errors.GatedRepoError):
-        return f'{repo_id} is gated; accept its terms on its page on the Hub, then `hf auth login` and try again.'
+    where = f'{repo_id}@{revision}' if revision else repo_id
     if isinstance(error, errors.RevisionNotFoundError):
         return f'{repo_id} has no revision {revision}; leave @{revision} out, or look up the commits on its page.'
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f'There is no repository {repo_id} on the Hub that you may see; check the name, and for a private one '
-            '`hf auth login` with a token that may read it.'
-        )
-    answer = getattr(error.__cause__, 'response', None)  # the client says of every failure that it has no connection
-    if isinstance(error, errors.LocalEntryNotFoundError) and answer is not None:
-        return (
-            f'{name} of {where} is not in the cache and the Hub answered {answer.status_code}; try again later, and '
-            'for a 401 or 403 `hf auth login` with a token that may read it.'
-        )
+    if isinstance(error, errors.RepositoryNotFoundError):  # a gated one too
+        return f'There is no repository {repo_id} that you may read; check the name, or log in with `hf auth login`.'
     if is_unreachable(error):
         return (
             f'{name} of {where} is not in the cache and the Hub cannot be reached; connect once (without '
             'HF_HUB_OFFLINE=1) to fill the cache, or name a folder with local-dir:DIR.'
         )
-    if isinstance(error, errors.EntryNotFoundError):
-        return f'{where} holds no {name}, so timm cannot load it; name a repository that ride-timm or timm published.'
-    if isinstance(error, errors.HFValidationError):
-        return f'{repo_id} is no name of a repository on the Hub; write hf-hub:ORG/NAME[@REVISION].'
-    reason = redacted(' '.join(str(error).split()) or type(error).__name__)
-    return f'{name} of {where} cannot be fetched ({reason[:300].rstrip(".")}); try again.'
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return f'{where} holds no {name}; name a repository that ride-timm or timm published.'
+    reason = redacted(error.__cause__ or error)  # the client says of every failure that it has no connection
+    return f'{name} of {where} cannot be fetched ({reason}); try again, or log in with `hf auth login`.'
 
 
-def redacted(text: str) -> str:
-    """The text without access tokens.
+def redacted(error: BaseException) -> str:
+    """The message of an error in one line, without access tokens, which a server's answer may repeat.
 
     Args:
-        text: A message that is to be shown.
+        error: What the Hub's client raised.
     """
     from huggingface_hub import get_token
 
+    parts = [str(error) or type(error).__name__]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        parts.append(str(error))
+    text = ' '.join(': '.join(parts).split())
     token = get_token()
     if token:
         text = text.replace(token, '***')
-    return re.sub(r'\bhf_\w{8,}', '***', text)
+    return re.sub(r'\bhf_\w{8,}', '***', text)[:300].rstrip('. ')

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models._input import update_model_args
 from torch import Tensor, nn
 
+from ride_timm._compat import update_model_args
 from ride_timm.data.sources import known_names
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError

@@ -92,7 +92,7 @@ def publish(source: Path, target: Target, *, message: str | None = None, data_na
         data_name: What the card of a run calls the data.
 
     Returns:
-        The commit, and what it changed.
+        The commit.
 
     Raises:
         RideError: The source is not whole, or the Hub did not take it; the sentence says what was published.
@@ -177,13 +177,13 @@ def _remove(folder: Path, made: Sequence[Path]) -> None:
 
 
 def _report(staged: Staged, target: Target, done: Published) -> str:
-    if not done.changed:
+    if not done.is_new:
         first = f'{target.repo_id} holds all files of {staged.name} already, so no commit was made.'
     elif done.pull_request:
         first = f'{staged.name} is proposed to {target.repo_id}: {done.pull_request}'
     else:
         branch = '' if target.branch == 'main' else f', branch {target.branch}'
-        first = f'{staged.name} is published as {target.repo_id}{branch} ({", ".join(done.changed)}).'
+        first = f'{staged.name} is published as {target.repo_id}{branch}.'
     line = f"timm.create_model('hf-hub:{target.repo_id}@{done.revision}', pretrained=True)"
     return f'{first}\n  import ride_timm\n  {line}'
 

@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 
+from ride_timm.commands.train import main as train_main
 from ride_timm.convert import save_folder
 from ride_timm.data import (
     ClassBalancedSampler,
@@ -36,7 +37,6 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure
 from ride_timm.metrics import ClassResult
 from ride_timm.parser import Parser
-from ride_timm.train import main as train_main
 
 __all__ = ['build_parser', 'main']
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: scikit-learn or matplotlib is not installed.
     """
     args = build_parser().parse_args(argv)
-    check_values(args)
+    check_values(vars(args))
     for package, module in (('scikit-learn', 'sklearn'), ('matplotlib', 'matplotlib')):
         if importlib.util.find_spec(module) is None:
             raise RideError(f"{package} is not installed; run: pip install 'ride-timm[quickstart]'")

@@ -28,7 +28,8 @@ from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
-from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.run_data import MAX_CHECKED
+from ride_timm.engine.setup import data_config
 from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
@@ -106,7 +107,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     Raises:
         RideError: Something the user can put right.
     """
-    check_values(args)
+    check_values(vars(args))
     if importlib.util.find_spec('matplotlib') is None:
         raise RideError(
             'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'

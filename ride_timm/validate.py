@@ -20,11 +20,12 @@ from ride_timm.engine.inference_options import add_device_option, add_prior_opti
 from ride_timm.engine.loading import TrainedNet, load_trained
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
-from ride_timm.engine.run_data import HoldoutPlan, open_val_part
-from ride_timm.engine.setup import MAX_CHECKED, data_config
-from ride_timm.engine.values import KeyValues, check_values
+from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
+from ride_timm.engine.setup import data_config
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
+from ride_timm.options import KeyValues
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
@@ -119,7 +120,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         RideError: Something the user can put right.
     """
     check_form(args)
-    check_values(args)
+    check_values(vars(args))
     if args.seed is not None and args.holdout is None:
         raise RideError(
             f'--seed {args.seed} was given and draws nothing here without --holdout; give it, or no --seed.'

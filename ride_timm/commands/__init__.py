@@ -1,1 +1,1 @@
-"""One thin module a subcommand of `ride-timm`."""
+"""The subcommands of `ride-timm`, one module each; nothing else knows argparse."""

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: Something the user can put right.
     """
     args = build_parser().parse_intermixed_args(argv)
-    check_values(args)
+    check_values(vars(args))
     check_writable(args.output, '--output')
     setup_logging(logging.WARNING)  # not where timm finds each file
     found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import CheckpointSaver
+from timm.task import TrainingTask
+from timm.utils import NativeScaler
 from torch.serialization import safe_globals
 
 from ride_timm.engine.files import sync_folder
@@ -25,7 +26,8 @@ __all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_che
 
 _TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
 
-_LITTER = ('tmp.pth.tar', 'link.pth.tar', 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
+_TEMPORARY, _LINK = 'tmp.pth.tar', 'link.pth.tar'
+_LITTER = (_TEMPORARY, _LINK, 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
 
 _MAX_EPOCH = 10**9
 
@@ -36,53 +38,70 @@ class NoCheckpointError(RideError):
     """There is no checkpoint where one was looked for, or a damaged one."""
 
 
-class RunSaver(CheckpointSaver):
-    """timm's saver, repaired where a kill, a full disk or a metric that is not a number does harm.
+class RunSaver:
+    """Saves a run in timm's layout, so that neither a kill, a full disk nor a metric that is not a number does harm.
 
-    1. Every file appears in one step and lasts through a loss of power; timm unlinks `last` before it renames, and
-       loses it when killed between the two.
+    `last.pth.tar` is the epoch that ended, `checkpoint-N.pth.tar` are the best epochs, `model_best.pth.tar` is the
+    best of them; of epochs without a metric the latest are kept. Files share their content by links where they can.
+
+    1. Every file appears in one step and lasts through a loss of power.
     2. A save that was killed after `last` is completed on resuming, so that `model_best` and the history are those of
        a run that was never killed.
-    3. A metric that is not finite never becomes the best; timm keeps NaN for ever.
+    3. A metric that is not finite never becomes the best.
     4. `args` is a plain dict, so that the file loads with `weights_only=True` and nothing allowed beside.
-    5. What a checkpoint says of the files next to it is checked: timm deletes whatever it names.
+    5. What a checkpoint says of the files next to it is checked before one is removed.
 
     Args:
+        folder: The run's folder, which is there.
+        task: Holds the network and its moving average.
+        optimizer: Its state is saved.
+        scaler: timm's gradient scaler, if there is one.
         extra: What goes into the file under the key `ride`: class names and counts, loss.
         settings: The run's arguments, plain values.
-        **kwargs: Those of timm's saver.
+        max_history: How many of the best epochs to keep, at least 1.
+        decreasing: Whether a lower metric is better.
+
+    Attributes:
+        best_metric: Best metric so far, None before there is one.
+        best_epoch: Its epoch.
     """
 
-    def __init__(self, *, extra: dict[str, Any], settings: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, folder: Path, task: TrainingTask, optimizer: torch.optim.Optimizer, scaler: NativeScaler | None = None, *,
+        extra: dict[str, Any], settings: dict[str, Any], max_history: int, decreasing: bool = False,
+    ) -> None:  # fmt: skip
+        self.folder = folder
+        self.task = task
+        self.optimizer = optimizer
+        self.scaler = scaler
         self.extra = extra
         self.settings = settings
-        self.folder = Path(self.checkpoint_dir)
+        self.max_history = max_history
+        self.decreasing = decreasing
+        self.kept: list[tuple[int, float | None]] = []  # epochs on disk and their metrics, the best first
+        self.best_metric: float | None = None
+        self.best_epoch: int | None = None
         self.only_start = False  # whether `last` holds the state before the first epoch of this process
-        self.last = self.folder / f'last{self.extension}'
-        self.best = self.folder / f'model_best{self.extension}'
+        self.last = folder / 'last.pth.tar'
+        self.best = folder / 'model_best.pth.tar'
         for litter in _LITTER:
-            (self.folder / litter).unlink(missing_ok=True)
+            (folder / litter).unlink(missing_ok=True)
 
-    def save_checkpoint(self, epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
+    def save_checkpoint(self, epoch: int, metric: float | None = None) -> None:
         """Save `last`, and the best ones.
 
         Args:
             epoch: Index of the epoch that ended.
             metric: What ranks checkpoints; None or not finite ranks behind all.
 
-        Returns:
-            Best metric so far and its epoch, None before there is one.
-
         Raises:
             RideError: The files cannot be written; those of the epoch before are whole.
         """
         ranked = metric if metric is not None and math.isfinite(metric) else None
         with self._explained():
-            self._save_last(epoch, ranked, self.state_dict(epoch, ranked))
+            self._save_last(epoch, ranked, pending=(epoch, ranked))
             self.only_start = False
             self._keep(epoch, ranked)
-        return (None, None) if self.best_metric is None else (self.best_metric, self.best_epoch)
 
     def save_start(self, epoch: int) -> None:
         """Save the state before the first epoch as `last`.
@@ -97,7 +116,7 @@ class RunSaver(CheckpointSaver):
             RideError: The file cannot be written.
         """
         with self._explained():
-            self._save_last(epoch, None, self.state_dict())
+            self._save_last(epoch, None, pending=(None, None))
             self.only_start = True
 
     def discard_start(self) -> None:
@@ -118,45 +137,51 @@ class RunSaver(CheckpointSaver):
         check_history(state, source)
         with self._explained():
             self._duplicate(source, self.last)
+            listed = [(numbered_epoch(name), metric) for name, metric in state.get('checkpoint_files', [])]
+            self._keep_first([entry for entry in listed if self._path(entry[0]).exists()])
+            self.best_epoch, self.best_metric = state.get('best_epoch'), state.get('best_metric')
             epoch, metric = state.get('pending') or (None, None)
-            self.load_state_dict({**state, 'pending': (None, None)})
-            self._cleanup_checkpoints()  # --checkpoint-hist may be less than it was
-            if epoch is not None and not self._has(epoch):
+            if epoch is not None and epoch not in dict(self.kept):
                 self._keep(epoch, metric)
-                if not self._has(epoch):  # it was kept when --checkpoint-hist was more
-                    Path(self._checkpoint_path(epoch)).unlink(missing_ok=True)
-            best = Path(self._checkpoint_path(self.best_epoch)) if self.best_epoch is not None else None
-            if best is not None and best.exists():
-                self._duplicate(best, self.best)
+            if self.best_epoch is not None and self._path(self.best_epoch).exists():
+                self._duplicate(self._path(self.best_epoch), self.best)
 
-    def _has(self, epoch: int) -> bool:
-        return self._checkpoint_path(epoch) in [file for file, _ in self.checkpoint_files]
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f'checkpoint-{epoch}.pth.tar'
 
     def _keep(self, epoch: int, metric: float | None) -> None:
         """Put `last` into the history if it ranks there, and make it the best if it is."""
-        full = len(self.checkpoint_files) >= self.max_history
-        worst = self.checkpoint_files[-1][1] if self.checkpoint_files else None
-        if full and worst is not None and (metric is None or not self.cmp(metric, worst)):
+        if metric is None:  # behind all others that have one, the latest first
+            ranked, others = self.kept, [(epoch, metric)]
+        else:  # behind its equals
+            ranked, others = [*self.kept, (epoch, metric)], []
+        sign = 1 if self.decreasing else -1
+        best = sorted((entry for entry in ranked if entry[1] is not None), key=lambda entry: sign * (entry[1] or 0.0))
+        self._keep_first([*best, *others, *(entry for entry in self.kept if entry[1] is None)])
+        if epoch not in dict(self.kept):
             return
-        if full:
-            self._cleanup_checkpoints(1)
-        path = self._checkpoint_path(epoch)
-        self._duplicate(self.last, path)
-        self._track_checkpoint(path, epoch, metric)
+        self._duplicate(self.last, self._path(epoch))
+        if metric is not None and (self.best_metric is None or sign * metric < sign * self.best_metric):
+            self.best_epoch, self.best_metric = epoch, metric
+            self._duplicate(self.last, self.best)
 
-    def _save_last(self, epoch: int, metric: float | None, history: dict[str, Any]) -> None:
-        temporary = self.folder / f'tmp{self.extension}'
-        self._write(temporary, epoch, metric, history)
+    def _keep_first(self, ranking: list[tuple[int, float | None]]) -> None:
+        self.kept = ranking[: self.max_history]
+        for epoch, _ in ranking[self.max_history :]:
+            self._path(epoch).unlink(missing_ok=True)
+
+    def _save_last(self, epoch: int, metric: float | None, pending: tuple[int | None, float | None]) -> None:
+        temporary = self.folder / _TEMPORARY
+        self._write(temporary, epoch, metric, pending)
         discard_results(self.folder)
         temporary.replace(self.last)
         sync_folder(self.folder)
 
-    def _duplicate(self, src: str | Path, dst: str | Path) -> None:
-        """Make `dst` the same file as `src`, in one step."""
-        source, target = Path(src), Path(dst)
+    def _duplicate(self, source: Path, target: Path) -> None:
+        """Make `target` the same file as `source`, in one step."""
         if target.exists() and target.samefile(source):
             return  # also because a rename onto another name of the same file does nothing and leaves both
-        link = self.folder / f'link{self.extension}'
+        link = self.folder / _LINK
         link.unlink(missing_ok=True)
         try:
             link.hardlink_to(source)
@@ -167,8 +192,7 @@ class RunSaver(CheckpointSaver):
         link.replace(target)
         sync_folder(self.folder)
 
-    def _write(self, path: Path, epoch: int, metric: float | None, history: dict[str, Any]) -> None:
-        assert self.task is not None
+    def _write(self, path: Path, epoch: int, metric: float | None, pending: tuple[int | None, float | None]) -> None:
         state: dict[str, Any] = {
             'epoch': epoch,
             'arch': self.settings['model'],
@@ -176,13 +200,18 @@ class RunSaver(CheckpointSaver):
             'version': 2,  # timm: the epoch is that of the weights, not the next one
             'args': self.settings,
             'metric': metric,
-            'saver': history,
+            'saver': {
+                'checkpoint_files': [(self._path(kept).name, rank) for kept, rank in self.kept],
+                'best_epoch': self.best_epoch,
+                'best_metric': self.best_metric,
+                'pending': pending,  # not in the history yet
+            },
             'ride': self.extra,
-            **self.task.get_checkpoint_state(unwrap_fn=self.unwrap_fn),
-            **self.task.get_checkpoint_state(ema=True, unwrap_fn=self.unwrap_fn),
+            **self.task.get_checkpoint_state(),
+            **self.task.get_checkpoint_state(ema=True),
         }
-        if self.amp_scaler is not None:
-            state[self.amp_scaler.state_dict_key] = self.amp_scaler.state_dict()
+        if self.scaler is not None:
+            state[self.scaler.state_dict_key] = self.scaler.state_dict()
         with path.open('wb') as file:
             torch.save(state, file)
             file.flush()
@@ -198,8 +227,8 @@ class RunSaver(CheckpointSaver):
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
-            for name in ('tmp', 'link'):
-                (self.folder / (name + self.extension)).unlink(missing_ok=True)
+            for name in (_TEMPORARY, _LINK):
+                (self.folder / name).unlink(missing_ok=True)
             raise RideError(
                 f'The checkpoint cannot be written to {self.folder} ({cause.strerror}) and the one before is whole; '
                 'make room, then go on with --resume auto.'

@@ -14,10 +14,10 @@ import torch
 from timm import utils
 from timm.data import Mixup
 from timm.data.loader import PrefetchLoader
-from timm.data.mixup import mixup_target
 from torch import nn
 from tqdm import tqdm
 
+from ride_timm._compat import mixup_target
 from ride_timm.engine.divergence import describe_divergence
 from ride_timm.engine.graphed import GraphedStep
 from ride_timm.engine.interrupt import Interrupted, StopRequest

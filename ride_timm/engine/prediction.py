@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import ImageDataset
-from timm.data.readers.reader import Reader
 from torch import Tensor
 
+from ride_timm._compat import Reader
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
 from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels, stored_range
 from ride_timm.engine.loading import TrainedNet

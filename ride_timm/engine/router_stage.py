@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from timm.models._input import update_model_args
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from ride_timm._compat import update_model_args
 from ride_timm.data import start_epoch
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
 from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold

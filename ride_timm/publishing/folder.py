@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from timm.models._hub import save_config_for_hf
 
+from ride_timm._compat import save_config_for_hf
 from ride_timm.data.descriptions import label_descriptions
 from ride_timm.errors import RideError
 from ride_timm.models import count_experts

@@ -251,7 +251,12 @@ def test_under_torchrun(data, tmp_path):
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
     def command(name):
-        return [*torchrun, 'ride_timm.train', *options(data, tmp_path, name, '-b', '4', '-j', '1', '--epochs', '6')[1:]]
+        return [
+            *torchrun,
+            'ride_timm',
+            'train',
+            *options(data, tmp_path, name, '-b', '4', '-j', '1', '--epochs', '6')[1:],
+        ]
 
     assert subprocess.run(command('straight'), env=env, capture_output=True, timeout=200).returncode == 0
     with subprocess.Popen(command('broken'), env=env, stderr=subprocess.PIPE, text=True) as process:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from crash_tools import assert_same, finish, load, options, resume_litter, run_command, start, wait_for
 from timm.task import TrainingTask
+from timm.utils import CheckpointSaver
 from tiny_runs import write_images
 from torch import nn
 
@@ -36,8 +37,8 @@ def open_saver(folder, history=HISTORY, decreasing=False):
     task.trainable_module = nn.Linear(SIZE, SIZE)
     optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
     saver = RunSaver(
-        extra={'class_names': ['a']}, settings={'model': 'linear'}, model=task.trainable_module, optimizer=optimizer,
-        checkpoint_dir=str(folder), recovery_dir=str(folder), decreasing=decreasing, max_history=history, task=task,
+        folder, task, optimizer, extra={'class_names': ['a']}, settings={'model': 'linear'}, max_history=history,
+        decreasing=decreasing,
     )  # fmt: skip
     if saver.last.exists():
         saver.restart(saver.last, read_checkpoint(saver.last)['saver'])
@@ -317,7 +318,8 @@ def test_best_is_the_best_number(tmp_path, metrics, cut, decreasing):
         if epoch == cut:
             saver, network = open_saver(tmp_path / 'run', decreasing=decreasing)
         nn.init.constant_(network.weight, epoch)
-        best, best_epoch = saver.save_checkpoint(epoch, metric)
+        saver.save_checkpoint(epoch, metric)
+        best, best_epoch = saver.best_metric, saver.best_epoch
         numbers = np.array([math.nan if m is None or not math.isfinite(m) else m for m in metrics[: epoch + 1]])
         if np.isnan(numbers).all():
             assert (best, best_epoch) == (None, None)
@@ -327,6 +329,28 @@ def test_best_is_the_best_number(tmp_path, metrics, cut, decreasing):
         assert (best, best_epoch) == (metrics[expected], expected)
         assert epochs_in(tmp_path / 'run')['model_best.pth.tar'] == expected
         assert len(list((tmp_path / 'run').glob('checkpoint-*'))) <= HISTORY
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_the_same_files_and_history_as_timm(tmp_path, seed):
+    """On metrics that are numbers or None, with ties, without a kill; resumed at any epoch."""
+    draw = random.Random(seed)
+    history, decreasing = draw.randint(1, 3), seed % 2 == 0
+    saver, network = open_saver(tmp_path / 'run', history, decreasing)
+    (tmp_path / 'timm').mkdir()
+    theirs = CheckpointSaver(
+        network, saver.optimizer, checkpoint_dir=str(tmp_path / 'timm'), decreasing=decreasing, max_history=history
+    )
+    for epoch in range(8):
+        metric = draw.choice([None, 1.0, 2.0, 3.0])
+        if draw.random() < 0.3:
+            saver, network = open_saver(tmp_path / 'run', history, decreasing)
+        nn.init.constant_(network.weight, epoch)
+        saver.save_checkpoint(epoch, metric)
+        theirs.save_checkpoint(epoch, metric)
+        found = {path.name: load(path) for path in (tmp_path / 'timm').iterdir()}
+        assert epochs_in(tmp_path / 'run') == {name: content['epoch'] for name, content in found.items()}
+        assert load(saver.last)['saver'] == found['last.pth.tar']['saver']
 
 
 def test_all_epochs_without_a_number_leave_no_best(tmp_path):

@@ -1,12 +1,12 @@
 """Without a way to the Hub: what lies in the cache is used, and the rest is one sentence, both at once."""
 
-import socket
 import threading
 import time
 
 import pytest
 import timm
 import torch
+from fake_hub import httpx
 from published import REPO, make_weight
 from safetensors.torch import save_file
 
@@ -17,21 +17,14 @@ from ride_timm.publish import main as publish_main
 
 
 @pytest.fixture
-def free_port():
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture
-def gone(hub, monkeypatch, free_port):
+def gone(hub):
     """From here on nothing listens where the Hub was."""
 
     def go():
-        nowhere = f'http://127.0.0.1:{free_port}'
-        monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', nowhere)
-        template = f'{nowhere}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
-        monkeypatch.setattr('huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE', template)
+        def refuse(request):
+            raise httpx.ConnectError('refused', request=request)
+
+        hub.before = refuse
 
     return go
 
@@ -84,28 +77,11 @@ def test_the_client_is_as_before_after_that(gone):
     assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_lookup_that_never_ends(monkeypatch):
+def test_a_lookup_that_never_ends(hub, monkeypatch):
     over = threading.Event()
-
-    def look_up(*_):
-        over.wait(30)
-        raise OSError
-
     monkeypatch.setattr(hub_module, '_PATIENCE', 0.1)
-    monkeypatch.setattr(socket, 'create_connection', look_up)
+    hub.before = lambda request: over.wait(30) and None
     began = time.monotonic()
-    assert not hub_module._reachable('https://huggingface.co')
+    assert not hub_module._is_reachable('https://huggingface.co')
     assert time.monotonic() - began < 5
     over.set()
-
-
-@pytest.mark.parametrize('proxy', ['http://127.0.0.1:{port}', '127.0.0.1:{port}', 'socks5://127.0.0.1:{port}'])
-def test_a_proxy_is_what_must_be_reached(monkeypatch, proxy):
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        server.listen()
-        address = proxy.format(port=server.getsockname()[1])
-        monkeypatch.setenv('no_proxy', '')
-        monkeypatch.setenv('https_proxy', address)
-        assert hub_module._reachable('https://hub.invalid')
-    assert not hub_module._reachable('https://hub.invalid')

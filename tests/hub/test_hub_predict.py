@@ -1,9 +1,6 @@
 """`ride-timm predict` with every form of MODEL: the same answers, and those that `validate` measures."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from published import CLASS_NAMES, NAME, REPO, make_weight
@@ -20,7 +17,7 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize('options', [(), ('--routed',), ('--threshold', '0.5')], ids=' '.join)
-def test_every_form_of_a_model(hub, hub_login, hub_env, data, tmp_path, capsys, options):
+def test_every_form_of_a_model(hub, hub_login, data, tmp_path, capsys, options):
     weight = make_weight(tmp_path / 'weights')
     publish([str(weight), REPO])
     argv = [str(data / 'val'), '--json', '--device', 'cpu', *options]
@@ -32,11 +29,8 @@ def test_every_form_of_a_model(hub, hub_login, hub_env, data, tmp_path, capsys, 
         assert predict([form, *argv]) == 0
         found[form] = json.loads(capsys.readouterr().out)
     if not options:  # by its registered name, which a process learns when it starts
-        command = [sys.executable, '-m', 'ride_timm.commands.predict', NAME, *argv]
-        env = {**os.environ, **hub_env, 'RIDE_TIMM_WEIGHTS': str(weight.parent)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
-        found[NAME] = json.loads(done.stdout)
+        code = f'from ride_timm.commands.predict import main; main({[NAME, *argv]!r})'
+        found[NAME] = json.loads(hub.run_python(code, tmp_path, {'RIDE_TIMM_WEIGHTS': str(weight.parent)}))
     rows = found[str(weight)]
     assert all(other == rows for other in found.values())
     assert len(rows) == 15

@@ -1,11 +1,11 @@
-"""`ride-timm publish` against the test Hub, with the real client: what arrives and what is said."""
+"""`ride-timm publish` to the fake Hub, with the real client: what arrives and what is said."""
 
 import json
 import shutil
 
 import pytest
-from hub_faults import Fault
-from huggingface_hub import HfApi, ModelCard
+from fake_hub import Response, refusal
+from huggingface_hub import ModelCard
 from published import ARCHITECTURE, NAME, REPO, THRESHOLD, UPLOADED, hashes, hub_entry, make_weight, split_tensors
 from safetensors.torch import load, load_file
 
@@ -26,7 +26,7 @@ def publish(folder, repo_id=REPO, *options):
 
 
 def posted(hub, part):
-    return [request for request in hub.requests if request.method == 'POST' and part in request.path]
+    return [request for request in hub.requests if request.method == 'POST' and part in request.url.path]
 
 
 @both_modes
@@ -36,7 +36,7 @@ def test_what_arrives(hub, hub_login, weight, capsys):
     assert list(files) == UPLOADED
     for name in set(UPLOADED) - {'README.md'}:
         assert files[name] == (weight / name).read_bytes(), name
-    ours, first = hub.history(REPO)
+    first, ours = hub.repositories[REPO].branches['main']
     assert ours.parent == first.sha
     assert NAME in ours.title
     out = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_nothing_changed_no_commit(hub, hub_login, weight, capsys):
 
 
 @both_modes
-def test_only_what_changed_is_sent(hub, hub_login, weight, capsys):
+def test_only_what_changed_is_sent(hub, hub_login, weight):
     publish(weight)
     old = hub.head(REPO)
     results = json.loads((weight / 'results.json').read_text())
@@ -72,9 +72,9 @@ def test_only_what_changed_is_sent(hub, hub_login, weight, capsys):
     publish(weight, REPO, '--message', 'better')
     new = hub.head(REPO)
     assert (new.parent, new.title) == (old.sha, 'better')
-    assert [name for name in UPLOADED if new.tree[name] != old.tree[name]] == ['results.json']
-    assert len(posted(hub, '/preupload/')) == 1
-    assert '(results.json)' in capsys.readouterr().out
+    assert [name for name in UPLOADED if new.files[name] != old.files[name]] == ['results.json']
+    (commit,) = posted(hub, '/commit/')
+    assert len(commit.content.splitlines()) == 2  # the header and one file
     assert hub_entry(weight)['revision'] == new.sha
 
 
@@ -114,13 +114,13 @@ def test_a_shard_too_few(hub, hub_login, weight):
 
 def test_a_private_repository_stays_hidden(hub, hub_login, weight):
     publish(weight, REPO, '--private')
-    assert hub.store.repositories[REPO].private
+    assert hub.repositories[REPO].private
     publish(weight, REPO, '--private')
 
 
 def test_a_public_repository_does_not_become_private(hub, hub_login, weight):
     old = hub.seed(REPO, {'config.json': b'{}'})
-    with pytest.raises(RideError, match=r'is public already and nothing was published; leave --private out'):
+    with pytest.raises(RideError, match=r'is public already and nothing was published'):
         publish(weight, REPO, '--private')
     assert hub.head(REPO) == old
 
@@ -141,12 +141,12 @@ def test_another_branch(hub, hub_login, weight, capsys):
 def test_a_proposal(hub, weight, monkeypatch, capsys):
     old = hub.seed(REPO, {'config.json': b'{}'})
     monkeypatch.setenv('HF_TOKEN', hub.reader)
-    with pytest.raises(RideError, match=r'403.*nothing was published, so .* --create-pr'):
+    with pytest.raises(RideError, match=r'403.*nothing was published; .* --create-pr'):
         publish(weight)
     publish(weight, REPO, '--create-pr')
     assert hub.head(REPO) == old
     assert list(hub.files(REPO, 'refs/pr/1')) == UPLOADED
-    assert f'{hub.url}/{REPO}/discussions/1' in capsys.readouterr().out
+    assert f'{REPO}/discussions/1' in capsys.readouterr().out
     assert hub_entry(weight) is None
 
 
@@ -194,7 +194,7 @@ def test_temporary_folders_go(hub, hub_login, weight, tmp_path, monkeypatch):
     (tmp_path / 'tmp').mkdir()
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'tmp'))
     publish(weight)
-    hub.faults.add(Fault(status=500, times=None))
+    hub.before = lambda request: refusal(500, 'trouble')
     with pytest.raises(RideError):
         publish(weight)
     assert list((tmp_path / 'tmp').iterdir()) == []
@@ -217,7 +217,7 @@ def test_everything(hub, hub_login, weight, monkeypatch, capsys):
         assert hub_entry(folder)['revision'] == hub.head(repo_id).sha
     card = hub.files(f'ride-timm/{NAME}')['README.md'].decode()
     assert other.name.replace('_', r'\_') in card or other.name in card
-    heads = {name: hub.head(name) for name in hub.store.repositories}
+    heads = {name: hub.head(name) for name in hub.repositories}
     monkeypatch.setenv('RIDE_TIMM_HUB_ORG', 'me')
     main(['--all'])
     assert list(hub.files(REPO)) == UPLOADED
@@ -231,8 +231,8 @@ def test_everything(hub, hub_login, weight, monkeypatch, capsys):
 def test_everything_until_one_fails(hub, hub_login, weight, monkeypatch):
     other = make_weight(weight.parent, f'{ARCHITECTURE}.balpoe_toys', router=False, seed=1)
     monkeypatch.setenv('RIDE_TIMM_WEIGHTS', str(weight.parent))
-    hub.faults.add(Fault(path=f'/api/models/.*{other.name}/commit/.*', status=403))
-    with pytest.raises(RideError, match=rf'{other.name}: The commit .*nothing was published.*\(of --all, 1 before it'):
+    hub.before = lambda r: refusal(403, 'no') if f'{other.name}/commit/' in r.url.path else None
+    with pytest.raises(RideError, match=rf'{other.name}: .*nothing was published.*\(of --all, 1 before it'):
         main(['--all'])
     assert hub_entry(weight) is not None
     assert hub_entry(other) is None
@@ -308,40 +308,36 @@ class TestRefusals:
             publish(weight)
         assert list(hub.files(REPO)) == UPLOADED
 
-    def test_a_bad_card(self, hub, hub_login, weight, monkeypatch):
-        monkeypatch.setattr(
-            'ride_timm.publishing.staging.render_card', lambda *args, **kwargs: '---\ntags: a\n---\n# x\n'
-        )
-        with pytest.raises(RideError, match=r'README\.md is not taken by .*must be an array.*nothing was published'):
+    def test_a_bad_card(self, hub, hub_login, weight):
+        answer = Response(400, json={'errors': [{'message': '"tags" must be an array'}], 'warnings': []})
+        hub.before = lambda request: answer if request.url.path == '/api/validate-yaml' else None
+        with pytest.raises(RideError, match=r'must be an array.*nothing was published'):
             publish(weight)
         assert hub.files(REPO) == {}
 
-    def test_a_gitignore_that_leaves_files_out(self, hub, hub_login, weight, monkeypatch):
-        fetch = 'huggingface_hub._commit_api._fetch_upload_modes'
-        from huggingface_hub import _commit_api
+    def test_a_gitignore_that_leaves_files_out(self, hub, hub_login, weight):
+        def ignore(request, answer):
+            if '/preupload/' not in request.url.path:
+                return answer
+            content = answer.json()
+            for file in content['files']:
+                file['shouldIgnore'] = file['path'] == 'tail.png'
+            return Response(200, json=content)
 
-        real = _commit_api._fetch_upload_modes
-
-        def ignoring(additions, **kwargs):
-            real(additions=additions, **kwargs)
-            for addition in additions:
-                addition._should_ignore = addition.path_in_repo == 'tail.png'
-
-        monkeypatch.setattr(fetch, ignoring)
-        with pytest.raises(RideError, match=r'its tail\.png is not the file that was sent'):
+        hub.after = ignore
+        with pytest.raises(RideError, match=r'was published at .* without tail\.png'):
             publish(weight)
         assert hub_entry(weight) is None
 
 
-def test_someone_else_published_meanwhile(hub, hub_login, weight, monkeypatch):
+def test_someone_else_published_meanwhile(hub, hub_login, weight):
     hub.seed(REPO, {'config.json': b'{}'})
-    real = HfApi.create_commit
 
-    def late(self, *args, **kwargs):
-        hub.seed(REPO, {'config.json': b'{"a": 1}'})
-        return real(self, *args, **kwargs)
+    def disturb(request):
+        if '/commit/' in request.url.path:
+            hub.seed(REPO, {'config.json': b'{"a": 1}'})
 
-    monkeypatch.setattr(HfApi, 'create_commit', late)
-    with pytest.raises(RideError, match=r'someone else published meanwhile \(412.*nothing was published, so look at'):
+    hub.before = disturb
+    with pytest.raises(RideError, match=r'412.*changed meanwhile'):
         publish(weight)
     assert hub.files(REPO) == {'config.json': b'{"a": 1}'}

@@ -10,7 +10,6 @@ import timm
 import torch
 from weight_results import make_results
 
-from ride_timm.download import download
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.setup import check_architecture
 from ride_timm.errors import RideError
@@ -144,8 +143,6 @@ def test_figures_alone(folder, monkeypatch, capsys):
         assert row.endswith('figures only')
         base = {ARCHITECTURE: {'num_classes': 1000}}
         assert register_published(base) == base
-        with pytest.raises(RideError, match='the figures alone are kept'):
-            download(NAME)
         with pytest.raises(RideError, match='the figures alone are kept'):
             check_architecture(NAME)
         with pytest.raises(RideError, match='holds no weight to publish'):
