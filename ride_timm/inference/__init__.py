@@ -1,0 +1,1 @@
+"""Trained networks and their answers."""
