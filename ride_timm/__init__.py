@@ -29,6 +29,8 @@ if _TYPE_CHECKING:
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
     from .prior import logit_adjustment as logit_adjustment
+    from .training.config import TrainConfig as TrainConfig
+    from .training.run import train as train
 
 from .errors import RideError as RideError
 from .registration import explained as _explained
@@ -37,6 +39,7 @@ from .version import __version__ as __version__
 
 __all__ = [
     'RideError',
+    'TrainConfig',
     '__version__',
     'choose_threshold',
     'class_counts',
@@ -52,10 +55,12 @@ __all__ = [
     'models',
     'predict',
     'tasks',
+    'train',
     'train_router',
 ]
 
 _FUNCTIONS = {
+    'TrainConfig': 'training.config:TrainConfig',
     'choose_threshold': 'evaluation.thresholds:choose_threshold',
     'class_counts': 'data.counts:class_counts',
     'create_loss': 'losses.factory:create_loss',
@@ -63,6 +68,7 @@ _FUNCTIONS = {
     'load': 'engine.loading:load_model',
     'logit_adjustment': 'prior:logit_adjustment',
     'predict': 'inference.predict:predict',
+    'train': 'training.run:train',
     'train_router': 'engine.router_stage:train_router',
 }
 """Where the functions of the API are: module and name in it."""

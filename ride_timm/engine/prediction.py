@@ -1,6 +1,5 @@
 """What a network and its experts say of image files, prepared as an evaluation prepares them."""
 
-import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,8 +17,8 @@ from ride_timm.data import DataSplit, ImageSet, create_eval_loader
 from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels, stored_range
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.memory import FittingForward
-from ride_timm.engine.setup import data_config
 from ride_timm.errors import RideError
+from ride_timm.inference.network import data_config
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
 
@@ -101,7 +100,7 @@ def predict(
     base = ImageDataset('', reader=_PathReader(paths))
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), stored_range(trained.about))
     dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
-    config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
+    config = data_config(model)
     loader = create_eval_loader(
         DataSplit(dataset, names, rows, 'the named images'),
         **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
