@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ride_timm.commands.train import main as train
 from ride_timm.data import GROUP_NAMES
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import Prediction, predict
 from ride_timm.engine.results import environment, read_per_class, write_json
 from ride_timm.quickstart import write_digits
-from ride_timm.train import main as train
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
 

@@ -5,9 +5,8 @@ A new version may move any of them; `tests/test_compat.py` has a test for each, 
 that import registers the architectures while this module is half done.
 """
 
-import argparse
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,9 +23,9 @@ from timm.task import ClassificationEvaluator
 from torch import Tensor, nn
 
 __all__ = [
-    'Evaluator', 'Float32Buffers', 'Reader', 'bfloat16_on_cpu', 'feature_take_indices', 'get_batches', 'get_inner',
-    'hand_over_path', 'make_blocks', 'mixup_target', 'options_of', 'quiet_shards', 'save_config_for_hf', 'set_batches',
-    'shard_names', 'update_model_args',
+    'Evaluator', 'Float32Buffers', 'Reader', 'bfloat16_on_cpu', 'feature_take_indices', 'get_batches',
+    'get_forward_hooks', 'get_inner', 'hand_over_path', 'make_blocks', 'mixup_target', 'quiet_shards',
+    'save_config_for_hf', 'set_batches', 'shard_names', 'update_model_args',
 ]  # fmt: skip
 
 
@@ -73,6 +72,11 @@ def get_inner(module: nn.Module) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
+def get_forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
+    """The forward hooks of a module by handle, which PyTorch hands out only when they are registered."""
+    return module._forward_hooks
+
+
 def get_batches(loader: Any) -> Any:
     """The DataLoader within timm's PrefetchLoader, whose attribute is not documented."""
     return loader.loader
@@ -97,11 +101,6 @@ def quiet_shards(when: bool) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def options_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The options of a parser, which argparse does not list."""
-    return parser._actions
 
 
 def hand_over_path(image: Any, preprocess: Callable[[Any], Any]) -> None:

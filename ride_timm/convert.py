@@ -15,13 +15,14 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .engine.files import check_folder
-from .engine.values import KeyValues, check_values
+from .engine.values import check_values
 from .errors import RideError
 from .models import MultiExpertNet
 from .models._factory import head_names
 from .models.ride_resnet_cifar import CIFAR_MEAN, CIFAR_STD
 from .models.router import HIDDEN_FEATURES
 from .official import from_official, load_official
+from .options import KeyValues
 from .parser import Parser
 from .publishing.folder import save_folder
 
@@ -229,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
     except ValueError as error:  # timm's parser of pairs
         raise RideError('--model-kwargs was given a word without =; it takes KEY=VALUE pairs.') from error
-    check_values(args)
+    check_values(vars(args))
     check_folder(args.output, '--output')
     model = convert(
         args.file, args.output, args.model,

@@ -135,7 +135,7 @@ def _side(side: Side | None) -> dict[str, Any] | None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would be no report at all."""
-    check_values(args)
+    check_values(vars(args))
     check_form(args)
     if args.data_dir and '/' not in args.dataset and not Path(args.data_dir).is_dir():
         if Path(args.data_dir).exists():

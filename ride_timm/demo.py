@@ -35,7 +35,7 @@ from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError, one_line
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: Something the user can put right.
     """
     args = build_parser().parse_args(argv)
-    check_values(args)
+    check_values(vars(args))
     setup_logging(logging.WARNING)
     with _own_folder():  # before Gradio is imported, which remembers the folder
         _gradio()
@@ -145,7 +145,7 @@ def build_demo(
     gr = _gradio()
     model: Any = trained.model
     title = title or trained.name
-    experts = model.num_experts if isinstance(model, MultiExpertNet) else 0
+    experts = count_experts(model)
     routed = experts > 1 and model.router is not None
     device = choose_device(device)
     answer = functools.partial(_answer, trained, costs=_costs(model), top_k=top_k, device=device)
@@ -193,7 +193,7 @@ def _answer(
 ) -> list[Any]:
     """Values of all components that show something: the answer, its cost, and two an expert."""
     model: Any = trained.model
-    experts = model.num_experts if isinstance(model, MultiExpertNet) and model.num_experts > 1 else 0
+    experts = count_experts(model) if count_experts(model) > 1 else 0
     if path is None:
         return [None, ''] * (experts + 1)
     routed = threshold if experts and model.router is not None else None
@@ -250,7 +250,7 @@ def _introduction(model: Any, experts: int, routed: bool) -> str:
 def _costs(model: Any) -> list[float]:
     """GMACs of an image by the number of experts it passes; a plain network's alone."""
     size = model.pretrained_cfg['input_size']
-    return gmacs_by_experts(model, size) if isinstance(model, MultiExpertNet) else [gmacs(model, size)]
+    return gmacs_by_experts(model, size) if count_experts(model) else [gmacs(model, size)]
 
 
 def _path_of(payload: Any) -> str | None:

@@ -27,8 +27,9 @@ from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import format_metrics, read_per_class, write_json
+from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.run_folder import checkpoints_in
-from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.setup import data_config
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.parser import Parser
@@ -141,7 +142,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
     if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
         raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
-    check_values(args)
+    check_values(vars(args))
     check_folder(args.output, '--output')
     output = Path(args.output)
     name = output.resolve().name

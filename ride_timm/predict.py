@@ -51,7 +51,7 @@ from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: Something the user can put right.
     """
     args = build_parser().parse_intermixed_args(argv)
-    check_values(args)
+    check_values(vars(args))
     check_writable(args.output, '--output')
     setup_logging(logging.WARNING)  # not where timm finds each file
     found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)
@@ -186,7 +186,7 @@ def _json(rows: Sequence[Prediction]) -> str:
 
 
 def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
-    experts = model.num_experts if isinstance(model, MultiExpertNet) else 0
+    experts = count_experts(model)
     names = [f'top{rank}' for rank in range(1, min(top_k, model.num_classes) + 1)]
     names += [f'expert{k}' for k in range(experts)]
     file = io.StringIO()
@@ -203,9 +203,9 @@ def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
 def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> str:
     """What was predicted with."""
     parts = [f'{args.model}: {model.num_classes} classes']
-    if isinstance(model, MultiExpertNet) and threshold is not None:
+    if count_experts(model) and threshold is not None:
         parts.append(f'routed with threshold {threshold:g} through 1 to {model.num_experts} experts')
-    elif isinstance(model, MultiExpertNet):
+    elif count_experts(model):
         off = ' (routing is off; --routed turns it on)' if model.router is not None else ''
         parts.append(f'all {model.num_experts} experts{off}')
     if args.prior:

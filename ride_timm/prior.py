@@ -29,15 +29,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from ride_timm._compat import update_model_args
+from ride_timm._compat import get_forward_hooks, update_model_args
 from ride_timm.data.sources import known_names
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError
 from ride_timm.escaping import from_csv_cell
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
-from ride_timm.models import CosineLinear, MultiExpertNet
+from ride_timm.models import CosineLinear, count_experts
 
 __all__ = [
     'apply_logit_adjustment',
@@ -45,9 +44,9 @@ __all__ = [
     'apply_prior',
     'correct_prior',
     'fold_logit_adjustment',
+    'logit_adjustment',
     'parse_prior',
     'remaining_adjustment',
-    'serve_logit_adjustment',
     'serve_prior',
 ]
 
@@ -77,13 +76,11 @@ def correct_prior(
     return prior_correction(logits, class_counts, tau, target)
 
 
-def serve_prior(
-    model: nn.Module, tau: float | Sequence[float], class_counts: ClassCounts, target: ClassCounts
-) -> list[RemovableHandle]:
-    """Make a network answer for other class frequencies, by hooks on its experts; its state dict stays as it is.
+def serve_prior(model: nn.Module, tau: float | Sequence[float], class_counts: ClassCounts, target: ClassCounts) -> None:
+    """Make a network answer for other class frequencies; its state dict stays as it is.
 
     From then on `model(x)`, `forward_experts` and `forward_routed` are corrected, and with them every command and
-    evaluation. A second call, or one of `serve_logit_adjustment`, replaces the first.
+    evaluation. A second call, or one of `logit_adjustment`, replaces the first.
 
     Args:
         model: A multi-expert network, or a plain one that counts as a single expert.
@@ -91,64 +88,69 @@ def serve_prior(
         class_counts: Training images per class, shape (C,); below 1 counts as 1.
         target: Class frequencies q to expect, shape (C,), of any sum.
 
-    Returns:
-        One handle a hook; calling `remove()` on all of them undoes the correction.
-
     Raises:
         RideError: tau is not of K experts, or the lengths do not fit.
     """
-    experts: list[nn.Module] = list(model.experts) if isinstance(model, MultiExpertNet) else [model]
-    taus = [float(tau)] * len(experts) if isinstance(tau, (int, float)) else list(tau)
-    if len(taus) != len(experts):
+    experts = max(count_experts(model), 1)
+    taus = [float(tau)] * experts if isinstance(tau, (int, float)) else list(tau)
+    if len(taus) != experts:
         raise RideError(
-            f'The network has {len(experts)} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
+            f'The network has {experts} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
         )
     zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
-    shifts = [correct_prior(zero, one, class_counts, target)[0] for one in taus]
-    _withdraw(model)
-    handles = [expert.register_forward_hook(_Shift(s)) for expert, s in zip(experts, shifts, strict=True)]
-    router = getattr(model, 'router', None)
-    if router is not None:
-        handles.append(router.register_forward_pre_hook(_Unshift(shifts)))
-    return handles
+    _set_offset(model, torch.cat([correct_prior(zero, one, class_counts, target) for one in taus]))
 
 
-def serve_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: float = 1.0) -> list[RemovableHandle]:
-    """Make a network answer with z - tau log pi, up to a constant, by hooks on its experts.
+def logit_adjustment(model: nn.Module, counts: ClassCounts, *, tau: float) -> None:
+    """Make a network answer with z - tau log pi, up to a constant; its state dict stays as it is.
 
-    A second call, or one of `serve_prior`, replaces the first: tau is the whole, and 0 takes it back.
+    Calls do not add up: tau is the whole, a second call, or one of `serve_prior`, replaces the first, and 0 takes it
+    back. An image passes as many experts as before.
 
     Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
 
     Args:
-        model: A multi-expert network, or a plain one that counts as a single expert, trained without a tau list.
-        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        model: A multi-expert network, or any timm classifier of C classes, trained on a loss that leaves the class
+            prior pi in its logits: not `balanced_softmax`, `balpoe` or `logit_adjusted`.
+        counts: Training images per class, shape (C,); below 1 counts as 1.
         tau: How much of the training prior is taken out: 0 nothing, 1 all that cross-entropy leaves in.
-
-    Returns:
-        One handle a hook; calling `remove()` on all of them undoes the adjustment.
 
     Raises:
         RideError: The lengths do not fit.
+
+    Example:
+        >>> import timm, torch, ride_timm as rt
+        >>> model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=3).eval()
+        >>> x = torch.zeros(2, 3, 32, 32)
+        >>> before = model(x)
+        >>> rt.logit_adjustment(model, [100, 10, 1], tau=0.5)
+        >>> bool((model(x) - before)[0].argmax() == 2)  # the rarest class gains most
+        True
+        >>> rt.logit_adjustment(model, [100, 10, 1], tau=0)
+        >>> torch.equal(model(x), before)
+        True
     """
-    counts = class_counts if isinstance(class_counts, Tensor) else list(class_counts)
-    handles = serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
+    counts = counts if isinstance(counts, Tensor) else list(counts)
+    serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
     if tau == 0.0:
-        _withdraw(model)
-        return []
-    return handles
+        _set_offset(model, None)
 
 
-def _withdraw(model: nn.Module) -> None:
-    """Take the hooks of `serve_prior` off; a copy of a network has them too, and no handles."""
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, (_Shift, _Unshift))]:
-                del hooks[key]
+def _set_offset(model: nn.Module, offset: Tensor | None) -> None:
+    """Add an offset (K, C) to the logits of a network's experts, or take it back."""
+    net: Any = model
+    if count_experts(model):
+        net.set_logit_offset(offset)
+        return
+    hooks = get_forward_hooks(net)  # a copy of a plain network has its hook too, and no handle
+    for key in [key for key, hook in hooks.items() if isinstance(hook, _Shift)]:
+        del hooks[key]
+    if offset is not None:
+        net.register_forward_hook(_Shift(offset[0]))
 
 
 class _Shift:
-    """Forward hook that adds a shift (C,) to the logits (B, C) of an expert."""
+    """Forward hook that adds a shift (C,) to the logits (B, C) of a network that is not of this package."""
 
     def __init__(self, shift: Tensor) -> None:
         self.shift = shift
@@ -156,17 +158,6 @@ class _Shift:
     def __call__(self, module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return logits.to(dtype) + self.shift.to(logits.device, dtype)
-
-
-class _Unshift:
-    """Forward pre-hook that takes the mean shift of the first experts out of the logits that the router reads."""
-
-    def __init__(self, shifts: Sequence[Tensor]) -> None:
-        self.means = [torch.stack(list(shifts[: n + 1])).mean(dim=0) for n in range(len(shifts))]
-
-    def __call__(self, module: nn.Module, inputs: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
-        index, features, mean_logits = inputs
-        return index, features, mean_logits - self.means[index].to(mean_logits.device, mean_logits.dtype)
 
 
 def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
@@ -201,7 +192,7 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
 
 
 def fold_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: float = 1.0) -> None:
-    """Add -tau log pi to the biases of a network's heads: `serve_logit_adjustment` for whoever loads the weights.
+    """Add -tau log pi to the biases of a network's heads: `logit_adjustment` for whoever loads the weights.
 
     A cosine head, which has no bias, becomes a `biased_cosine` one; `save_folder` writes that down.
 
@@ -219,7 +210,7 @@ def fold_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: floa
     classes = int(model.num_classes)  # type: ignore[arg-type]
     shift = prior_correction(torch.zeros(1, classes, dtype=torch.float64), class_counts, 1.0 - tau)[0]
     net: Any = model
-    heads = [expert.fc for expert in net.experts] if isinstance(model, MultiExpertNet) else [net.get_classifier()]
+    heads = list(net.get_classifier()) if count_experts(model) else [net.get_classifier()]
     for head in heads:
         if getattr(head, 'bias', None) is None and not isinstance(head, CosineLinear):
             raise RideError(
@@ -231,11 +222,11 @@ def fold_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: floa
             head.bias = nn.Parameter(torch.zeros_like(head.weight[:, 0], dtype=torch.float32))
         with torch.no_grad():
             head.bias += (shift - shift.mean()).to(head.bias.device, head.bias.dtype)
-    if isinstance(model, MultiExpertNet):
-        model._drop_router()
-        if model.head == 'cosine':
-            model.head = 'biased_cosine'
-            update_model_args(model, head=model.head)
+    if count_experts(model):
+        net._drop_router()
+        if net.head == 'cosine':
+            net.head = 'biased_cosine'
+            update_model_args(net, head=net.head)
 
 
 def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
@@ -267,7 +258,7 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
     """Make a loaded network answer as `--logit-adjustment` asks.
 
     Args:
-        trained: Of `load_model`; its model is changed, see `serve_logit_adjustment`.
+        trained: Of `load_model`; its model is changed, see `logit_adjustment`.
         tau: How much of the training prior is taken out in all, with what the heads hold already.
 
     Raises:
@@ -275,7 +266,7 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
     """
     rest = remaining_adjustment(trained, tau)
     assert trained.class_counts is not None
-    serve_logit_adjustment(trained.model, trained.class_counts, rest)
+    logit_adjustment(trained.model, trained.class_counts, tau=rest)
 
 
 def apply_options(trained: TrainedNet, args: argparse.Namespace) -> tuple[float, ...] | None:

@@ -15,11 +15,11 @@ import timm
 import torch
 from PIL import Image
 
+from ride_timm.commands.train import main as train_main
 from ride_timm.convert import save_folder
 from ride_timm.data import (
     ClassBalancedSampler,
     DataSplit,
-    choose_groups,
     create_eval_loader,
     create_train_loader,
     create_train_transform,
@@ -27,18 +27,16 @@ from ride_timm.data import (
     open_eval_split,
     open_train_split,
 )
-from ride_timm.engine.cost import gmacs
 from ride_timm.engine.loading import load_trained
-from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, write_json
-from ride_timm.engine.router_stage import evaluate_routed, train_router
+from ride_timm.engine.router_stage import train_router
 from ride_timm.engine.run_folder import LAST, checkpoints_in, locked
 from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
-from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.evaluation.one_pass import measure
+from ride_timm.metrics import ClassResult
 from ride_timm.parser import Parser
-from ride_timm.train import main as train_main
 
 __all__ = ['build_parser', 'main']
 
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RideError: scikit-learn or matplotlib is not installed.
     """
     args = build_parser().parse_args(argv)
-    check_values(args)
+    check_values(vars(args))
     for package, module in (('scikit-learn', 'sklearn'), ('matplotlib', 'matplotlib')):
         if importlib.util.find_spec(module) is None:
             raise RideError(f"{package} is not installed; run: pip install 'ride-timm[quickstart]'")
@@ -160,12 +158,8 @@ def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: 
     vars(options).update(use_ema=False, num_classes=None, model_kwargs={})
     net = load_trained(options).model
     train, val, loader = _val_loader(folder, net)
-    evaluator = LongTailEvaluator(
-        train.class_counts, groups=choose_groups(train.class_counts).groups, class_names=val.class_names
-    )
-    metrics = evaluate(net, loader, evaluator)
-    metrics['gmacs'] = gmacs(net, (3, IMAGE_SIZE, IMAGE_SIZE))
-    return Measured(net, metrics, evaluator.per_class())
+    found = measure(net, loader, train.class_counts, class_names=val.class_names)
+    return Measured(net, found.metrics, found.per_class)
 
 
 def _val_loader(folder: Path, net: Any) -> tuple[DataSplit, DataSplit, Any]:
@@ -190,7 +184,7 @@ def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDic
     net: Any = timm.create_model('ride_resnet32_3e', num_classes=10, layers=LAYERS, router=True)
     net.load_state_dict(ride.model.state_dict(), strict=False)  # all but the router, which is new
     net.pretrained_cfg.update({key: ride.model.pretrained_cfg[key] for key in DATA_CONFIG_KEYS})
-    train, val, loader = _val_loader(folder, net)
+    train, _, loader = _val_loader(folder, net)
     size = (3, IMAGE_SIZE, IMAGE_SIZE)
     train_loader = create_train_loader(
         train,
@@ -203,9 +197,9 @@ def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDic
     )
     train_router(net, train_loader, epochs=5, seed=args.seed)
     ride.model = net
-    groups = choose_groups(train.class_counts).groups
-    evaluator = LongTailEvaluator(train.class_counts, groups=groups, class_names=val.class_names)
-    return evaluate_routed(net, loader, evaluator, None, size)
+    routed = measure(net, loader, train.class_counts, routed=True).routed
+    assert routed is not None
+    return routed
 
 
 def _print_table(plain: Measured, ride: Measured, routed: OrderedDict[str, float]) -> None:

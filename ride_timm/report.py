@@ -28,14 +28,16 @@ from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
-from ride_timm.engine.setup import MAX_CHECKED, data_config
+from ride_timm.engine.run_data import MAX_CHECKED
+from ride_timm.engine.setup import data_config
+from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.parser import Parser
 from ride_timm.records.kinds import ARGS_SCHEMA
 from ride_timm.records.schema import read_object
 from ride_timm.reports.figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
-from ride_timm.reports.measure import Measured, take_stock
 from ride_timm.reports.page import Content, Example, render
 
 __all__ = ['build_parser', 'main', 'write_report']
@@ -105,7 +107,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     Raises:
         RideError: Something the user can put right.
     """
-    check_values(args)
+    check_values(vars(args))
     if importlib.util.find_spec('matplotlib') is None:
         raise RideError(
             'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
@@ -121,8 +123,9 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     device = choose_device(args.device)
     model: Any = trained.model
     config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
-    measured = take_stock(
-        model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device
+    measured = measure_split(
+        model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
+        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, progress=True,
     )  # fmt: skip
     content = _content(args, run, trained, split, measured, data_name(options), command)
     with writing(path, '--output'):
@@ -200,7 +203,7 @@ def _content(
 ) -> Content:
     """What the page shows."""
     curves = _read_summary(run)
-    pictures = {'calibration': draw_calibration(measured.answers, measured.figures['ece'])}
+    pictures = {'calibration': draw_calibration(measured.answers, measured.metrics['ece'])}
     if measured.groups is not None:
         pictures['tail'] = draw_tail(measured, trained.name, data, split.source)
     if measured.sweep is not None:

@@ -12,24 +12,20 @@ from typing import Any
 
 import torch
 
-from ride_timm.data import DataSplit, check_images, choose_groups, create_eval_loader, hold_out
+from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.images import stored_range
-from ride_timm.engine.cost import gmacs
 from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.inference_options import add_device_option, add_prior_option, choose_device
 from ride_timm.engine.loading import TrainedNet, load_trained
 from ride_timm.engine.logs import setup_logging
-from ride_timm.engine.loop import evaluate
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
-from ride_timm.engine.router_stage import evaluate_routed
-from ride_timm.engine.run_data import HoldoutPlan, open_val_part
-from ride_timm.engine.setup import MAX_CHECKED, data_config
-from ride_timm.engine.tta import WithMirrorImage
-from ride_timm.engine.values import KeyValues, check_values
+from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
+from ride_timm.engine.setup import data_config
+from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
-from ride_timm.metrics import LongTailEvaluator
-from ride_timm.models import MultiExpertNet
+from ride_timm.evaluation.one_pass import measure_split
+from ride_timm.options import KeyValues
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
@@ -124,7 +120,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         RideError: Something the user can put right.
     """
     check_form(args)
-    check_values(args)
+    check_values(vars(args))
     if args.seed is not None and args.holdout is None:
         raise RideError(
             f'--seed {args.seed} was given and draws nothing here without --holdout; give it, or no --seed.'
@@ -142,20 +138,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
     config = data_config(args, model)
-    loader = create_eval_loader(
-        split,
-        input_size=config['input_size'],
-        mean=config['mean'],
-        std=config['std'],
-        interpolation=config['interpolation'],
-        crop_pct=config['crop_pct'],
-        crop_mode=config['crop_mode'],
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=device,
-    )
     results: OrderedDict[str, Any] = OrderedDict(model=trained.name, checkpoint=args.checkpoint or None)
-    results.update(_measure(args, model, loader, split, counts, config['input_size'], device))
+    results.update(_measure(args, model, split, counts, config, device))
     results['num_classes'] = split.num_classes
     results['data'] = split.source
     if prior is not None:
@@ -168,37 +152,30 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
 
 
 def _measure(
-    args: argparse.Namespace, model: Any, loader: Any, split: DataSplit, counts: Any, input_size: Any, device: Any
+    args: argparse.Namespace, model: Any, split: DataSplit, counts: Any, config: Any, device: torch.device
 ) -> OrderedDict[str, Any]:
     routed = args.routed or args.threshold is not None
     if routed and getattr(model, 'router', None) is None:
         raise RideError(f'Routing was asked for and {args.model or args.checkpoint} has no router; train one first.')
     if routed and args.tta:
         raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
-    create = partial(
-        LongTailEvaluator,
-        counts if counts is not None else split.class_counts,
-        groups=choose_groups(counts).groups if counts is not None else {},
-        class_names=split.class_names,
-        device=device,
-    )
-    evaluator = create(num_experts=model.num_experts if isinstance(model, MultiExpertNet) and not routed else 0)
-    autocast = partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext
-    metrics: OrderedDict[str, Any]
-    if routed:
-        metrics = evaluate_routed(model, loader, evaluator, args.threshold, input_size, autocast)
-    else:
-        metrics = evaluate(model, loader, evaluator, autocast, args.channels_last)
-        metrics['gmacs'] = gmacs(model, input_size)
-    table = evaluator.per_class()
+    found = measure_split(
+        model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
+        routed=routed, threshold=args.threshold, mirror=bool(args.tta), channels_last=args.channels_last,
+        autocast=partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext,
+    )  # fmt: skip
+    metrics: OrderedDict[str, Any] = found.routed or found.metrics
     if args.per_class_file:
         with writing(args.per_class_file, '--per-class-file'):
-            write_per_class(Path(args.per_class_file), table)
-    if args.tta:
-        mirrored = create()
-        found = evaluate(WithMirrorImage(model), loader, mirrored, autocast, args.channels_last)
-        shown = [name for name in ('top1', 'balanced', *mirrored.groups, 'ece') if name in found]
-        metrics.update({f'tta_flip_{name}': found[name] for name in shown}, tta_flip_gmacs=2 * metrics['gmacs'])
+            write_per_class(Path(args.per_class_file), found.routed_per_class or found.per_class)
+    if found.mirrored is not None:
+        shown = [
+            name
+            for name in ('top1', 'balanced', *(found.groups.groups if found.groups else ()), 'ece')
+            if name in found.mirrored
+        ]
+        metrics.update({f'tta_flip_{name}': found.mirrored[name] for name in shown})
+        metrics['tta_flip_gmacs'] = 2 * metrics['gmacs']
     return metrics
 
 

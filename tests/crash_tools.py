@@ -18,7 +18,7 @@ import torch
 from ride_timm.cli import main as cli
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['pytest', 'ride_timm.train', 'ride_timm.validate'])
+_context.set_forkserver_preload(['pytest', 'ride_timm.training.run', 'ride_timm.validate'])
 
 
 def start(target, *args, log, env=None):

@@ -97,7 +97,7 @@ def test_unknown_command_with_the_closest_name(wrong, right, capsys):
 
 @pytest.mark.slow
 def test_as_a_process(tmp_path):
-    command = [sys.executable, '-m', 'ride_timm.train', '--data-dir', str(tmp_path / 'none'), '--device', 'cpu']
+    command = [sys.executable, '-m', 'ride_timm', 'train', '--data-dir', str(tmp_path / 'none'), '--device', 'cpu']
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count('\n') == 1
@@ -170,7 +170,7 @@ def test_unknown_recipe(data, tmp_path, fails):
 @pytest.mark.parametrize(
     ('text', 'wanted'),
     [
-        (b'batchsize: 4', 'has the key batchsize, which is no argument of the training; did you mean batch_size?'),
+        (b'batchsize: 4', 'has the key batchsize, which is no option of the training; did you mean batch_size?'),
         (b'momentum: much', 'momentum must be'),
         (b'- momentum', 'holds no `argument: value` lines'),
         (b'momentum: [', 'not valid YAML'),

@@ -1,6 +1,5 @@
 """What breaks where another package moves a private name; see `ride_timm/_compat.py`."""
 
-import argparse
 import ast
 import logging
 import subprocess
@@ -102,6 +101,14 @@ def test_the_module_within_a_wrapper():
     assert _compat.get_inner(net) is None
 
 
+def test_a_hook_can_be_found_and_taken_off():
+    net = nn.Identity()
+    net.register_forward_hook(lambda module, inputs, output: output + 1)
+    assert net(torch.zeros(1)) == 1
+    _compat.get_forward_hooks(net).clear()
+    assert net(torch.zeros(1)) == 0
+
+
 def test_batches_of_a_loader():
     data = [(np.zeros((3, 4, 4), np.uint8), 0)] * 2
     loader = timm.data.create_loader(
@@ -120,12 +127,6 @@ def test_shards_of_a_split(tmp_path):
         data = timm.data.create_dataset('wds/x', root=str(tmp_path), split='a-{00..02}.tar')
     assert _compat.shard_names(data) == ['a-00.tar', 'a-01.tar', 'a-02.tar']
     assert not logging.getLogger('timm.data.readers.reader_wds').disabled
-
-
-def test_options_of_a_parser():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--size', type=int, default=3)
-    assert {option.dest: option.default for option in _compat.options_of(parser)}['size'] == 3
 
 
 def test_it_may_be_the_first_to_import_timm():

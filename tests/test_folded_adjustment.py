@@ -14,7 +14,7 @@ from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
 from ride_timm.export import main as export
 from ride_timm.models import CosineLinear
-from ride_timm.prior import fold_logit_adjustment, serve_logit_adjustment
+from ride_timm.prior import fold_logit_adjustment, logit_adjustment
 from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
@@ -27,12 +27,12 @@ def same(one, other, atol=1e-5):
 
 class TestFold:
     @pytest.mark.parametrize('head', ['cosine', 'linear'])
-    def test_it_answers_as_with_hooks(self, head):
+    def test_it_answers_as_logit_adjustment_does(self, head):
         torch.manual_seed(0)
         model = timm.create_model(CIFAR, num_classes=len(COUNTS), head=head).eval()
         served, images = copy.deepcopy(model), torch.randn(4, 3, 32, 32)
         before = model(images)
-        serve_logit_adjustment(served, COUNTS, 0.7)
+        logit_adjustment(served, COUNTS, tau=0.7)
         fold_logit_adjustment(model, COUNTS, 0.7)
         same(model(images), served(images))
         same(model.forward_experts(images), served.forward_experts(images))
@@ -53,7 +53,7 @@ class TestFold:
         torch.manual_seed(0)
         model = timm.create_model('test_resnet', num_classes=len(COUNTS)).eval()
         served, images = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
-        serve_logit_adjustment(served, COUNTS)
+        logit_adjustment(served, COUNTS, tau=1.0)
         fold_logit_adjustment(model, COUNTS)
         same(model(images), served(images))
 
@@ -92,7 +92,7 @@ def figures(folder, data, *options):
 def test_whoever_loads_the_folder_has_it(runs, data):
     counts = load_model(runs / NET).class_counts
     raw, images = load_model(runs / 'experts').model, torch.randn(3, 3, 8, 8)
-    serve_logit_adjustment(raw, counts, 1.0)
+    logit_adjustment(raw, counts, tau=1.0)
     loaded = timm.create_model(f'local-dir:{runs / NET}', pretrained=True).eval()
     same(loaded(images), raw(images))
     assert loaded.head == 'biased_cosine'

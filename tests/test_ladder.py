@@ -9,8 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 import ladder
-
-from ride_timm.engine.args import parse_args
+from configs import resolved
 
 
 def write_run(folder, seed=42, epochs=12, many=60.0):
@@ -39,7 +38,7 @@ def write_run(folder, seed=42, epochs=12, many=60.0):
 def test_steps_are_options_of_the_training(step):
     parent, _, later = ladder.STEPS[step]
     more = ('--init', 'x') if later else ladder.COMMON
-    args = parse_args([*ladder.options_of(step), *more, '--data-dir', 'x'])
+    args = resolved([*ladder.options_of(step), *more, '--data-dir', 'x'])
     assert (args.stage, args.loss) == (('heads', 'balanced_softmax') if later else ('experts', 'balpoe'))
     assert args.holdout == (None if later else 0.1)
     assert parent is None or list(ladder.STEPS).index(parent) < list(ladder.STEPS).index(step)

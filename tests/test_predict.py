@@ -20,6 +20,7 @@ from ride_timm.data import ImageSet, create_eval_loader, open_image
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import Skipped, forward_votes, predict
 from ride_timm.errors import RideError
+from ride_timm.evaluation import one_pass
 from ride_timm.metrics import LongTailEvaluator
 from ride_timm.predict import main
 
@@ -97,24 +98,29 @@ def validated(monkeypatch):
     """Probabilities by file, and the figures, of the real `validate`."""
 
     def call(checkpoint, data, *options):
-        seen, splits = [], []
+        seen, splits = [], []  # of the evaluator that was made last: the routed one, if there is one
 
         class Recorder(LongTailEvaluator):
+            def reset(self):
+                seen.append([])
+                self.seen = seen[-1]
+                super().reset()
+
             def update(self, output, target, experts=None):
-                seen.extend(output.float().softmax(1).tolist())
+                self.seen.extend(output.float().softmax(1).tolist())
                 super().update(output, target, experts)
 
         def loading(split, **kwargs):
             splits.append(split)
             return create_eval_loader(split, **kwargs)
 
-        monkeypatch.setattr(validation, 'LongTailEvaluator', Recorder)
-        monkeypatch.setattr(validation, 'create_eval_loader', loading)
+        monkeypatch.setattr(one_pass, 'LongTailEvaluator', Recorder)
+        monkeypatch.setattr(one_pass, 'create_eval_loader', loading)
         name = '--model' if ':' in checkpoint else '--checkpoint'
         argv = [name, checkpoint, '--data-dir', str(data), '--device', 'cpu', *map(str, options)]
         figures = validation.validate(validation.build_parser().parse_args(argv))
         monkeypatch.undo()
-        return dict(zip(splits[0].dataset.filenames(absolute=True), seen, strict=True)), figures
+        return dict(zip(splits[0].dataset.filenames(absolute=True), seen[-1], strict=True)), figures
 
     return call
 

@@ -23,8 +23,8 @@ from ride_timm.prior import (
     apply_logit_adjustment,
     apply_prior,
     correct_prior,
+    logit_adjustment,
     parse_prior,
-    serve_logit_adjustment,
     serve_prior,
 )
 from ride_timm.validate import build_parser, validate
@@ -129,10 +129,9 @@ class TestServePrior:
     def test_it_can_be_undone_and_is_not_saved(self, net):
         model, images, _ = net
         before, keys = model(images), list(model.state_dict())
-        handles = serve_prior(model, TAU, COUNTS, TARGET)
+        serve_prior(model, TAU, COUNTS, TARGET)
         assert list(model.state_dict()) == keys
-        for handle in handles:
-            handle.remove()
+        logit_adjustment(model, COUNTS, tau=0)
         torch.testing.assert_close(model(images), before, rtol=0, atol=0)
         routed = model.forward_routed(images, 1.0).logits
         torch.testing.assert_close(routed, model.forward_experts(images)[:, 0])
@@ -149,7 +148,7 @@ class TestServePrior:
             serve_prior(net[0], (0.0, 2.0), COUNTS, TARGET)
 
 
-class TestServeLogitAdjustment:
+class TestLogitAdjustment:
     @staticmethod
     def adjusted(probabilities, tau):
         """Oracle, in NumPy: exp(z - tau log pi), normalised; counts below 1 as 1."""
@@ -161,7 +160,7 @@ class TestServeLogitAdjustment:
     def test_oracle(self, net, tau):
         model, images, router_logits = net
         raw = model.forward_experts(images).detach().double()
-        serve_logit_adjustment(model, COUNTS, tau)
+        logit_adjustment(model, COUNTS, tau=tau)
         wanted = self.adjusted(raw.mean(1).softmax(1).numpy(), tau)
         np.testing.assert_allclose(model(images).softmax(1).detach().numpy(), wanted, rtol=1e-3, atol=1e-6)
         for threshold in (0.0, *safe_thresholds(router_logits), 1.0):  # every image passes as many experts as before
@@ -172,10 +171,10 @@ class TestServeLogitAdjustment:
             found = routed.logits.softmax(1).detach().numpy()
             np.testing.assert_allclose(found, self.adjusted(means, tau), rtol=1e-3, atol=1e-6)
 
-    def test_1_is_the_default_and_moves_to_the_tail(self, net):
+    def test_1_moves_to_the_tail(self, net):
         model, images, _ = net
         before = model(images).softmax(1)
-        serve_logit_adjustment(model, COUNTS)
+        logit_adjustment(model, COUNTS, tau=1.0)
         after = model(images).softmax(1)
         np.testing.assert_allclose(after.detach().numpy(), self.adjusted(before.detach().numpy(), 1.0), rtol=1e-3)
         assert (after[:, 0] < before[:, 0]).all()
@@ -183,18 +182,18 @@ class TestServeLogitAdjustment:
 
     def test_a_second_call_replaces_the_first_and_0_takes_it_back(self, net):
         (model, images, _), before = net, net[0](net[1])
-        serve_logit_adjustment(model, COUNTS, 0.5)
+        logit_adjustment(model, COUNTS, tau=0.5)
         served = copy.deepcopy(model)
         serve_prior(served, 1.0, COUNTS, COUNTS[::-1])
-        serve_logit_adjustment(served, COUNTS, 0.5)
+        logit_adjustment(served, COUNTS, tau=0.5)
         assert torch.equal(served(images), model(images))
         assert not torch.equal(model(images), before)
-        assert serve_logit_adjustment(served, COUNTS, 0.0) == []
+        logit_adjustment(served, COUNTS, tau=0.0)
         assert torch.equal(served(images), before)
 
     def test_other_classes(self, net):
         with pytest.raises(RideError, match='have 9 classes, but class_counts has 3'):
-            serve_logit_adjustment(net[0], (3, 2, 1))
+            logit_adjustment(net[0], (3, 2, 1), tau=1.0)
 
 
 class TestParsePrior:

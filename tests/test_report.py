@@ -20,12 +20,13 @@ from ride_timm.convert import save_folder
 from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import predict
-from ride_timm.engine.sweep import sweep_thresholds
+from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.errors import RideError
+from ride_timm.evaluation.one_pass import Answers, Measured, measure_split
 from ride_timm.metrics import ClassResult, expected_calibration_error, wilson_interval
 from ride_timm.report import build_parser, main
 from ride_timm.reports.figures import draw_curves, read_curves, thumbnail
-from ride_timm.reports.measure import Answers, Measured, agreement, reliability, take_stock, worst_pairs
+from ride_timm.reports.measure import agreement, reliability, worst_pairs
 from ride_timm.reports.page import Content, Example, render
 
 NAMES = ['<script>alert(1)</script>', 'a & b "wild" <img src=x onerror=alert(1)>', "été d'hiver 猫 {x} $title"]
@@ -212,7 +213,7 @@ def test_experts_that_never_agree_have_no_accuracy_where_they_do():
     votes = np.array([[0, 1], [1, 0]])
     answers = Answers(np.array([0, 1]), np.array([0, 1]), np.array([0.9, 0.8]), votes, np.full((2, 2), 0.7))
     measured = replace(_measured(answers, ('a', 'b')), num_experts=2)
-    measured.figures.update(expert0_top1=100.0, expert1_top1=0.0)
+    measured.metrics.update(expert0_top1=100.0, expert1_top1=0.0)
     page = Page(render(Content('n', 'm', 'd', measured, {}, {'calibration': thumbnail(Image.new('L', (4, 4)))})))
     assert page.row('all experts agree')[1:] == ['0', '0.0 %', '\N{EN DASH}']
     assert page.row('they differ')[1:] == ['2', '100.0 %', '100.00 %']
@@ -230,17 +231,6 @@ def test_a_router(routed, data, tmp_path):
     assert_column(page, 2, own, ALL)
     assert page.row('experts, mean')[1:] == ['3', f'{own["mean_experts"]:.2f}']
     assert any(f'{100 * own["share_1"]:.1f}\xa0% pass 1 expert' in text for text in page.texts)
-
-
-def test_one_pass_gives_the_same_sweep(routed, data):
-    net = load_model(routed).model
-    split = open_eval_split(data, class_names=['ant', 'bee', 'cat'])
-    config = timm.data.resolve_data_config({}, model=net)
-    measured = take_stock(net, split, [24, 12, 5], config, batch_size=5)
-    wanted = sweep_thresholds(net, loading(net, data), choose_groups([24, 12, 5]).groups, input_size=(3, 8, 8))
-    assert len({row['top1'] for row in wanted}) > 1
-    for found, row in zip(measured.sweep, wanted, strict=True):
-        assert found == pytest.approx(row)
 
 
 def test_a_plain_network_of_timms_without_names(data, tmp_path):
@@ -297,7 +287,8 @@ def test_what_cannot_be_is_one_sentence(experts, routed, tmp_path, capsys, chang
 def test_every_text_from_outside_is_escaped(routed, data, tmp_path):
     net = load_model(routed).model
     split = replace(open_eval_split(data, class_names=['ant', 'bee', 'cat']), class_names=tuple(NAMES))
-    measured = take_stock(net, split, [24, 12, 5], timm.data.resolve_data_config({}, model=net))
+    config = timm.data.resolve_data_config({}, model=net)
+    measured = measure_split(net, split, [24, 12, 5], config, routed=True, thresholds=THRESHOLDS)
     picture = thumbnail(Image.new('RGB', (300, 150)))
     evil = '"><script>\x00\udcff\u202e' + NAMES[1]
     example = Example(evil, picture, evil, evil, 0.5, [(evil, 0.5)] * 3)
@@ -324,7 +315,8 @@ def _measured(answers, names):
     table = [ClassResult(i, name, 'many', 5, 1, 100.0) for i, name in enumerate(names)]
     measured = {'top1': 100.0, 'ece': 1.0, 'gmacs': 1.0, 'num_classes_without_images': 0}
     confusion = np.eye(len(names), len(names) + 1, dtype=np.int64)
-    return Measured(measured, None, None, table, confusion, answers, choose_groups([5] * len(names)), 1)
+    groups = choose_groups([5] * len(names))
+    return Measured(measured, table, confusion, groups, 1, (3, 8, 8), answers)
 
 
 def test_the_small_figures():

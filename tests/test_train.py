@@ -8,12 +8,12 @@ import pytest
 import timm
 import torch
 import yaml
+from configs import resolved
 from crash_tools import load, options, rows, run_command
 from timm.models import load_checkpoint
 from tiny_runs import CIFAR, COUNTS, write_images
 
-from ride_timm.engine.args import parse_args
-from ride_timm.train import main
+from ride_timm.commands.train import main
 from ride_timm.validate import build_parser, validate
 
 
@@ -158,7 +158,7 @@ def test_validate_gives_the_figures_of_the_table(data, tmp_path, more):
 
 @pytest.mark.parametrize(('metric', 'mode'), [('top1', 'max'), ('ece', 'min'), ('loss', 'min')])
 def test_a_plateau_is_one_of_the_figure_that_ranks(data, tmp_path, monkeypatch, metric, mode):
-    import ride_timm.train as module
+    import ride_timm.training.run as module
 
     create, found = module.create_scheduler_v2, []
 
@@ -191,7 +191,7 @@ def test_anothers_checkpoint_does_not_replace_a_run(data, run, tmp_path, capsys)
 
 def test_the_folder_is_taken_from_the_start(data, tmp_path, monkeypatch):
     """A second run that starts during the first epoch of one must not share its folder."""
-    import ride_timm.train as module
+    import ride_timm.training.run as module
 
     epoch = module.train_epoch
     found = []
@@ -225,8 +225,8 @@ def test_precedence(data, tmp_path, caplog):
 
 def test_an_explicit_default_wins_over_the_recipe(tmp_path):
     (tmp_path / 'recipe.yaml').write_text('momentum: 0.5\n')
-    assert parse_args(['--recipe', str(tmp_path / 'recipe.yaml')]).momentum == 0.5
-    assert parse_args(['--recipe', str(tmp_path / 'recipe.yaml'), '--momentum', '0.9']).momentum == 0.9
+    assert resolved(['--recipe', str(tmp_path / 'recipe.yaml')]).momentum == 0.5
+    assert resolved(['--recipe', str(tmp_path / 'recipe.yaml'), '--momentum', '0.9']).momentum == 0.9
 
 
 def test_default_folder(data, tmp_path, monkeypatch):

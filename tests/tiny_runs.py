@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ride_timm.train import main
+from ride_timm.commands.train import main
 
 CIFAR, IMAGENET = 'test_ride_resnet_cifar_3e', 'test_ride_resnet_3e'
 COUNTS = {'ant': 24, 'bee': 12, 'cat': 5}

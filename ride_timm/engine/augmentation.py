@@ -1,6 +1,5 @@
 """The training augmentation that the arguments name, for Pillow images or for batches on the device."""
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,15 +12,16 @@ from ride_timm.data import (
     create_train_transform,
 )
 from ride_timm.errors import RideError
+from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['device_augmentation', 'train_transform']
 
 
-def train_transform(args: argparse.Namespace, size: tuple[int, int, int], interpolation: str) -> Any:
+def train_transform(config: ResolvedConfig, size: tuple[int, int, int], interpolation: str) -> Any:
     """The transform of Pillow images.
 
     Args:
-        args: The run's arguments.
+        config: The run's options.
         size: (channels, height, width) of what the network sees.
         interpolation: timm's name of it.
 
@@ -29,36 +29,36 @@ def train_transform(args: argparse.Namespace, size: tuple[int, int, int], interp
         RideError: The arguments name none.
     """
     pictures = size[0] in (1, 3)
-    if not pictures and (args.aa or args.augmentation == 'cifar_aa' or 'color_jitter' in (args.explicit or ())):
+    if not pictures and (config.aa or config.augmentation == 'cifar_aa' or 'color_jitter' in config.explicit):
         raise RideError(
             f'Images of {size[0]} channels have no colours to change; leave --aa, --color-jitter and --augmentation '
             'cifar_aa out.'
         )
-    if args.augmentation != 'timm':
-        return create_train_transform(args.augmentation, size, hflip=args.hflip, interpolation=interpolation)
+    if config.augmentation != 'timm':
+        return create_train_transform(str(config.augmentation), size, hflip=config.hflip, interpolation=interpolation)
     try:
         return create_train_transform(
             'timm',
             size,
-            scale=args.scale,
-            ratio=args.ratio,
-            hflip=args.hflip,
-            vflip=args.vflip,
-            color_jitter=_jitter(args) if pictures else None,
-            auto_augment=args.aa,
+            scale=config.scale,
+            ratio=config.ratio,
+            hflip=config.hflip,
+            vflip=config.vflip,
+            color_jitter=_jitter(config) if pictures else None,
+            auto_augment=config.aa,
             interpolation=interpolation,
         )
     except (AssertionError, KeyError, ValueError) as error:  # how timm's parser of --aa fails
-        raise RideError(f"--aa {args.aa} is not one of timm's policies ({error}); rand-m9-mstd0.5 is.") from error
+        raise RideError(f"--aa {config.aa} is not one of timm's policies ({error}); rand-m9-mstd0.5 is.") from error
 
 
 def device_augmentation(
-    args: argparse.Namespace, size: tuple[int, int, int], interpolation: str
+    config: ResolvedConfig, size: tuple[int, int, int], interpolation: str
 ) -> Callable[[tuple[int, int]], DeviceAugmentation]:
     """What makes the augmentation of `--data-on-device`, of the (height, width) of the images.
 
     Args:
-        args: The run's arguments.
+        config: The run's options.
         size: (channels, height, width) of what the network sees.
         interpolation: timm's name of it.
 
@@ -67,12 +67,12 @@ def device_augmentation(
     """
     if size[0] not in (1, 3):
         raise RideError(f'--data-on-device takes pictures, not images of {size[0]} channels; leave it out.')
-    if args.augmentation == 'cifar':
-        return lambda shape: CifarAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
-    if args.augmentation == 'cifar_aa':
-        return lambda shape: CifarAAAugmentation(size[-1], hflip=args.hflip, interpolation=interpolation, shape=shape)
+    if config.augmentation == 'cifar':
+        return lambda shape: CifarAugmentation(size[-1], hflip=config.hflip, interpolation=interpolation, shape=shape)
+    if config.augmentation == 'cifar_aa':
+        return lambda shape: CifarAAAugmentation(size[-1], hflip=config.hflip, interpolation=interpolation, shape=shape)
     others = {
-        f'--aa {args.aa}': bool(args.aa),
+        f'--aa {config.aa}': bool(config.aa),
         f'--interpolation {interpolation}': interpolation != 'bilinear',
     }
     for what, given in others.items():
@@ -82,12 +82,12 @@ def device_augmentation(
                 '--interpolation bilinear and without --aa. Leave one of them out.'
             )
     return partial(
-        CropAugmentation, size=size[-2:], scale=args.scale, ratio=args.ratio, hflip=args.hflip, vflip=args.vflip,
-        color_jitter=_jitter(args),
+        CropAugmentation, size=size[-2:], scale=config.scale, ratio=config.ratio, hflip=config.hflip,
+        vflip=config.vflip, color_jitter=_jitter(config),
     )  # fmt: skip
 
 
-def _jitter(args: argparse.Namespace) -> Any:
-    """The argument as timm takes it: one number, or three or four."""
-    jitter = args.color_jitter if isinstance(args.color_jitter, (int, float)) else tuple(args.color_jitter)
-    return jitter[0] if isinstance(jitter, tuple) and len(jitter) == 1 else jitter
+def _jitter(config: ResolvedConfig) -> Any:
+    """The option as timm takes it: one number, or three or four."""
+    jitter = tuple(config.color_jitter)
+    return jitter[0] if len(jitter) == 1 else jitter

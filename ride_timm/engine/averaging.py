@@ -1,6 +1,5 @@
 """A second set of weights, averaged over training: timm's moving average, or the mean over the last epochs."""
 
-import argparse
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from ride_timm.data import start_epoch
 from ride_timm.engine.loop import Trainer
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
+from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['EpochMean', 'average_epoch', 'is_averaged', 'setup_average']
 
@@ -49,32 +49,32 @@ def is_averaged(settings: Mapping[str, Any]) -> bool:
     """Whether a run is measured by averaged weights, which its checkpoints hold next to the plain ones.
 
     Args:
-        settings: The run's arguments.
+        settings: The run's options.
     """
     return bool(settings.get('model_ema') or settings.get('average_epochs'))
 
 
-def setup_average(args: argparse.Namespace, task: ExpertTask, checkpoint: Mapping[str, Any] | None) -> None:
+def setup_average(config: ResolvedConfig, task: ExpertTask, checkpoint: Mapping[str, Any] | None) -> None:
     """Create the averaged weights that the arguments ask for, or go on with those of a checkpoint.
 
     Args:
-        args: The run's arguments.
+        config: The run's options.
         task: Gets them as timm's `trainable_module_ema`.
         checkpoint: What the run resumes from, or None.
 
     Raises:
         RideError: Both kinds are asked for, or more epochs than there are.
     """
-    if args.model_ema and args.average_epochs:
+    if config.model_ema and config.average_epochs:
         raise RideError('--model-ema and --average-epochs both average the weights; leave one of them out.')
-    if args.average_epochs > args.epochs:
+    if config.average_epochs > config.epochs:
         raise RideError(
-            f'--average-epochs {args.average_epochs} was given and --epochs is {args.epochs}; average fewer, such as '
-            f'{max(1, args.epochs // 10)}.'
+            f'--average-epochs {config.average_epochs} was given and --epochs is {config.epochs}; average fewer, '
+            f'such as {max(1, config.epochs // 10)}.'
         )
-    if args.model_ema:
-        task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
-    elif args.average_epochs:
+    if config.model_ema:
+        task.setup_ema(decay=config.model_ema_decay, use_warmup=config.model_ema_warmup)
+    elif config.average_epochs:
         task.trainable_module_ema = EpochMean(task.get_trainable_module())
     else:
         return
@@ -82,14 +82,14 @@ def setup_average(args: argparse.Namespace, task: ExpertTask, checkpoint: Mappin
         task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict_ema']), ema=True)
 
 
-def average_epoch(args: argparse.Namespace, trainer: Trainer, epoch: int, measured: bool) -> None:
+def average_epoch(config: ResolvedConfig, trainer: Trainer, epoch: int, measured: bool) -> None:
     """Take an epoch that ended into the mean over the last epochs; before these the mean is the network itself.
 
     Statistics of BatchNorm are those of the plain weights; for the mean they are computed anew from the training images
     before it is measured.
 
     Args:
-        args: The run's arguments; without --average-epochs nothing is done.
+        config: The run's options; without --average-epochs nothing is done.
         trainer: Its task holds the mean.
         epoch: Index of the epoch.
         measured: Whether an evaluation follows.
@@ -97,11 +97,11 @@ def average_epoch(args: argparse.Namespace, trainer: Trainer, epoch: int, measur
     mean: Any = trainer.task.get_trainable_module(ema=True)
     if not isinstance(mean, EpochMean):
         return
-    before = max(0, epoch - (trainer.epochs - args.average_epochs))
+    before = max(0, epoch - (trainer.epochs - config.average_epochs))
     mean.add(unwrap_model(trainer.task.get_trainable_module()), before)
-    if not (before and measured) or args.train_only:  # in parts of a network the statistics are frozen
+    if not (before and measured) or config.train_only:  # in parts of a network the statistics are frozen
         return
-    start_epoch(trainer.loader, seed=args.seed, epoch=epoch, rank=args.rank)
+    start_epoch(trainer.loader, seed=config.seed, epoch=epoch, rank=config.rank)
     with trainer.autocast():
         update_bn((_laid_out(images, trainer) for images, _ in trainer.loader), mean.module)
 

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import MultiExpertNet, count_experts
 
 __all__ = ['gmacs', 'gmacs_by_experts', 'mean_gmacs']
 
@@ -19,8 +20,8 @@ def gmacs(model: nn.Module, input_size: Sequence[int]) -> float:
         model: Any network; it is copied, not touched.
         input_size: (channels, height, width).
     """
-    net = copy.deepcopy(model).to('meta').float().eval()
-    if isinstance(net, MultiExpertNet):
+    net: Any = copy.deepcopy(model).to('meta').float().eval()
+    if count_experts(net):
         net.set_routing(None)
     return _count(net, torch.empty(1, *input_size, device='meta'))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 
 __all__ = ['expert_streams']
 
@@ -25,30 +25,22 @@ def expert_streams(module: nn.Module, device: torch.device) -> Iterator[None]:
         device: The GPU.
     """
     with ExitStack() as stack:
-        for net in module.modules():
-            if isinstance(net, MultiExpertNet) and len(net.experts) > 1:
-                _fork(net, device, stack)
+        nets: list[Any] = [net for net in module.modules() if count_experts(net) > 1]
+        for net in nets:
+            net.run_experts = partial(_side_by_side, [torch.cuda.Stream(device) for _ in net.experts])
+            stack.callback(setattr, net, 'run_experts', None)
         yield
 
 
-def _fork(net: MultiExpertNet, device: torch.device, stack: ExitStack) -> None:
-    streams: list[Any] = [torch.cuda.Stream(device) for _ in net.experts]
-    first, last = net.expert_stages[0], net.expert_stages[-1]
-    state: dict[str, Any] = {}
-
-    def enter(index: int, *_: Any) -> None:
-        if index == 0:
-            state['main'] = torch.cuda.current_stream(device)
-            state['trunk'] = state['main'].record_event()
-        streams[index].wait_event(state['trunk'])
-        torch.cuda.set_stream(streams[index])
-
-    def leave(index: int, *_: Any) -> None:
-        torch.cuda.set_stream(state['main'])
-        if index == len(streams) - 1:
-            for stream in streams:
-                state['main'].wait_stream(stream)
-
-    for index, expert in enumerate(net.experts):
-        stack.callback(getattr(expert, first).register_forward_pre_hook(partial(enter, index)).remove)
-        stack.callback(getattr(expert, last).register_forward_hook(partial(leave, index)).remove)
+def _side_by_side(streams: list[Any], experts: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    """Final feature maps of the experts, from that of the trunk; the current stream waits for all of them."""
+    main = torch.cuda.current_stream(x.device)
+    trunk = main.record_event()
+    maps = []
+    for stream, expert in zip(streams, experts, strict=True):
+        stream.wait_event(trunk)
+        with torch.cuda.stream(stream):
+            maps.append(expert.forward_features(x))
+    for stream in streams:
+        main.wait_stream(stream)
+    return maps

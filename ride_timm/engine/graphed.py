@@ -1,6 +1,5 @@
 """Forward and backward pass of a step as one CUDA graph, for networks that a GPU computes faster than Python asks."""
 
-import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from ride_timm.engine.expert_streams import expert_streams
 from ride_timm.engine.memory import is_out_of_memory
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
+from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['GraphedStep', 'check_cuda_graph']
 
@@ -124,11 +124,11 @@ class GraphedStep:
         return _Captured(graph, images, target, parts, gradients)
 
 
-def check_cuda_graph(args: argparse.Namespace, device: torch.device) -> None:
+def check_cuda_graph(config: ResolvedConfig, device: torch.device) -> None:
     """Refuse what does not go into a graph.
 
     Args:
-        args: The run's arguments.
+        config: The run's options.
         device: Where it computes.
 
     Raises:
@@ -136,10 +136,10 @@ def check_cuda_graph(args: argparse.Namespace, device: torch.device) -> None:
     """
     others = {
         f'--device {device.type}': device.type != 'cuda',
-        '--amp-dtype float16': args.amp and args.amp_dtype == 'float16',
-        '--grad-accum-steps': args.grad_accum_steps > 1,
-        '--grad-checkpointing': args.grad_checkpointing,
-        'several processes': args.distributed,
+        '--amp-dtype float16': config.amp and config.amp_dtype == 'float16',
+        '--grad-accum-steps': config.grad_accum_steps > 1,
+        '--grad-checkpointing': config.grad_checkpointing,
+        'several processes': config.distributed,
     }
     for what, given in others.items():
         if given:

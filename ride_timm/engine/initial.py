@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import adapt_input_conv, get_model_args, load_state_dict
-from timm.utils import is_primary
+from timm.models import adapt_input_conv, load_state_dict
 from torch import nn
 
 from ride_timm.engine.averaging import is_averaged
@@ -28,11 +27,9 @@ from ride_timm.records.kinds import CONFIG_SCHEMA
 from ride_timm.records.schema import read_object
 from ride_timm.records.tensors import check_archive
 
-__all__ = ['Initial', 'inherit', 'load_initial', 'read_initial', 'read_measured', 'reorder_experts', 'weights_file']
+__all__ = ['Initial', 'counterpart', 'load_initial', 'read_initial', 'read_measured', 'reorder_experts', 'weights_file']
 
 _logger = logging.getLogger(__name__)
-
-_AUGMENTATION = ('augmentation', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob')
 
 
 @dataclass
@@ -172,7 +169,7 @@ def _read_named(name: str, wanted: str | None, model_kwargs: dict[str, Any] | No
     try:
         found = load_model(name, model_kwargs=model_kwargs)
     except UnreachableError:
-        raise unreachable(name, wanted or _counterpart(name.partition('.')[0])) from None
+        raise unreachable(name, wanted or counterpart(name.partition('.')[0])) from None
     model: Any = found.model
     ours = isinstance(model, MultiExpertNet)
     architecture = model.pretrained_cfg['architecture']
@@ -220,46 +217,9 @@ def plain_backbone(name: str | None) -> str | None:
     return match.group(1) if match and timm.is_model(match.group(1)) else None
 
 
-def _seeds(args: argparse.Namespace, init: Initial) -> bool:
-    """Whether plain weights seed a multi-expert network; without --model it is that with three experts."""
-    if isinstance(init.model, MultiExpertNet):
-        return False
-    args.model = args.model or _counterpart(init.name)
-    return args.model.startswith(('ride_', 'test_ride_'))
-
-
-def _counterpart(name: str) -> str:
+def counterpart(name: str) -> str:
     """The network with three experts that a plain one seeds, itself where there is none."""
     return f'ride_{name}_3e' if timm.is_model(f'ride_{name}_3e') else name
-
-
-def inherit(args: argparse.Namespace, init: Initial) -> None:
-    """Take from the weights what the arguments leave open: architecture, and in later stages the augmentation.
-
-    Args:
-        args: The run's arguments; changed in place.
-        init: The weights to begin with.
-    """
-    if _seeds(args, init):
-        if args.stage != 'experts':
-            raise RideError(
-                f'The stage {args.stage} goes on with a trained {args.model} and {init.path} is a plain one.'
-            )
-        return
-    model_args = get_model_args(init.model)
-    args.model = init.name
-    args.in_chans = args.in_chans or model_args.get('in_chans')
-    left_out = {'num_classes', 'in_chans', 'img_size', 'router', 'router_threshold'}
-    args.model_kwargs = {k: v for k, v in model_args.items() if k not in left_out} | args.model_kwargs
-    if args.stage == 'experts':
-        return
-    known = {*args.explicit, *args.from_recipe}
-    same_data = init.settings.get('dataset', '') == args.dataset
-    for key in (*_AUGMENTATION, 'imb_factor') if same_data else _AUGMENTATION:
-        if key in init.settings and key not in known:
-            setattr(args, key, init.settings[key])
-    if is_primary(args):
-        _logger.info(f'{args.model}, its input and its augmentation as in {init.path}')
 
 
 def load_initial(model: Any, init: Initial, keep_heads: bool, noise: float = 0.0, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""One epoch of training, and one evaluation."""
+"""One epoch of training."""
 
 import logging
 import math
@@ -14,7 +14,6 @@ import torch
 from timm import utils
 from timm.data import Mixup
 from timm.data.loader import PrefetchLoader
-from timm.task import evaluation_sample_limit
 from torch import nn
 from tqdm import tqdm
 
@@ -23,13 +22,11 @@ from ride_timm.engine.divergence import describe_divergence
 from ride_timm.engine.graphed import GraphedStep
 from ride_timm.engine.interrupt import Interrupted, StopRequest
 from ride_timm.engine.logs import interactive
-from ride_timm.engine.memory import FittingForward, is_out_of_memory, largest_batch, out_of_memory_error
+from ride_timm.engine.memory import is_out_of_memory, largest_batch, out_of_memory_error
 from ride_timm.errors import RideError
-from ride_timm.metrics import LongTailEvaluator
-from ride_timm.models import MultiExpertNet
 from ride_timm.tasks import ExpertTask
 
-__all__ = ['Trainer', 'agree', 'evaluate', 'train_epoch']
+__all__ = ['Trainer', 'agree', 'train_epoch']
 
 _logger = logging.getLogger(__name__)
 
@@ -301,40 +298,3 @@ def _epoch_means(trainer: Trainer, images: int, seconds: float) -> OrderedDict[s
         images = int(sums[-1])
     means['images_per_second'] = images / seconds
     return means
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    loader: PrefetchLoader,
-    evaluator: LongTailEvaluator,
-    autocast: Autocast = nullcontext,
-    channels_last: bool = False,
-    distributed: bool = False,
-) -> OrderedDict[str, float]:
-    """Run a network over a loader.
-
-    Args:
-        model: Any timm classifier; of a multi-expert network each expert is measured too, if the evaluator asks.
-        loader: Evaluation batches.
-        evaluator: Fresh; its `max_samples` is set from the loader.
-        autocast: Context of the forward pass.
-        channels_last: Memory format of the images.
-        distributed: Add up over processes.
-
-    Returns:
-        The evaluator's figures.
-    """
-    model.eval()
-    evaluator.max_samples = evaluation_sample_limit(loader)
-    each = evaluator.num_experts > 0 and isinstance(model, MultiExpertNet)
-    forward = FittingForward(model.forward_experts if each else model)  # type: ignore[arg-type]
-    for images, target in loader:
-        images = images.to(evaluator.device)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with autocast():
-            found = forward(images)
-        experts, output = (found, found.mean(dim=1)) if each else (None, found)
-        evaluator.update(output, target.to(evaluator.device), experts)
-    return evaluator.compute(distributed=distributed)

@@ -20,7 +20,8 @@ from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.memory import FittingForward
 from ride_timm.engine.setup import data_config
 from ride_timm.errors import RideError
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts, expert_logits
+from ride_timm.models.routing import check_threshold, expert_steps, logit
 
 __all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'forward_votes', 'predict']
 
@@ -130,34 +131,24 @@ def forward_votes(model: Any, images: Tensor, threshold: float | None = None) ->
     Returns:
         The logits.
     """
-    if not isinstance(model, MultiExpertNet):
-        logits = model(images)
-        passed = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        return Votes(logits, logits[:, None][:, :0], passed, logits[:, :0])
+    count = count_experts(model)
     if threshold is None:
-        experts = model.forward_experts(images)
-        passed = torch.full((len(experts),), model.num_experts, dtype=torch.int64, device=experts.device)
-        return Votes(experts.mean(dim=1), experts, passed, torch.full_like(experts[:, :-1, 0], torch.nan))
-    parts: list[Tensor] = []  # one an expert, in turn, for the images that reach it
-    asked: list[Tensor] = []  # the same of the routers between them
-
-    def keep(module: Any, inputs: Any, logits: Tensor) -> None:
-        (asked if module is model.router else parts).append(logits)
-
-    hooks = [module.register_forward_hook(keep) for module in (*model.experts, model.require_router())]
-    try:
-        routed = model.forward_routed(images, threshold)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    batch, classes = routed.logits.shape
-    experts = routed.logits.new_full((batch, model.num_experts, classes), torch.nan)
-    for index, part in enumerate(parts):
-        experts[routed.num_experts > index, index] = part.to(experts.dtype)
-    router = experts.new_full((batch, model.num_experts - 1), torch.nan, dtype=torch.float32)
-    for index, part in enumerate(asked):
-        router[routed.num_experts > index, index] = part.float()
-    return Votes(routed.logits, experts, routed.num_experts, router)
+        experts = expert_logits(model, images)
+        passed = torch.full((len(experts),), count, dtype=torch.int64, device=experts.device)
+        return Votes(experts.mean(dim=1), experts[:, :count], passed, torch.full_like(experts[:, 1:, 0], torch.nan))
+    steps = list(expert_steps(model, images, logit(check_threshold(threshold))))
+    batch, classes = steps[0].logits.shape
+    experts = steps[0].logits.new_full((batch, count, classes), torch.nan)
+    logits = steps[0].mean_logits.clone()
+    router = experts.new_full((batch, count - 1), torch.nan, dtype=torch.float32)
+    passed = torch.zeros(batch, dtype=torch.int64, device=experts.device)
+    for index, step in enumerate(steps):
+        experts[step.images, index] = step.logits
+        logits[step.images] = step.mean_logits
+        passed[step.images] = index + 1
+        if step.router_logits is not None:
+            router[step.images, index] = step.router_logits.float()
+    return Votes(logits, experts, passed, router)
 
 
 def _predictions(votes: Votes, names: Sequence[str], top_k: int) -> Iterator[Prediction | None]:

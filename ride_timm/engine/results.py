@@ -1,6 +1,5 @@
 """What a run or an evaluation leaves behind for people and programs."""
 
-import argparse
 import csv
 import io
 import json
@@ -97,7 +96,7 @@ def _class_row(row: Mapping[str, str]) -> dict[str, Any]:
 
 def write_results(
     path: Path,
-    args: argparse.Namespace,
+    settings: Mapping[str, Any],
     last: Mapping[str, float],
     best: float | None,
     best_epoch: int | None,
@@ -107,7 +106,7 @@ def write_results(
 
     Args:
         path: The JSON file.
-        args: The run's arguments.
+        settings: The run's options.
         last: Figures of the last epoch.
         best: Best value of the ranking metric over all evaluated epochs.
         best_epoch: The epoch of it, from 0.
@@ -116,16 +115,16 @@ def write_results(
     write_json(
         path,
         {
-            'model': args.model,
-            'last_epoch': args.epochs - 1,
+            'model': settings['model'],
+            'last_epoch': settings['epochs'] - 1,
             'last': dict(last),
             **(more or {}),
-            'best_on_evaluation_images': {args.eval_metric: best, 'epoch': best_epoch},
-            'recipe': args.recipe,
-            'seed': args.seed,
-            'epochs': args.epochs,
+            'best_on_evaluation_images': {settings['eval_metric']: best, 'epoch': best_epoch},
+            'recipe': settings['recipe'],
+            'seed': settings['seed'],
+            'epochs': settings['epochs'],
             'environment': environment(),
-            'args': {k: v for k, v in vars(args).items() if k not in ('explicit', 'from_recipe')},
+            'args': dict(settings),
         },
     )
 

@@ -1,6 +1,5 @@
 """Going on with a run from a checkpoint."""
 
-import argparse
 import logging
 import shlex
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,11 @@ from timm.utils import is_primary
 from ride_timm.engine.checkpoint import NoCheckpointError, check_history, misfit, read_checkpoint
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import DAMAGED, LAST, checkpoints_in
-from ride_timm.engine.setup import pick
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
+from ride_timm.training.config import ResolvedConfig
 
-__all__ = ['Resumed', 'find_checkpoint', 'report_changes', 'restore']
+__all__ = ['Resumed', 'check_resumed', 'find_checkpoint', 'report_changes', 'restore']
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +32,6 @@ HARMLESS = {
 }  # fmt: skip
 """Options that may differ on resuming without a word: nothing of what the run computes depends on them."""
 
-_MAX_WORKERS = 256  # no file has the machine start more
 _HYPERPARAMETERS = ('lr', 'weight_decay', 'momentum', 'dampening', 'nesterov', 'betas', 'eps')
 
 
@@ -53,12 +51,11 @@ class Resumed(NamedTuple):
     damaged: bool
 
 
-def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> Resumed | None:
+def find_checkpoint(config: ResolvedConfig, folder: Path, data: RunData) -> Resumed | None:
     """Read the checkpoint that `--resume` names; `auto` means the newest whole one in the run's folder.
 
     Args:
-        args: The run's arguments; an open `workers` is set to the checkpoint's, since each number of loading processes
-            draws other augmentations and its default depends on the machine.
+        config: The run's options.
         folder: The run's folder.
         data: The images.
 
@@ -69,61 +66,90 @@ def find_checkpoint(args: argparse.Namespace, folder: Path, data: RunData) -> Re
         RideError: It cannot be read, or is of another model, optimizer or other classes; or another run is in the way.
     """
     present = checkpoints_in(folder)
-    if not args.resume and present:
+    if not config.resume and present:
         raise RideError(
             f'{folder} holds a run already; add --resume auto to go on with it, or choose another --experiment NAME.'
         )
-    if not args.resume or (args.resume == 'auto' and not present):
+    if not config.resume or (config.resume == 'auto' and not present):
         return None
-    path, checkpoint = _newest_whole(args, folder, present) if args.resume == 'auto' else _named(Path(args.resume))
+    path, checkpoint = (
+        _newest_whole(config, folder, present) if config.resume == 'auto' else _named(Path(config.resume))
+    )
     inside = path.parent.resolve() == folder.resolve()
     if present and not inside:
         raise RideError(
             f'{folder} holds a run of its own and --resume names {path}; add --resume auto to go on with the run in '
             'the folder, or choose another --experiment NAME.'
         )
-    _check_kind(args, checkpoint, path)
+    _check_kind(config, checkpoint, path)
     _check_classes(checkpoint, path, data)
     if inside and 'saver' in checkpoint:
         check_history(checkpoint['saver'], path)
-    workers = (checkpoint.get('args') or {}).get('workers')
-    if type(workers) is int and 0 <= workers <= _MAX_WORKERS:
-        pick(args, 'workers', workers, 'as the checkpoint was trained')
-    if is_primary(args):
+    if is_primary(config):
         done = int(checkpoint['epoch']) + 1
         _logger.info(f'Going on from {path}: {done} {"epoch is" if done == 1 else "epochs are"} done')
-    damaged = args.resume == 'auto' and path.name != LAST and present[0].name == LAST
+    damaged = config.resume == 'auto' and path.name != LAST and present[0].name == LAST
     return Resumed(checkpoint, path, inside, damaged)
 
 
+def check_resumed(config: ResolvedConfig, data: RunData, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of another stage, or on other images than it held out.
+
+    Args:
+        config: The run's options.
+        data: The images.
+        checkpoint: Of `read_checkpoint`.
+
+    Raises:
+        RideError: They differ.
+    """
+    entry = checkpoint.get('ride') or {}
+    stage = entry.get('stage', config.stage)
+    if stage != config.stage:
+        raise RideError(
+            f'The checkpoint to resume from is of the stage {stage} and --stage is {config.stage}; give its file as '
+            '--init, and another --experiment.'
+        )
+    held = None if data.holdout is None else data.holdout._asdict()
+    if 'holdout' in entry and entry['holdout'] != held:
+        raise RideError(
+            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed and the data.'
+        )
+    part = None if data.val_part is None else data.val_part._asdict()
+    if 'val_part' in entry and entry['val_part'] != part:
+        raise RideError(
+            'The checkpoint to resume from evaluated on other images; keep --val-fraction, --val-seed and the data.'
+        )
+
+
 def report_changes(
-    args: argparse.Namespace, checkpoint: Mapping[str, Any], data: RunData, now_entry: Mapping[str, Any]
+    config: ResolvedConfig, checkpoint: Mapping[str, Any], data: RunData, now_entry: Mapping[str, Any]
 ) -> None:
     """Warn of all that differs from what the checkpoint was trained with; the command line's holds.
 
     Args:
-        args: The run's arguments, complete.
+        config: The run's options, complete.
         checkpoint: Of `find_checkpoint`.
         data: The images.
         now_entry: What the `ride` entry of this run's checkpoints will say of the stage.
     """
     entry = checkpoint.get('ride') or {}
-    before, now = _compared(checkpoint.get('args') or {}), _compared(vars(args))
+    before, now = _compared(checkpoint.get('args') or {}), _compared(config.settings())
     if 'teacher' in entry and entry['teacher'] == now_entry['teacher']:
         now.pop('teacher', None)  # the same weights, wherever they lie
     elif 'teacher' in entry and before.get('teacher') == now.get('teacher'):
         before['teacher'] = f'{before["teacher"]} with other weights'
     changes = list(_differences(before, now))
     counts = entry.get('class_counts')
-    if args.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():
+    if config.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():
         changes.append(f'training images {sum(counts)} -> {len(data.train.targets)}')
     elif entry.get('train_digest', now_entry['train_digest']) != now_entry['train_digest']:
         changes.append(f'training images (other files now, {data.train.source})')
-    if not is_primary(args):
+    if not is_primary(config):
         return
     if changes:
         _logger.warning(f'Not as the checkpoint was trained, and so not the same run: {", ".join(changes)}.')
-    if args.sched == 'plateau':
+    if config.sched == 'plateau':
         _logger.warning('The state of the plateau schedule is in no checkpoint of timm; it starts anew.')
 
 
@@ -159,14 +185,14 @@ def restore(
         scaler.load_state_dict(checkpoint[scaler.state_dict_key])
 
 
-def _newest_whole(args: argparse.Namespace, folder: Path, present: list[Path]) -> tuple[Path, dict[str, Any]]:
+def _newest_whole(config: ResolvedConfig, folder: Path, present: list[Path]) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of the run that can be read; a warning says that it is not `last`."""
     for path in present:
         try:
             checkpoint = read_checkpoint(path)
         except NoCheckpointError:
             continue
-        if path.name != LAST and is_primary(args):
+        if path.name != LAST and is_primary(config):
             state = f'is damaged (and kept as {DAMAGED})' if present[0].name == LAST else 'is missing'
             _logger.warning(
                 f'{folder / LAST} {state}; going on from {path}, the newest whole checkpoint there, and the epochs '
@@ -203,16 +229,18 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _check_kind(args: argparse.Namespace, checkpoint: Mapping[str, Any], path: Path) -> None:
+def _check_kind(config: ResolvedConfig, checkpoint: Mapping[str, Any], path: Path) -> None:
     if not {'epoch', 'optimizer'} <= checkpoint.keys():
         raise RideError(f'{path} holds weights without a training state; resume from a last.pth.tar.')
-    if checkpoint.get('arch') != args.model:
+    if checkpoint.get('arch') != config.model:
         raise RideError(
-            f'{path} is of {checkpoint.get("arch")} and --model is {args.model}; resume with the same model.'
+            f'{path} is of {checkpoint.get("arch")} and --model is {config.model}; resume with the same model.'
         )
-    opt = (checkpoint.get('args') or {}).get('opt', args.opt)
-    if opt != args.opt:
-        raise RideError(f'{path} was trained with --opt {opt} and --opt is {args.opt}; resume with the same optimizer.')
+    opt = (checkpoint.get('args') or {}).get('opt', config.opt)
+    if opt != config.opt:
+        raise RideError(
+            f'{path} was trained with --opt {opt} and --opt is {config.opt}; resume with the same optimizer.'
+        )
 
 
 def _check_classes(checkpoint: Mapping[str, Any], path: Path, data: RunData) -> None:

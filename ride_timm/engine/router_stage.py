@@ -1,31 +1,23 @@
 """Training the router of a network whose experts are done, and measuring what it saves."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
-from typing import Any
 
 import torch
-from numpy.typing import ArrayLike
 from timm.data.loader import PrefetchLoader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from timm.task import evaluation_sample_limit
 
 from ride_timm._compat import update_model_args
 from ride_timm.data import start_epoch
-from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
-from ride_timm.engine.memory import FittingForward
-from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold, sweep_thresholds
+from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold
 from ride_timm.losses import constant_router_loss
-from ride_timm.metrics import LongTailEvaluator
 from ride_timm.models import MultiExpertNet
 from ride_timm.tasks import RouterTask
 
-__all__ = ['check_router', 'evaluate_routed', 'settle_threshold', 'train_router']
+__all__ = ['check_router', 'settle_threshold', 'train_router']
 
 _logger = logging.getLogger(__name__)
 
@@ -90,80 +82,22 @@ def check_router(means: Mapping[str, float], pos_weight: float = 100.0) -> None:
         )
 
 
-@torch.inference_mode()
-def evaluate_routed(
-    net: MultiExpertNet,
-    loader: PrefetchLoader,
-    evaluator: LongTailEvaluator,
-    threshold: float | None = None,
-    input_size: Sequence[int] | None = None,
-    autocast: Autocast = nullcontext,
-    distributed: bool = False,
-) -> OrderedDict[str, float]:
-    """Run routed inference over a loader.
-
-    Args:
-        net: With a router.
-        loader: Evaluation batches.
-        evaluator: Fresh, without experts of its own; its `max_samples` is set from the loader.
-        threshold: None means the network's own.
-        input_size: (channels, height, width), for the GMACs; None means that of the images.
-        autocast: Context of the forward pass.
-        distributed: Add up over processes.
-
-    Returns:
-        The evaluator's figures, `threshold`, `mean_experts`, `gmacs` (mean of an image) and `share_<k>`, the share of
-        the images that passed k experts.
-    """
-    net.eval()
-    left = evaluator.max_samples = evaluation_sample_limit(loader)
-    passed = torch.zeros(net.num_experts + 1, dtype=torch.int64, device=evaluator.device)
-    forward = FittingForward(partial(net.forward_routed, threshold=threshold))
-    for images, target in loader:
-        input_size = input_size or images.shape[1:]
-        with autocast():
-            output = forward(images.to(evaluator.device))
-        evaluator.update(output.logits, target.to(evaluator.device))
-        counted = output.num_experts if left is None else output.num_experts[:left]
-        left = None if left is None else left - len(counted)
-        passed += counted.bincount(minlength=net.num_experts + 1)
-    if distributed:
-        torch.distributed.all_reduce(passed)
-    metrics = evaluator.compute(distributed=distributed)
-    images_seen = max(int(passed.sum()), 1)
-    shares = [int(n) / images_seen for n in passed[1:]]
-    metrics['threshold'] = net.router_threshold if threshold is None else threshold
-    metrics['mean_experts'] = sum(k * share for k, share in enumerate(shares, start=1))
-    metrics['gmacs'] = mean_gmacs(gmacs_by_experts(net, input_size), shares) if input_size else 0.0
-    metrics.update({f'share_{k}': share for k, share in enumerate(shares, start=1)})
-    return metrics
-
-
-def settle_threshold(
-    net: MultiExpertNet,
-    loader: PrefetchLoader,
-    groups: Mapping[str, ArrayLike],
-    *,
-    fixed: float | None = None,
-    **kwargs: Any,
-) -> tuple[list[SweepRow], str]:
+def settle_threshold(net: MultiExpertNet, rows: Sequence[SweepRow], fixed: float | None = None) -> str:
     """Give the network the threshold that it routes with, chosen on held-out images.
 
     Args:
         net: With a trained router; its `router_threshold` is set.
-        loader: Images that neither the experts nor the router were trained on, and that are not the test images.
-        groups: Class indices by group name.
+        rows: Of a sweep over images that neither the experts nor the router were trained on, and that are not the test
+            images.
         fixed: Take this threshold instead of the chosen one.
-        **kwargs: Others of `sweep_thresholds`.
 
     Returns:
-        The rows of the sweep, and how the threshold came about in words.
+        How the threshold came about, in words.
     """
-    rows = sweep_thresholds(net, loader, groups, **kwargs)
     chosen = choose_threshold(rows)
     net.router_threshold = chosen if fixed is None else fixed
     update_model_args(net, router_threshold=net.router_threshold)  # what an export of this network writes down
     rule = f'fewest GMACs at most {TOLERANCE} points below all experts on held-out images, over images and over classes'
     if fixed is not None:
         rule = f'--router-threshold ({chosen:g} has the {rule})'
-    return rows, rule
+    return rule

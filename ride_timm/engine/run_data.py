@@ -1,6 +1,5 @@
 """The images of a run: its training split, and what it is evaluated on."""
 
-import argparse
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ride_timm.data.images import PixelRange, measure_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
 from ride_timm.metrics import leading_accuracy
+from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['MAX_CHECKED', 'HoldoutPlan', 'RunData', 'build_data', 'open_val_part', 'val_plan']
 
@@ -56,7 +56,7 @@ class RunData:
 
 
 def build_data(
-    args: argparse.Namespace,
+    config: ResolvedConfig,
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
     holdout: HoldoutPlan | None = None,
@@ -67,7 +67,7 @@ def build_data(
     """Open both splits.
 
     Args:
-        args: The run's arguments; `num_classes` is set from the data.
+        config: The run's options.
         class_names: Order of the classes, where the data has the same ones, such as that of earlier weights.
         exact: The data must have just these classes.
         holdout: Hold training images out and evaluate on them; the evaluation split is not touched.
@@ -79,43 +79,40 @@ def build_data(
         RideError: The data is missing, wrong or unreadable, evaluation images are training images too, or the data
             disagrees with --num-classes or the class names.
     """
-    check_form(args)
-    train = _open_train(args, class_names, exact)
-    if args.num_classes not in (None, train.num_classes):
+    check_form(config)
+    train = _open_train(config, class_names, exact)
+    if config.num_classes not in (None, train.num_classes):
         raise RideError(
-            f'--num-classes {args.num_classes} was given and {train.source} has {train.num_classes} classes; leave the '
-            'option out, or check --data-dir.'
+            f'--num-classes {config.num_classes} was given and {train.source} has {train.num_classes} classes; leave '
+            'the option out, or check --data-dir.'
         )
-    args.num_classes = train.num_classes
-    train, val, val_part = _separate_val(args, train, val_part or val_plan(args))
+    train, val, val_part = _separate_val(config, train, val_part or val_plan(config))
     if holdout is not None:
         parts = hold_out(train, holdout.fraction, holdout.seed)
-        train, val, holdout = parts.train, parts.held, _settled(parts, holdout, '--holdout', is_primary(args))
+        train, val, holdout = parts.train, parts.held, _settled(parts, holdout, '--holdout', is_primary(config))
     elif val is None:
-        val = _open_val(args, train)
+        val = _open_val(config, train)
     check_apart(train, val)
     if pixel_range is None and measure:
         pixel_range = measure_range(train.dataset)
     train.dataset.pixel_range = val.dataset.pixel_range = pixel_range
-    if pixel_range is not None and is_primary(args):
+    if pixel_range is not None and is_primary(config):
         _logger.info('Images of 16 bits: %d is black and %d white, stored with the network', *pixel_range)
-    if not args.no_check_images and is_primary(args) and len(train.targets) + len(val.targets) <= MAX_CHECKED:
+    if not config.no_check_images and is_primary(config) and len(train.targets) + len(val.targets) <= MAX_CHECKED:
         check_images(train)
         check_images(val)
         tell_copies(train, val)
     groups = choose_groups(train.class_counts)
-    if is_primary(args):
+    if is_primary(config):
         _logger.info(_describe(train, val, groups))
     return RunData(train, val, groups, holdout, val_part)
 
 
-def val_plan(
-    args: argparse.Namespace, known: Mapping[str, Any] | None = None, later: bool = False
-) -> HoldoutPlan | None:
+def val_plan(config: Any, known: Mapping[str, Any] | None = None, later: bool = False) -> HoldoutPlan | None:
     """Which training images are to be evaluated on, where the data has no evaluation images.
 
     Args:
-        args: The run's arguments; a later stage completes `val_fraction` and `val_seed` in place.
+        config: The run's options.
         known: What the checkpoint of an earlier stage says of it.
         later: Whether there is an earlier stage, whose images must be kept.
 
@@ -125,31 +122,32 @@ def val_plan(
     Raises:
         RideError: The data has evaluation images already, or an earlier stage took others or none.
     """
-    if later and known is not None and args.val_fraction is None:
-        args.val_fraction, args.val_seed = known['fraction'], known['seed']
-    if not args.val_fraction:
+    fraction, seed = config.val_fraction, config.val_seed
+    if later and known is not None and fraction is None:
+        fraction, seed = known['fraction'], known['seed']
+    if not fraction:
         return None
-    if later and (known is None or (known['fraction'], known['seed']) != (args.val_fraction, args.val_seed)):
+    if later and (known is None or (known['fraction'], known['seed']) != (fraction, seed)):
         before = 'without one' if known is None else f'with {known["fraction"]:g} and --val-seed {known["seed"]}'
         raise RideError(
-            f'--val-fraction {args.val_fraction:g} was given and the network of --init was trained {before}, so it has '
+            f'--val-fraction {fraction:g} was given and the network of --init was trained {before}, so it has '
             'seen images that would be evaluated on; leave the option out.'
         )
-    if args.dataset in ('', 'folder') and has_eval_images(args, args.val_split):
+    if config.dataset in ('', 'folder') and has_eval_images(config, config.val_split):
         raise RideError(
-            f'--val-fraction is for data without evaluation images and {args.val_list or args.data_dir} has some; '
+            f'--val-fraction is for data without evaluation images and {config.val_list or config.data_dir} has some; '
             'leave the option out, or hold training images out beside them with --holdout.'
         )
-    return HoldoutPlan(args.val_fraction, args.val_seed, known['digest'] if later and known is not None else None)
+    return HoldoutPlan(fraction, seed, known['digest'] if later and known is not None else None)
 
 
 def open_val_part(
-    args: argparse.Namespace, class_names: tuple[str, ...], in_chans: int, part: HoldoutPlan
+    config: Any, class_names: tuple[str, ...], in_chans: int, part: HoldoutPlan
 ) -> tuple[DataSplit, DataSplit]:
     """The training and the evaluation images of an earlier run that took the ones out of the others.
 
     Args:
-        args: With the options of the data.
+        config: With the options of the data.
         class_names: Of that run.
         in_chans: Channels to read.
         part: What that run's checkpoint says.
@@ -160,46 +158,48 @@ def open_val_part(
     Raises:
         RideError: The images are not those of that run.
     """
-    parts = hold_out(open_train(args, in_chans, class_names), part.fraction, part.seed, '--val-fraction')
+    parts = hold_out(open_train(config, in_chans, class_names), part.fraction, part.seed, '--val-fraction')
     _settled(parts, part, '--val-fraction', False)
     return parts.train, parts.held
 
 
 def _separate_val(
-    args: argparse.Namespace, train: DataSplit, part: HoldoutPlan | None
+    config: ResolvedConfig, train: DataSplit, part: HoldoutPlan | None
 ) -> tuple[DataSplit, DataSplit | None, HoldoutPlan | None]:
     """Take the evaluation images out of the training images, where the data has none."""
     if part is None:
         return train, None, None
     parts = hold_out(train, part.fraction, part.seed, '--val-fraction')
-    return parts.train, parts.held, _settled(parts, part, '--val-fraction', is_primary(args))
+    return parts.train, parts.held, _settled(parts, part, '--val-fraction', is_primary(config))
 
 
-def _open_val(args: argparse.Namespace, train: DataSplit) -> DataSplit:
+def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:
     """The evaluation images; a folder of class folders is not taken for both sides."""
-    beside = Path(args.data_dir or '.', 'train').is_dir() and not args.train_list  # then the split's opener says more
-    if not has_eval_images(args, args.val_split) and not beside:
+    beside = (
+        Path(config.data_dir or '.', 'train').is_dir() and not config.train_list
+    )  # then the split's opener says more
+    if not has_eval_images(config, config.val_split) and not beside:
         raise RideError(
             f'{train.source} has no evaluation images beside it; take a part of the training images with '
-            f'--val-fraction 0.2, or name others ({args.val_split}/CLASS/*.jpg in --data-dir, or --val-list).'
+            f'--val-fraction 0.2, or name others ({config.val_split}/CLASS/*.jpg in --data-dir, or --val-list).'
         )
-    return open_eval(args, args.in_chans or 3, train.class_names, args.val_split)
+    return open_eval(config, config.in_chans or 3, train.class_names, config.val_split)
 
 
-def _open_train(args: argparse.Namespace, class_names: tuple[str, ...] | None, exact: bool) -> DataSplit:
+def _open_train(config: ResolvedConfig, class_names: tuple[str, ...] | None, exact: bool) -> DataSplit:
     """The training images, their classes in the order of `class_names` where these are the same."""
-    channels = args.in_chans or 3
-    train = open_train(args, channels)
+    channels = config.in_chans or 3
+    train = open_train(config, channels)
     if class_names is None or train.class_names == class_names:
         return train
     missing, unknown = set(class_names) - set(train.class_names), set(train.class_names) - set(class_names)
     if not missing and not unknown:
-        return open_train(args, channels, class_names)
+        return open_train(config, channels, class_names)
     if exact:
         found = f'lacks {min(missing)}' if missing else f'has {min(unknown)} beside them'
         raise RideError(
             f'The network of --init was trained on {len(class_names)} classes and {train.source} {found}; stage '
-            f'{args.stage} needs the same classes.'
+            f'{config.stage} needs the same classes.'
         )
     return train
 

@@ -1,6 +1,5 @@
 """The folder of a run: where it is, which process may write to it, and what lies in it."""
 
-import argparse
 import errno
 import logging
 import os
@@ -16,6 +15,7 @@ from timm.utils import is_primary
 
 from ride_timm.engine.data_options import data_name
 from ride_timm.errors import RideError
+from ride_timm.training.config import ResolvedConfig
 
 try:
     import fcntl
@@ -49,20 +49,19 @@ _Result = TypeVar('_Result')
 _logger = logging.getLogger(__name__)
 
 
-def run_folder(args: argparse.Namespace) -> Path:
-    """The folder of the run; `experiment` is settled.
+def run_folder(config: ResolvedConfig) -> Path:
+    """The folder of the run.
 
     Raises:
         RideError: --experiment leads out of --output, or names the folder of an exported network.
     """
-    args.experiment = args.experiment or _default_experiment(args)
-    name = Path(args.experiment)
+    name = Path(config.experiment)
     if name.is_absolute() or '..' in name.parts or not name.parts:
         raise RideError(
-            f'--experiment {args.experiment} was given; it names a folder inside --output: leave out a leading / and '
+            f'--experiment {config.experiment} was given; it names a folder inside --output: leave out a leading / and '
             'any .., and give the place as --output.'
         )
-    folder = Path(args.output, name)
+    folder = Path(config.output, name)
     if (folder / 'config.json').exists() and not checkpoints_in(folder):
         raise RideError(
             f'{folder} holds an exported network, whose results.json a training would replace; choose another '
@@ -136,11 +135,11 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()  # what was refused leaves nothing behind; a folder with files stays
 
 
-def in_primary(args: argparse.Namespace, device: torch.device, action: Callable[[], _Result]) -> _Result | None:
+def in_primary(config: ResolvedConfig, device: torch.device, action: Callable[[], _Result]) -> _Result | None:
     """Do something in the process that saves; where it fails there, all processes end.
 
     Args:
-        args: The run's arguments, completed by `start_device`.
+        config: The run's options, completed by `start_device`.
         device: The device of this process.
         action: What to do.
 
@@ -151,12 +150,12 @@ def in_primary(args: argparse.Namespace, device: torch.device, action: Callable[
         RideError: The action did.
     """
     result, error = None, None
-    if is_primary(args):
+    if is_primary(config):
         try:
             result = action()
         except RideError as caught:
             error = caught
-    if args.distributed:
+    if config.distributed:
         failed = torch.tensor(int(error is not None), device=device)
         torch.distributed.all_reduce(failed)
         if failed and error is None:
@@ -218,10 +217,14 @@ def _held(path: Path) -> str:
     )
 
 
-def _default_experiment(args: argparse.Namespace) -> str:
-    """Name of a run that was given none: model, data, and loss or stage."""
-    data = data_name(args)
-    factor = f'_if{args.imb_factor:g}' if args.imb_factor else ''
-    what = args.stage if args.stage == 'router' else f'{args.stage}_{args.loss}'.removeprefix('experts_')
-    distilled = '_distill' if args.teacher else ''
-    return f'{args.model}-{data}{factor}-{what}{distilled}'.replace('/', '_')
+def experiment_name(config: ResolvedConfig) -> str:
+    """Name of a run that was given none: model, data, and loss or stage.
+
+    Args:
+        config: The run's options, all choices made.
+    """
+    data = data_name(config)
+    factor = f'_if{config.imb_factor:g}' if config.imb_factor else ''
+    what = config.stage if config.stage == 'router' else f'{config.stage}_{config.loss}'.removeprefix('experts_')
+    distilled = '_distill' if config.teacher else ''
+    return f'{config.model}-{data}{factor}-{what}{distilled}'.replace('/', '_')

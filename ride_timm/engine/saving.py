@@ -1,48 +1,68 @@
-"""What saves a run, and where."""
+"""What saves a run, and what it says of it."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ride_timm.data import split_digest
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.files import write_whole
+from ride_timm.engine.initial import Initial
 from ride_timm.engine.loop import Trainer
 from ride_timm.engine.provenance import add_segment
 from ride_timm.engine.results import environment
 from ride_timm.engine.resume import Resumed
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import DAMAGED, LAST
+from ride_timm.engine.teacher import weights_digest
 from ride_timm.errors import RideError
-from ride_timm.metrics import leading_accuracy
+from ride_timm.tasks import ExpertTask
+from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.stages import Stage
 
-__all__ = ['LESS_IS_BETTER', 'create_saver', 'run_settings', 'settle_metric']
+__all__ = ['LESS_IS_BETTER', 'create_saver', 'record']
 
 LESS_IS_BETTER = ('loss', 'ece', 'gmacs', 'mean_experts')
 """Figures of which the least is the best."""
 
 
-def settle_metric(args: argparse.Namespace, data: RunData, checkpoint: dict[str, Any] | None) -> None:
-    """Choose what ranks the checkpoints where the command line does not: a resumed run keeps what it ranked by.
+def record(stage: Stage, data: RunData, init: Initial | None, task: ExpertTask) -> dict[str, Any]:
+    """What the checkpoint's `ride` entry says of the stage, next to class names and counts.
 
     Args:
-        args: The run's arguments; `eval_metric` is set.
+        stage: The stage.
         data: The images.
-        checkpoint: The one that the run goes on from.
+        init: The network that it was initialised from.
+        task: The stage's task.
+
+    Returns:
+        `stage`; `holdout` and `val_part` (fraction, seed, digest), None without one; `tau`; `pixel_range` of 16-bit
+        images, None without any; `train_digest`, that of the names of the training images; `teacher`, the digest of its
+        weights, None without one; and in the router stage what the experts were trained with, which the router does not
+        change.
     """
-    before = ((checkpoint or {}).get('args') or {}).get('eval_metric')
-    args.eval_metric = args.eval_metric or before or leading_accuracy(data.val.class_counts)
+    teacher = getattr(task, 'teacher', None)
+    return {
+        'stage': stage.name,
+        'holdout': None if data.holdout is None else data.holdout._asdict(),
+        'val_part': None if data.val_part is None else data.val_part._asdict(),
+        'tau': getattr(task.criterion, 'tau', None),
+        'train_digest': split_digest(data.train),
+        'teacher': None if teacher is None else weights_digest(teacher.model),
+        'pixel_range': data.train.dataset.pixel_range,
+        **stage.inherited_record(init),
+    }
 
 
 def create_saver(
-    args: argparse.Namespace, folder: Path, data: RunData, trainer: Trainer, entry: dict[str, Any],
+    config: ResolvedConfig, folder: Path, data: RunData, trainer: Trainer, entry: dict[str, Any],
     resumed: Resumed | None,
 ) -> RunSaver:  # fmt: skip
     """Make what saves into the run's folder.
 
     Args:
-        args: The run's arguments, complete; written to `args.yaml`.
+        config: The run's options, complete; written to `args.yaml`.
         folder: The run's folder, which is there.
         data: The images.
         trainer: What is saved.
@@ -52,7 +72,7 @@ def create_saver(
     Raises:
         RideError: The folder cannot be written.
     """
-    settings = run_settings(args)
+    settings = config.settings()
     try:
         write_whole(folder / 'args.yaml', yaml.safe_dump(settings))
         if resumed is not None and resumed.damaged:
@@ -69,32 +89,27 @@ def create_saver(
         extra={
             'class_names': list(data.train.class_names),
             'class_counts': data.train.class_counts.tolist(),
-            'loss': args.loss,
-            'loss_kwargs': dict(args.loss_kwargs),
+            'loss': config.loss,
+            'loss_kwargs': dict(config.loss_kwargs),
             **entry,
-            'segments': _segments(args, resumed),
+            'segments': _segments(config, resumed),
         },
         settings=settings,
-        decreasing=args.eval_metric in LESS_IS_BETTER,
-        max_history=args.checkpoint_hist,
+        decreasing=config.eval_metric in LESS_IS_BETTER,
+        max_history=config.checkpoint_hist,
     )
     if resumed is not None and resumed.inside and 'saver' in resumed.checkpoint:
-        before = (resumed.checkpoint.get('args') or {}).get('eval_metric', args.eval_metric)
+        before = (resumed.checkpoint.get('args') or {}).get('eval_metric', config.eval_metric)
         state = resumed.checkpoint['saver']
-        saver.restart(resumed.path, state if before == args.eval_metric else _unranked(state))
+        saver.restart(resumed.path, state if before == config.eval_metric else _unranked(state))
     return saver
 
 
-def run_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What is kept of a run's arguments: all but where their values come from."""
-    return {key: value for key, value in vars(args).items() if key not in ('explicit', 'from_recipe')}
-
-
-def _segments(args: argparse.Namespace, resumed: Resumed | None) -> list[dict[str, Any]]:
+def _segments(config: ResolvedConfig, resumed: Resumed | None) -> list[dict[str, Any]]:
     """The commands and machines of the run, this one's last."""
     checkpoint: dict[str, Any] = {'epoch': -1} if resumed is None else resumed.checkpoint
     earlier = (checkpoint.get('ride') or {}).get('segments', [])
-    return add_segment(earlier, int(checkpoint['epoch']) + 1, getattr(args, 'command', None), environment())
+    return add_segment(earlier, int(checkpoint['epoch']) + 1, config.command, environment())
 
 
 def _unranked(state: dict[str, Any]) -> dict[str, Any]:

@@ -3,24 +3,17 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from timm.data.loader import PrefetchLoader
-from timm.task import evaluation_sample_limit
 from torch import Tensor
 
-from ride_timm.engine.cost import gmacs_by_experts, mean_gmacs
+from ride_timm.engine.cost import mean_gmacs
 from ride_timm.engine.files import write_whole
-from ride_timm.engine.loop import Autocast
-from ride_timm.engine.memory import FittingForward
-from ride_timm.errors import RideError
 from ride_timm.metrics import group_accuracy
-from ride_timm.models import MultiExpertNet
 from ride_timm.models.routing import logit, prefix_means
 
 __all__ = [
@@ -31,7 +24,6 @@ __all__ = [
     'choose_threshold',
     'format_sweep',
     'passed_experts',
-    'sweep_thresholds',
     'write_sweep',
 ]
 
@@ -92,6 +84,11 @@ class Sweep:
             self.correct[row] += target[hit].bincount(minlength=len(self.images))
             self.passed[row] += number.bincount(minlength=self.passed.shape[1])
 
+    def add_up(self) -> None:
+        """Add up over the processes of the default group; all of them must call."""
+        for total in (self.correct, self.passed, self.images):
+            torch.distributed.all_reduce(total)
+
     def rows(self, groups: Mapping[str, ArrayLike], costs: Sequence[float]) -> list[SweepRow]:
         """One row a threshold.
 
@@ -122,56 +119,6 @@ def passed_experts(router_logits: Tensor, threshold: float) -> Tensor:
     return 1 + (router_logits > logit(threshold)).long().cumprod(1).sum(1)
 
 
-@torch.inference_mode()
-def sweep_thresholds(
-    net: MultiExpertNet,
-    loader: PrefetchLoader,
-    groups: Mapping[str, ArrayLike],
-    *,
-    thresholds: Sequence[float] = THRESHOLDS,
-    input_size: Sequence[int] | None = None,
-    device: torch.device | None = None,
-    autocast: Autocast = nullcontext,
-    distributed: bool = False,
-) -> list[SweepRow]:
-    """Measure routed inference at every threshold, in one pass over the images that computes all experts.
-
-    Args:
-        net: With a router.
-        loader: Evaluation batches; not the test images, if a threshold is to be chosen.
-        groups: Class indices by group name.
-        thresholds: In [0, 1].
-        input_size: (channels, height, width), for the GMACs; None means that of the images.
-        device: Where the network is.
-        autocast: Context of the forward pass.
-        distributed: Add up over processes.
-
-    Returns:
-        One row a threshold; accuracies in percent, `gmacs` and `mean_experts` as means over the images.
-
-    Raises:
-        RideError: The loader has no images.
-    """
-    net.eval()
-    device = device or next(net.parameters()).device
-    sweep = Sweep(thresholds, net.num_classes, net.num_experts, device)
-    left = evaluation_sample_limit(loader)
-    forward = FittingForward(net.forward_router)
-    for batch, labels in loader:
-        input_size = input_size or batch.shape[1:]
-        with autocast():
-            router_logits, expert_logits = forward(batch.to(device))
-        kept = len(labels) if left is None else min(left, len(labels))  # a distributed sampler pads at the end
-        left = None if left is None else left - kept
-        sweep.update(router_logits[:kept], expert_logits[:kept], labels.to(device)[:kept])
-    if distributed:
-        for total in (sweep.correct, sweep.passed, sweep.images):
-            torch.distributed.all_reduce(total)
-    if input_size is None or not int(sweep.images.sum()):
-        raise RideError('There are no images to measure the router on; give a larger --holdout.')
-    return sweep.rows(groups, gmacs_by_experts(net, input_size))
-
-
 def choose_threshold(
     rows: Sequence[SweepRow], tolerance: float = TOLERANCE, measures: Sequence[str] = MEASURES
 ) -> float:
@@ -184,7 +131,7 @@ def choose_threshold(
     held out, one of them can count more over the classes than the tolerance, which then keeps more experts than needed.
 
     Args:
-        rows: Of `sweep_thresholds`, with threshold 0 among them, which uses all experts.
+        rows: Of `Sweep.rows`, with threshold 0 among them, which uses all experts.
         tolerance: Percentage points.
         measures: The columns that the tolerance holds for.
 

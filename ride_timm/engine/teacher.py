@@ -1,6 +1,5 @@
 """The network that is distilled: `--teacher`."""
 
-import argparse
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -14,55 +13,56 @@ from ride_timm.data import DataSplit
 from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
 from ride_timm.tasks import Teacher
+from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['build_teacher', 'weights_digest']
 
 _logger = logging.getLogger(__name__)
 
 
-def build_teacher(args: argparse.Namespace, train: DataSplit, config: Mapping[str, Any]) -> Teacher:
+def build_teacher(config: ResolvedConfig, train: DataSplit, images: Mapping[str, Any]) -> Teacher:
     """Load the teacher and bring its classes into the order of the data.
 
     Args:
-        args: The run's arguments: `teacher` is anything that `load_model` loads. The folder of a run stands for the
+        config: The run's options: `teacher` is anything that `load_model` loads. The folder of a run stands for the
             moving average of its weights where it keeps one, a checkpoint for the weights themselves.
         train: The training images.
-        config: timm's data configuration of the student, whose images the teacher is given.
+        images: timm's data configuration of the student, whose images the teacher is given.
 
     Raises:
         RideError: The teacher cannot be read, or has other classes or channels than the data.
     """
-    trained = load_model(args.teacher)
+    trained = load_model(str(config.teacher))
     model: Any = trained.model
     names = trained.class_names
     if names is None:
         raise RideError(
-            f'--teacher {args.teacher} does not name its classes, so they cannot be matched to the data; give a '
+            f'--teacher {config.teacher} does not name its classes, so they cannot be matched to the data; give a '
             'checkpoint of ride-timm, which names them.'
         )
     differing = set(names) ^ set(train.class_names)
     if differing:
         raise RideError(
-            f'--teacher {args.teacher} knows {len(names)} classes and {train.source} has {train.num_classes}, and '
+            f'--teacher {config.teacher} knows {len(names)} classes and {train.source} has {train.num_classes}, and '
             f'{min(differing)} is in one of them alone; give a teacher that was trained on the same classes.'
         )
-    if model.in_chans != args.in_chans:
+    if model.in_chans != config.in_chans:
         raise RideError(
-            f'--teacher {args.teacher} takes images of {model.in_chans} channels and {args.model} of {args.in_chans}; '
-            'give a teacher of the same.'
+            f'--teacher {config.teacher} takes images of {model.in_chans} channels and {config.model} of '
+            f'{config.in_chans}; give a teacher of the same.'
         )
     own = model.pretrained_cfg
     teacher = Teacher(
         model,
         order=[names.index(name) for name in train.class_names],
         teacher_pixels=(own['mean'], own['std']),
-        student_pixels=(config['mean'], config['std']),
+        student_pixels=(images['mean'], images['std']),
     )
-    if is_primary(args):
+    if is_primary(config):
         experts = getattr(model, 'num_experts', 1)
         _logger.info(
-            f'Distilling {args.teacher} ({experts} experts) with weight {args.distill_weight:g}, temperature '
-            f'{args.distill_temperature:g}' + ('; its images are normalised anew' if teacher.normalises else '')
+            f'Distilling {config.teacher} ({experts} experts) with weight {config.distill_weight:g}, temperature '
+            f'{config.distill_temperature:g}' + ('; its images are normalised anew' if teacher.normalises else '')
         )
     return teacher
 

@@ -1,18 +1,16 @@
 """Values of command-line arguments that no later step could use, refused before any work is done."""
 
-import argparse
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from timm.optim import list_optimizers
-from timm.utils import ParseKwargs
 
 from ride_timm.errors import RideError
 
-__all__ = ['RANGES', 'KeyValues', 'check_device', 'check_values']
+__all__ = ['RANGES', 'check_device', 'check_values']
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 _MOST_WORKERS = max(64, 4 * _CORES)  # each is a process
@@ -76,47 +74,30 @@ _WITH_DECAY_PHASE = ('wsd', 'rsqrt')
 _INTERPOLATIONS = ('bicubic', 'bilinear', 'box', 'hamming', 'lanczos', 'nearest')
 
 
-class KeyValues(ParseKwargs):
-    """timm's action for `K=V` arguments, which says so where a `=` is missing instead of failing."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Collect the pairs into a dict, or end with argparse's message."""
-        for value in values:
-            if '=' not in value:
-                raise argparse.ArgumentError(self, f'{value!r} is not of the form KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
-
-
-def check_values(args: argparse.Namespace) -> None:
+def check_values(values: Mapping[str, Any]) -> None:
     """Refuse numbers that are out of range, and names that timm does not know.
 
     Args:
-        args: Of any of the commands; arguments that are absent or None are passed over.
+        values: By option, of any of the commands; what is absent or None is passed over.
 
     Raises:
         RideError: Naming the argument, what it is and what it may be.
     """
-    for name, given in vars(args).items():
+    for name, given in values.items():
         for value in given if isinstance(given, (list, tuple)) else [given]:
             if name in RANGES and value is not None:
                 _check_number(name, value)
     # timm takes `lookahead_` before the name
-    _check_name('opt', str(getattr(args, 'opt', '')).lower().split('_')[-1], [str(name) for name in list_optimizers()])
-    _check_name('sched', getattr(args, 'sched', ''), _SCHEDULERS)
-    _check_name('interpolation', getattr(args, 'interpolation', ''), _INTERPOLATIONS)
-    _check_schedule(args)
-    channels = getattr(args, 'in_chans', None) or 3
+    _check_name('opt', str(values.get('opt', '')).lower().split('_')[-1], [str(name) for name in list_optimizers()])
+    _check_name('sched', values.get('sched', ''), _SCHEDULERS)
+    _check_name('interpolation', values.get('interpolation', ''), _INTERPOLATIONS)
+    _check_schedule(values)
+    channels = values.get('in_chans') or 3
     for name in ('mean', 'std'):
-        _check_count(args, name, (1, channels))
-    _check_count(args, 'color_jitter', (1, 3, 4))
-    _check_count(args, 'opt_betas', (2, 3))
-    check_device(getattr(args, 'device', None))
+        _check_count(values, name, (1, channels))
+    _check_count(values, 'color_jitter', (1, 3, 4))
+    _check_count(values, 'opt_betas', (2, 3))
+    check_device(values.get('device'))
 
 
 def check_device(name: str | None) -> None:
@@ -155,22 +136,22 @@ def _check_number(name: str, value: float) -> None:
     raise RideError(f'{_flag(name)} {value:g} was given; it is {text}{most}.')
 
 
-def _check_schedule(args: argparse.Namespace) -> None:
+def _check_schedule(values: Mapping[str, Any]) -> None:
     """Refuse what timm's schedulers would fail on, some of them in the middle of a training."""
-    name = getattr(args, 'sched', 'poly')  # whose power --decay-rate is
-    if name != 'poly' and args.decay_rate > 1:
-        raise RideError(f'--decay-rate {args.decay_rate:g} was given; for --sched {name} it is from 0 to 1.')
-    if name == 'plateau' and args.sched_on_updates:
+    name = values.get('sched', 'poly')  # whose power --decay-rate is
+    if name != 'poly' and values['decay_rate'] > 1:
+        raise RideError(f'--decay-rate {values["decay_rate"]:g} was given; for --sched {name} it is from 0 to 1.')
+    if name == 'plateau' and values['sched_on_updates']:
         raise RideError('--sched plateau looks at evaluations, so it cannot go with --sched-on-updates; leave one out.')
-    if name == 'rsqrt' and not args.warmup_epochs:
+    if name == 'rsqrt' and not values['warmup_epochs']:
         raise RideError('--sched rsqrt falls by the length of the warmup; give --warmup-epochs of at least 1.')
     if name in _WITH_DECAY_PHASE:
-        length = args.epochs - (0 if args.warmup_prefix else args.warmup_epochs)
-        decay = args.decay_epochs * (length if args.decay_epochs < 1 else 1)
+        length = values['epochs'] - (0 if values['warmup_prefix'] else values['warmup_epochs'])
+        decay = values['decay_epochs'] * (length if values['decay_epochs'] < 1 else 1)
         if not 0.5 < decay <= length:
             raise RideError(
-                f'--sched {name} decays over --decay-epochs {args.decay_epochs:g} of the {length} epochs after the '
-                'warmup; give at least 1 and at most so many, or a fraction of them such as 0.2.'
+                f'--sched {name} decays over --decay-epochs {values["decay_epochs"]:g} of the {length} epochs after '
+                'the warmup; give at least 1 and at most so many, or a fraction of them such as 0.2.'
             )
 
 
@@ -182,8 +163,8 @@ def _check_name(name: str, value: str, known: Sequence[str]) -> None:
     raise RideError(f'{_flag(name)} {value} was given and timm knows no such one; {hint}')
 
 
-def _check_count(args: argparse.Namespace, name: str, counts: Sequence[int]) -> None:
-    values = getattr(args, name, None)
+def _check_count(options: Mapping[str, Any], name: str, counts: Sequence[int]) -> None:
+    values = options.get(name)
     if isinstance(values, (list, tuple)) and len(values) not in counts:
         wanted = ' or '.join(map(str, dict.fromkeys(counts)))
         raise RideError(f'{_flag(name)} was given {len(values)} numbers; it takes {wanted}.')

@@ -1,9 +1,11 @@
 """What every multi-expert network shares: heads, features, routed inference and timm's model contract."""
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d, get_device_dtype
 from timm.models import checkpoint_seq
@@ -11,7 +13,7 @@ from torch import nn
 
 from ride_timm import _compat
 
-from .heads import ExpertHeads, check_head, create_head
+from .heads import ExpertHeads, at_least_float32, check_head, create_head
 from .router import ExpertRouter
 from .routing import (
     RoutedOutput,
@@ -26,7 +28,9 @@ from .routing import (
     warn_nothing_saved,
 )
 
-__all__ = ['MultiExpertNet']
+__all__ = ['MultiExpertNet', 'count_experts', 'expert_logits']
+
+torch.fx.wrap('at_least_float32')  # symbolic tracing keeps it whole in this module too
 
 
 class MultiExpertNet(RouterModule):
@@ -41,6 +45,9 @@ class MultiExpertNet(RouterModule):
         head_hidden_size: Width of the pooled features, all experts side by side.
         expert_training: Whether train mode returns a tuple of K logits instead of their mean.
         routing_threshold: The threshold that eval mode routes with, or None while routing is off.
+        logit_offset: What is added to the logits of each expert, (K, C), or None; see `set_logit_offset`.
+        run_experts: Computes the final feature maps of the experts in place of a loop over them, from the experts and
+            the trunk's map; None for the loop. `ride_timm.engine.expert_streams` sets it.
     """
 
     trunk_stages: tuple[str, ...] = ()
@@ -74,6 +81,8 @@ class MultiExpertNet(RouterModule):
         self.drop_rate = drop_rate
         self.grad_checkpointing = self.expert_training = False
         self.routing_threshold: float | None = None
+        self.logit_offset: torch.Tensor | None = None  # no buffer: it never enters a state dict, and keeps its digits
+        self.run_experts: Callable[[Any, torch.Tensor], list[torch.Tensor]] | None = None
         self.head = head
         self.num_features = int(self.feature_info[-1]['num_chs'])
         self._set_pool(global_pool)
@@ -107,6 +116,47 @@ class MultiExpertNet(RouterModule):
         self.router_top_k = min(self.router_top_k, self.num_classes)
         self.router = ExpertRouter(self.num_experts, self.expert_width, self.router_top_k, **dd)
         self.router.requires_grad_(False)  # until a router stage: plain training and DDP refuse what has no gradient
+
+    @torch.jit.ignore
+    def add_router(self) -> None:
+        """Give a network without a router a new one, untrained and frozen, as `router=True` would have.
+
+        `ride_timm.train_router` trains it. It is drawn from torch's random numbers.
+
+        Raises:
+            RuntimeError: The network has a router.
+            ValueError: It has a single expert, or no head.
+
+        Example:
+            >>> import timm, ride_timm
+            >>> model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=10)
+            >>> model.add_router()
+            >>> model.router is None
+            False
+        """
+        if self.router is not None:
+            raise RuntimeError('This network has a router already; train it with ride_timm.train_router.')
+        self._create_router(get_device_dtype(self))
+        _compat.update_model_args(self, router=True)
+
+    @torch.jit.ignore
+    def set_logit_offset(self, offset: torch.Tensor | None) -> None:
+        """Choose what is added to the logits of each expert, wherever they go but to the router.
+
+        The router reads the logits as it was trained on them, so every image passes as many experts as without. Copies
+        of the network have the offset too, its state dict has not. New heads take it back.
+
+        Args:
+            offset: Shape (K, C), of any floating point type; None takes it back.
+
+        Raises:
+            ValueError: Another shape.
+        """
+        if offset is not None and offset.shape != (self.num_experts, self.num_classes):
+            raise ValueError(
+                f'The offset has shape {tuple(offset.shape)}, but must be ({self.num_experts}, {self.num_classes}).'
+            )
+        self.logit_offset = offset
 
     def _drop_router(self) -> None:
         if self.router is not None:
@@ -186,6 +236,7 @@ class MultiExpertNet(RouterModule):
             raise ValueError('This network was pruned to its trunk and has no experts to put heads on.')
         width, changed = self.expert_width, num_classes != self.num_classes
         self.num_classes = num_classes
+        self.logit_offset = None
         self._set_pool(global_pool)
         if self.router is not None and (changed or width != self.expert_width):
             warnings.warn('The router belongs to the old heads and is dropped.', stacklevel=2)
@@ -290,6 +341,9 @@ class MultiExpertNet(RouterModule):
             Shape (B, K * channels, H', W').
         """
         x = self.forward_trunk(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out a branch of exactly this form only
+            if self.run_experts is not None:
+                return torch.cat(self.run_experts(self.experts, x), dim=1)
         maps: list[torch.Tensor] = []
         for expert in self.experts:
             maps.append(expert.forward_features(x))
@@ -325,7 +379,7 @@ class MultiExpertNet(RouterModule):
             return x
         logits: list[torch.Tensor] = []
         for i, expert in enumerate(self.experts):
-            logits.append(expert(x[:, i * self.expert_width : (i + 1) * self.expert_width]))
+            logits.append(self._offset(i, expert(x[:, i * self.expert_width : (i + 1) * self.expert_width])))
         if self.expert_training and self.training and not torch.jit.is_scripting():
             each: Any = tuple(logits)  # the annotation of the result is what TorchScript can read
             return each
@@ -338,6 +392,14 @@ class MultiExpertNet(RouterModule):
                 return self.forward_routed(x, self.routing_threshold).logits
         return self.forward_head(self.forward_features(x))
 
+    def _offset(self, index: int, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of expert `index` with its offset."""
+        offset = self.logit_offset
+        if offset is None:
+            return logits
+        logits = at_least_float32(logits)
+        return logits + offset[index].to(logits.device, logits.dtype)
+
     def _forward_pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Pooled features (B, D) of every expert."""
         pooled = self._pool(self.forward_features(x))
@@ -347,7 +409,7 @@ class MultiExpertNet(RouterModule):
     def forward_experts(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every expert, shape (B, K, C), of images `x` (B, in_chans, H, W)."""
         pooled = self._forward_pooled(x)
-        return torch.stack([expert(p) for expert, p in zip(self.experts, pooled, strict=True)], dim=1)
+        return torch.stack([self._offset(i, expert(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
 
     @torch.jit.ignore
     def forward_router(self, x: torch.Tensor) -> RouterOutput:
@@ -361,10 +423,11 @@ class MultiExpertNet(RouterModule):
         """
         router = self.require_router()
         pooled = self._forward_pooled(x)
-        logits = torch.stack([expert(p) for expert, p in zip(self.experts, pooled, strict=True)], dim=1)
-        prefix = prefix_means(logits)
+        logits = [expert(p) for expert, p in zip(self.experts, pooled, strict=True)]
+        prefix = prefix_means(torch.stack(logits, dim=1))
         decisions = [router(i, pooled[i], prefix[:, i]) for i in range(self.num_experts - 1)]
-        return RouterOutput(torch.stack(decisions, dim=1), logits)
+        answers = torch.stack([self._offset(i, each) for i, each in enumerate(logits)], dim=1)
+        return RouterOutput(torch.stack(decisions, dim=1), answers)
 
     @torch.jit.ignore
     def forward_routed(self, x: torch.Tensor, threshold: float | None = None) -> RoutedOutput:
@@ -400,3 +463,24 @@ class MultiExpertNet(RouterModule):
                 'have one.'
             )
         return self.router
+
+
+def count_experts(model: nn.Module) -> int:
+    """Number K of experts of a network; 0 for one that has none, as timm's own."""
+    return model.num_experts if isinstance(model, MultiExpertNet) else 0
+
+
+def expert_logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Logits of every expert of any classifier, in train or eval mode; a plain one counts as a single expert.
+
+    Args:
+        model: A multi-expert network, or any timm classifier.
+        x: Images, shape (B, in_chans, H, W).
+
+    Returns:
+        Shape (B, K, C); K = 1 for a plain network.
+    """
+    if isinstance(model, MultiExpertNet):
+        return model.forward_experts(x)
+    logits: torch.Tensor = model(x)
+    return logits.unsqueeze(1)

@@ -3,17 +3,28 @@
 import functools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.fx
 from torch import nn
 
+from .heads import at_least_float32
+
 if TYPE_CHECKING:
     from .multi_expert import MultiExpertNet
 
-__all__ = ['RoutedOutput', 'RouterModule', 'RouterOutput', 'forward_early_exit', 'forward_selected', 'prefix_means']
+__all__ = [
+    'ExpertStep',
+    'RoutedOutput',
+    'RouterModule',
+    'RouterOutput',
+    'expert_steps',
+    'forward_early_exit',
+    'forward_selected',
+    'prefix_means',
+]
 
 
 class RoutedOutput(NamedTuple):
@@ -100,33 +111,67 @@ def forward_selected(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Ro
     return RoutedOutput(logits, num_experts)
 
 
+class ExpertStep(NamedTuple):
+    """What one expert says of the images that reach it; n of a batch of B."""
+
+    images: torch.Tensor
+    """Their places in the batch, ascending, shape (n,), int64."""
+    logits: torch.Tensor
+    """The expert's own logits, shape (n, C)."""
+    mean_logits: torch.Tensor
+    """Mean logits of the experts so far, shape (n, C)."""
+    router_logits: torch.Tensor | None
+    """Logit of "go on", shape (n,); None after the last expert."""
+
+
+def expert_steps(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Iterator[ExpertStep]:
+    """Run each expert only on the images that reach it, one after the other.
+
+    Args:
+        net: In eval mode, with a router.
+        x: Images, shape (B, in_chans, H, W).
+        limit: Router logit above which an image goes on.
+
+    Yields:
+        One step an expert, up to the last that an image reaches.
+    """
+    router = net.require_router()
+    offset = net.logit_offset
+    x = net.forward_trunk(x)
+    active = torch.arange(x.shape[0], device=x.device)
+    total = torch.zeros((), device=x.device)
+    for i, expert in enumerate(net.experts):
+        pooled = net.global_pool(expert.forward_features(x))
+        logits = expert(pooled)
+        total = logits if i == 0 else total + logits
+        mean = total / (i + 1)
+        decision = router(i, pooled, mean) if i < net.num_experts - 1 else None
+        if offset is not None:  # only now: the router reads the logits as it was trained on them
+            mean = at_least_float32(mean)
+            mean = mean + offset[: i + 1].mean(dim=0).to(mean.device, mean.dtype)
+        yield ExpertStep(active, net._offset(i, logits), mean, decision)
+        if decision is None:
+            break
+        stay = (decision > limit).nonzero().squeeze(1)
+        if stay.numel() == 0:
+            break
+        if stay.numel() < active.numel():
+            active, x, total = active[stay], x[stay], total[stay]
+
+
 def forward_early_exit(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> RoutedOutput:
-    """Run each expert only on the images that reached it.
+    """Run each expert only on the images that reach it, and give each image the mean over those that it passed.
 
     Args:
         net: In eval mode, with a router.
         x: Images, shape (B, in_chans, H, W).
         limit: Router logit above which an image goes on.
     """
-    router = net.require_router()
-    x = net.forward_trunk(x)
-    active = torch.arange(x.shape[0], device=x.device)
-    num_experts = torch.ones_like(active)
-    result = total = torch.zeros((), device=x.device)
-    for i, expert in enumerate(net.experts):
-        pooled = net.global_pool(expert.forward_features(x))
-        total = expert(pooled) if i == 0 else total + expert(pooled)
-        mean = total / (i + 1)
-        # experts see ever fewer images; each image keeps the mean over the experts that it passed
-        result = mean if i == 0 else result.index_copy(0, active, mean)
-        num_experts[active] = i + 1
-        if i == net.num_experts - 1:
-            break
-        stay = (router(i, pooled, mean) > limit).nonzero().squeeze(1)
-        if stay.numel() == 0:
-            break
-        if stay.numel() < active.numel():
-            active, x, total = active[stay], x[stay], total[stay]
+    num_experts = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    result = torch.zeros((), device=x.device)
+    for i, step in enumerate(expert_steps(net, x, limit)):
+        result = step.mean_logits if i == 0 else result.index_copy(0, step.images, step.mean_logits)
+        num_experts[step.images] = i + 1
     return RoutedOutput(result, num_experts)
 
 

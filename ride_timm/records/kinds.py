@@ -20,7 +20,7 @@ from ride_timm.records.schema import (
     whole,
 )
 
-__all__ = ['ARGS_SCHEMA', 'CONFIG_SCHEMA', 'RUN_SCHEMA', 'check_checkpoint', 'check_sizes']
+__all__ = ['ARGS_SCHEMA', 'CONFIG_SCHEMA', 'RUN_SCHEMA', 'TRAINING_SCHEMA', 'check_checkpoint', 'check_sizes']
 
 _NAME = text(r'\w{1,100}(\.\w{1,100})?', 'the name of an architecture, without path or host')
 _CLASSES = whole(0, 1_000_000)
@@ -80,7 +80,7 @@ _CFG = {
     'custom_load': Kind('false', lambda value: value in (False, None)),
 }
 _PLANS = {name: nullable(OBJECT) for name in ('holdout', 'val_part')}
-_TRAINING: dict[str, Kind] = {
+TRAINING_SCHEMA: dict[str, Kind] = {
     'stage': TEXT,
     'num_experts': whole(1, 1000),
     'router': FLAG,
@@ -124,7 +124,7 @@ CONFIG_SCHEMA: Schema = {
     'pretrained_cfg': OBJECT,
     **_inside('pretrained_cfg', _CFG),
     'ride': OBJECT,
-    **_inside('ride', _TRAINING),
+    **_inside('ride', TRAINING_SCHEMA),
 }
 """Of a `config.json`."""
 _ARGS: dict[str, Kind] = {
@@ -158,7 +158,7 @@ _CHECKPOINT: Schema = {
     'args': nullable(OBJECT),
     **_inside('args', _ARGS),
     'ride': nullable(OBJECT),
-    **_inside('ride', _TRAINING),
+    **_inside('ride', TRAINING_SCHEMA),
 }
 RUN_SCHEMA: Schema = {
     'model': nullable(TEXT),
@@ -178,7 +178,7 @@ RUN_SCHEMA: Schema = {
     'all_experts': nullable(OBJECT),
     'all_experts.top1': _NUMBER,
     'environment': nullable(OBJECT),
-    'segments': _TRAINING['segments'],
+    'segments': TRAINING_SCHEMA['segments'],
     'args': OBJECT,
     **_inside('args', _ARGS),
 }

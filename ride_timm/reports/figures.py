@@ -25,7 +25,8 @@ from ride_timm.cards.figures import (
     tail_figure,
 )
 from ride_timm.escaping import printable
-from ride_timm.reports.measure import Answers, Measured, reliability
+from ride_timm.evaluation.one_pass import Answers, Measured
+from ride_timm.reports.measure import reliability
 
 __all__ = ['draw_calibration', 'draw_curves', 'draw_routing', 'draw_tail', 'read_curves', 'thumbnail']
 
@@ -193,9 +194,9 @@ def _results(measured: Measured, name: str, data_name: str, source: str) -> dict
         'name': printable(name),
         'method': None,
         'data': {'name': printable(data_name), 'test_images': len(measured.answers.targets), 'source': source},
-        'network': {'num_experts': measured.num_experts or 1, 'gmacs': measured.figures['gmacs']},
+        'network': {'num_experts': measured.num_experts or 1, 'gmacs': measured.metrics['gmacs']},
         'test': {
-            'all_experts': measured.figures,
+            'all_experts': measured.metrics,
             'routed': measured.routed,
             'sweep': measured.sweep,
             'groups': {group: [int(index) for index in members] for group, members in groups.items()},

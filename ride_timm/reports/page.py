@@ -14,8 +14,9 @@ import numpy as np
 from ride_timm.cards.figures import GREY, GROUP_COLOURS
 from ride_timm.data.descriptions import readable_label
 from ride_timm.escaping import printable
+from ride_timm.evaluation.one_pass import Measured
 from ride_timm.metrics import ClassResult, accuracy_labels, wilson_interval
-from ride_timm.reports.measure import Measured, agreement, worst_pairs
+from ride_timm.reports.measure import agreement, worst_pairs
 from ride_timm.reports.style import PAGE, STYLE
 
 __all__ = ['Content', 'Example', 'render']
@@ -106,7 +107,7 @@ def _header(content: Content) -> str:
 
 def _tiles(measured: Measured) -> str:
     """The figures that matter most, large."""
-    figures = measured.figures
+    figures = measured.metrics
     shown = {**_accuracies(measured), **_groups(measured), 'worst class': 'worst_class'}
     tiles = [(label, f'{_number(figures.get(key))} %') for label, key in shown.items()]
     tiles.append(('calibration error', f'{_number(figures.get("ece"))} %'))
@@ -116,7 +117,7 @@ def _tiles(measured: Measured) -> str:
 
 
 def _accuracy(measured: Measured) -> str:
-    figures, routed = measured.figures, measured.routed
+    figures, routed = measured.metrics, measured.routed
     top5 = {'top 5': 'top5'} if len(measured.per_class) > 5 else {}
     rows = {
         **_accuracies(measured), **top5, **_groups(measured), 'worst class': 'worst_class',
@@ -149,7 +150,7 @@ def _accuracy(measured: Measured) -> str:
 
 
 def _cost(measured: Measured) -> list[list[str]]:
-    columns = [column for column in (measured.figures, measured.routed) if column is not None]
+    columns = [column for column in (measured.metrics, measured.routed) if column is not None]
     rows = [['GMACs, mean', *(f'{column["gmacs"]:.4g}' for column in columns)]]
     if measured.routed is not None:
         rows.append(['experts, mean', str(measured.num_experts), f'{measured.routed["mean_experts"]:.2f}'])
@@ -188,7 +189,7 @@ def _confusions(content: Content) -> str:
 
 
 def _calibration(content: Content) -> str:
-    figures = content.measured.figures
+    figures = content.measured.metrics
     mean = 100 * float(content.measured.answers.confidence.mean())
     lean = 'more confident than right' if mean > figures['top1'] else 'less confident than right'
     text = (

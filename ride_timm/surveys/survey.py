@@ -21,11 +21,11 @@ from ride_timm.data import (
     hold_out,
 )
 from ride_timm.data.scan import ImageFacts, find_repeats, scan_images
-from ride_timm.engine.auto import VAL_FRACTION
 from ride_timm.engine.data_options import has_eval_images, open_eval_source, open_train_source
 from ride_timm.engine.run_data import val_plan
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.training.picks import VAL_FRACTION
 
 __all__ = ['Finding', 'Side', 'Survey', 'survey']
 

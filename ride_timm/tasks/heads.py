@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ride_timm.losses import ExpertLoss, stack_experts
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import expert_logits
 
 from ._base import PartModule, PartTask
 
@@ -27,12 +27,9 @@ class HeadModule(PartModule):
         found: Any = model.get_classifier() if parts is None else tuple(parts)  # type: ignore[operator]
         super().__init__(model, found if isinstance(found, tuple) else (found,))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """K expert logits (B, C), as a network returns them in training, or those of a plain network (B, C)."""
-        if isinstance(self.model, MultiExpertNet):
-            return self.model.forward_experts(x).unbind(1)
-        logits: torch.Tensor = self.model(x)
-        return logits
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """K expert logits (B, C), as a network returns them in training; K = 1 for a plain one."""
+        return expert_logits(self.model, x).unbind(1)
 
 
 class HeadTask(PartTask):

@@ -4,11 +4,11 @@ import shlex
 
 import pytest
 from card_reading import blocks, render, section, tables
+from configs import resolved
 from weight_results import make_results
 
 from ride_timm.card import models_table
 from ride_timm.convert import build_parser as convert_parser
-from ride_timm.engine.args import parse_args
 
 
 def tiny(size=64, **options):
@@ -26,7 +26,7 @@ def test_tiny_imagenet_is_not_imagenet_lt():
     assert 'shrunk to 64 pixels, enlarged to 128 for this network.' in render(tiny(128))
     (commands,) = blocks(text, 'bash')
     train, convert = (shlex.split(line) for line in commands.splitlines())
-    args = parse_args(train[2:])
+    args = resolved(train[2:])
     assert (args.recipe, args.model) == ('imagenetlt_ride_r50', tiny()['architecture'])
     assert convert_parser().parse_args(convert[2:]).output == 'converted'
 

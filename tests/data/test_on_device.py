@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from configs import resolved
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
@@ -18,7 +19,6 @@ from ride_timm.data import (
     start_epoch,
 )
 from ride_timm.data.device_crops import jitter_colours, resize_crops
-from ride_timm.engine.args import parse_args
 from ride_timm.engine.augmentation import device_augmentation
 from ride_timm.errors import RideError
 
@@ -261,14 +261,14 @@ def test_flips_turn_the_crop():
     ],
 )
 def test_other_augmentations_are_refused(options, message):
-    args = parse_args(['--model', 'ride_resnet32_3e', '--data-dir', 'x', *options])
+    args = resolved(['--model', 'ride_resnet32_3e', '--data-dir', 'x', *options])
     with pytest.raises(RideError, match=message):
         device_augmentation(args, (args.in_chans or 3, 32, 32), args.interpolation or 'bilinear')
 
 
 def test_hue_is_refused():
-    args = parse_args(['--model', 'x', '--data-dir', 'x', '--augmentation', 'timm', '--color-jitter', *'1110'])
+    args = resolved(['--model', 'x', '--data-dir', 'x', '--augmentation', 'timm', '--color-jitter', *'1110'])
     assert isinstance(device_augmentation(args, SIZE, 'bilinear')((32, 32)), CropAugmentation)
-    args.color_jitter = [0.4, 0.4, 0.4, 0.1]
+    args = args.but(color_jitter=[0.4, 0.4, 0.4, 0.1])
     with pytest.raises(RideError, match='leaves the hue as it is; give --color-jitter three numbers'):
         device_augmentation(args, SIZE, 'bilinear')((32, 32))

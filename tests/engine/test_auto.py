@@ -1,6 +1,5 @@
 """`ride-timm train --data-dir DIR` without a recipe."""
 
-import argparse
 import logging
 import shlex
 from pathlib import Path
@@ -8,18 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from configs import resolved
 from PIL import Image
 from tiny_runs import CIFAR, write_images
 from torch import nn
 
+from ride_timm.commands.train import main
 from ride_timm.data import DataSplit
-from ride_timm.engine import auto
-from ride_timm.engine.args import parse_args
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.initial import Initial
 from ride_timm.errors import RideError
-from ride_timm.train import main
+from ride_timm.training import picks, resolve
 
 
 class Images:
@@ -50,20 +48,18 @@ def split(counts, size=(32, 32)):
 
 
 def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1):
-    args = parse_args(['--data-dir', 'x', *options])
-    args.device, args.rank, args.world_size = device, 0, world
+    config = resolved(['--data-dir', 'x', *options]).but(device=device, world_size=world)
     if init is not None:
-        args.model = init.name
-    auto.choose(args, split(counts, size), init)
-    return args
+        config = config.but(model=init.name)
+    return picks.from_images(config, split(counts, size), init)
 
 
 def hint(caplog, *options, init=None):
     """What is told beside the choices."""
     caplog.set_level(logging.INFO)
-    args = chosen([300, 10], (64, 64), *options, init=init)
+    config = chosen([300, 10], (64, 64), *options, init=init)
     caplog.clear()
-    auto.complete(args, Small(), init)
+    picks.hint(config, init)
     return caplog.text
 
 
@@ -127,16 +123,13 @@ def test_each_choice_is_printed_with_its_reason(caplog):
 
 
 def precision(*options, groups=1, device='cpu'):
-    args, net = parse_args(['--data-dir', 'x', *options]), Small(groups)
-    args.device, args.rank = device, 0
-    auto.complete(args, net)
-    assert net.conv.weight.is_contiguous(memory_format=torch.channels_last) == args.channels_last
-    return args.amp, args.channels_last
+    config = picks.from_network(resolved(['--data-dir', 'x', *options]).but(device=device), Small(groups))
+    return config.amp, config.channels_last
 
 
 def test_mixed_precision_can_be_refused(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(auto, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
     assert precision() == (True, True)
     assert '--amp (the hardware computes in bfloat16; else --no-amp)' in caplog.text
     caplog.clear()
@@ -146,10 +139,10 @@ def test_mixed_precision_can_be_refused(monkeypatch, caplog):
 
 
 def test_mixed_precision_only_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(auto, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
     assert precision(groups=4) == (False, True)  # depthwise convolutions, such as those of EfficientNet
     assert precision(groups=2) == (True, True)
-    monkeypatch.setattr(auto, 'bfloat16_on_cpu', list)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', list)
     assert precision() == (False, False)
 
 
@@ -221,12 +214,9 @@ def test_pretrained_weights_of_timm_count_as_trained():
 
 @pytest.mark.parametrize('options', [('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])
 def test_a_recipe_or_a_stage_closes_the_question(options):
-    args = parse_args(['--data-dir', 'x', '--init', 'y', *options])
-    before = {**vars(args)}
-    auto.set_images_aside(args)
-    auto.choose(args, split([300, 10]))
-    auto.complete(args, Small())
-    assert vars(args) == before
+    config = resolved(['--data-dir', 'x', '--init', 'y', *options])
+    assert not resolve.is_open(config)
+    assert resolve.for_evaluation(config) == config
 
 
 def start_line(text):
@@ -267,7 +257,7 @@ def test_mirrored_images_are_told_unless_decided(caplog):
 def test_the_sizes_are_looked_at_evenly_and_the_transform_is_put_back():
     images = Images([(10, 99)] * 300 + [(50, 60)] * 301)
     given = DataSplit(images, ('a',), np.zeros(601, dtype=np.int64), 'nowhere')
-    assert auto.short_side(given, sample=601) == 50
+    assert picks.short_side(given, sample=601) == 50
     assert images.transform == 'of the loader'
 
 
@@ -291,7 +281,7 @@ def test_the_command(tmp_path, capsys):
     checkpoint = read_checkpoint(run / 'last.pth.tar')
     assert checkpoint['arch'] == 'ride_resnet32_3e'
     assert checkpoint['ride']['loss'] == 'balpoe'
-    assert isinstance(argparse.Namespace(**checkpoint['args']).lr, float)
+    assert isinstance(checkpoint['args']['lr'], float)
 
 
 @pytest.mark.parametrize('size', [32, 48])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from configs import resolved
 from crash_tools import load, options, rows, run_command
 from tiny_runs import write_images
 
 from ride_timm.engine import averaging
-from ride_timm.engine.args import parse_args
 from ride_timm.engine.averaging import EpochMean, setup_average
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.errors import RideError
@@ -83,7 +83,7 @@ def test_it_is_what_is_measured_and_loaded(data, tmp_path):
 )
 def test_refusals(given, message):
     with pytest.raises(RideError, match=message):
-        setup_average(parse_args(['--model', 'x', '--data-dir', 'x', *given]), None, None)
+        setup_average(resolved(['--model', 'x', '--data-dir', 'x', *given]), None, None)
 
 
 def test_steps_change_nothing():

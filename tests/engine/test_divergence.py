@@ -223,7 +223,7 @@ def test_statistics_count_as_weights():
 @pytest.mark.parametrize('metric', ['loss', 'top1'])
 def test_nan_is_never_the_best(data, tmp_path, monkeypatch, metric):
     """A figure that is no number, in the first epoch, in the middle and after a resumption."""
-    import ride_timm.train as module
+    import ride_timm.training.run as module
 
     evaluate = module._evaluate
     scores = iter([math.nan, 5.0, math.nan, 7.0, math.nan])

@@ -10,9 +10,10 @@ import torch
 from crash_tools import Killed, assert_same, assert_same_run, kill_at, load, options, rows, run_command
 from tiny_runs import write_images
 
+from ride_timm.commands.train import build_parser
 from ride_timm.engine import checkpoint as checkpoints
-from ride_timm.engine.args import build_parser
 from ride_timm.engine.resume import HARMLESS, report_changes
+from ride_timm.training.config import ResolvedConfig
 
 # a machine with a single core: two loading processes are still two
 pytestmark = pytest.mark.filterwarnings('ignore:This DataLoader will create')
@@ -173,7 +174,7 @@ def test_results_of_an_earlier_end_do_not_outlive_a_kill_at_the_next(data, tmp_p
     assert run_command(options(data, tmp_path, 'straight', *constant)) == 0
     assert run_command(options(data, tmp_path, 'run', *constant, '--epochs', '2')) == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr('ride_timm.train.write_results', killed)
+        patch.setattr('ride_timm.training.run.write_results', killed)
         run_command(options(data, tmp_path, 'run', *constant))
     assert run_command(options(data, tmp_path, 'run', *constant)) == 0
     assert_same_run(tmp_path / 'straight', tmp_path / 'run')
@@ -220,8 +221,8 @@ SAME = {'train_digest': '', 'teacher': None}
     ],
 )  # fmt: skip
 def test_what_counts_as_another_value(caplog, before, now, told):
-    common = {'device': 'cpu', 'sched': 'cosine', 'stage': 'experts', 'rank': 0}
-    report_changes(SimpleNamespace(**common | now), {'args': common | before}, None, SAME)
+    common = {'device': 'cpu'}
+    report_changes(ResolvedConfig(**common | now), {'args': common | before}, None, SAME)
     assert named(caplog).partition(': ')[2].removesuffix('.') == told
 
 

@@ -1,6 +1,5 @@
 """Steps as CUDA graphs: refusals everywhere, and on a GPU the same numbers as eager steps."""
 
-import argparse
 import subprocess
 import sys
 from functools import partial
@@ -9,16 +8,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from configs import resolved
 from timm.data.mixup import mixup_target
 from tiny_runs import write_images
 
-from ride_timm.engine.args import parse_args
+from ride_timm.commands.train import main
 from ride_timm.engine.expert_streams import expert_streams
 from ride_timm.engine.graphed import GraphedStep, _settings, check_cuda_graph
 from ride_timm.errors import RideError
 from ride_timm.losses import create_loss
 from ride_timm.tasks import RideTask, RouterTask
-from ride_timm.train import main
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 COUNTS = [int(50 * 0.1 ** (i / 9)) for i in range(10)]
@@ -34,7 +33,7 @@ def make_task(loss='ride', device=CUDA, **net):
 
 
 def arguments(*given):
-    return parse_args(['--model', 'ride_resnet32_3e', '--data-dir', 'x', *given])
+    return resolved(['--model', 'ride_resnet32_3e', '--data-dir', 'x', *given])
 
 
 @pytest.mark.parametrize(
@@ -48,17 +47,15 @@ def arguments(*given):
 )
 def test_what_no_graph_holds_is_refused(given, device, named):
     args = arguments('--cuda-graph', *given)
-    args.distributed = False
     with pytest.raises(RideError, match=f'--cuda-graph does not go with {named}; leave one of them out'):
         check_cuda_graph(args, device)
 
 
 def test_several_processes_are_refused():
-    args = argparse.Namespace(**{**vars(arguments('--cuda-graph')), 'distributed': True})
+    args = arguments('--cuda-graph').but(distributed=True)
     with pytest.raises(RideError, match='does not go with several processes'):
         check_cuda_graph(args, CUDA)
-    args.distributed = False
-    check_cuda_graph(args, CUDA)
+    check_cuda_graph(args.but(distributed=False), CUDA)
 
 
 def test_a_changed_setting_is_seen():

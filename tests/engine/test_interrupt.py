@@ -136,7 +136,7 @@ def test_ctrl_c_before_the_training(data, tmp_path, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('ride_timm.train.stages.open_data', interrupted)
+    monkeypatch.setattr('ride_timm.training.run.Stage.open_data', interrupted)
     assert run_command(options(data, tmp_path, 'run')) == 130
 
 
@@ -200,7 +200,7 @@ def test_signal_to_the_whole_group(data, straight, tmp_path, signum):
 @pytest.mark.slow
 def test_signal_to_a_fresh_process(data, straight, tmp_path):
     """As a user runs it: from a shell, by the module."""
-    command = [sys.executable, '-m', 'ride_timm.train', *options(data, tmp_path, 'run')[1:]]
+    command = [sys.executable, '-m', 'ride_timm', 'train', *options(data, tmp_path, 'run')[1:]]
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     wait_for((tmp_path / 'run/last.pth.tar').exists)

@@ -1,14 +1,14 @@
 """Explicit flag > recipe > stage > default; and what is refused by name."""
 
-import argparse
 import logging
 
 import pytest
+from configs import resolved
 
-from ride_timm.engine.args import parse_args
-from ride_timm.engine.precedence import STAGE_DEFAULTS
-from ride_timm.engine.setup import resolve_lr
 from ride_timm.errors import RideError
+from ride_timm.training.config import TrainConfig
+from ride_timm.training.resolve import _with_lr
+from ride_timm.training.stages import STAGES
 
 
 @pytest.fixture
@@ -24,26 +24,26 @@ def recipe(tmp_path):
 
 
 def test_flag_over_recipe_over_default(recipe):
-    args = parse_args(['--recipe', recipe('epochs: 7\nlr: 0.3\nopt: momentum'), '--lr', '0.2'])
+    args = resolved(['--recipe', recipe('epochs: 7\nlr: 0.3\nopt: momentum'), '--lr', '0.2'])
     assert (args.lr, args.epochs, args.opt, args.momentum) == (0.2, 7, 'momentum', 0.9)
-    assert args.explicit == ['lr', 'recipe']
-    assert args.from_recipe == ['epochs', 'opt']
+    assert args.explicit == {'lr', 'recipe'}
+    assert args.from_recipe == {'epochs', 'opt'}
 
 
 def test_a_flag_that_repeats_the_default_still_wins(recipe):
-    assert parse_args(['--recipe', recipe('epochs: 7'), '--epochs', '300']).epochs == 300
+    assert resolved(['--recipe', recipe('epochs: 7'), '--epochs', '300']).epochs == 300
 
 
 @pytest.mark.parametrize('stage', ['router', 'heads'])
 def test_recipe_over_stage_over_default(recipe, stage):
-    args = parse_args(['--recipe', recipe(f'stage: {stage}\nepochs: 7'), '--momentum', '0.8'])
+    args = resolved(['--recipe', recipe(f'stage: {stage}\nepochs: 7'), '--momentum', '0.8'])
     assert (args.stage, args.epochs, args.momentum) == (stage, 7, 0.8)
-    for key in STAGE_DEFAULTS[stage].keys() - {'epochs', 'momentum'}:
-        assert getattr(args, key) == STAGE_DEFAULTS[stage][key]
+    for key in STAGES[stage].settings.keys() - {'epochs', 'momentum'}:
+        assert getattr(args, key) == STAGES[stage].settings[key]
 
 
 def test_router_stage_is_the_papers():
-    args = parse_args(['--stage', 'router'])
+    args = resolved(['--stage', 'router'])
     assert (args.sampler, args.batch_size, args.epochs, args.opt, args.lr) == ('balanced', 512, 5, 'sgd', 0.01)
     assert (args.momentum, args.weight_decay, args.sched, args.warmup_epochs) == (0.9, 5e-4, 'cosine', 0)
     assert (args.min_lr, args.router_pos_weight) == (0.0, 100.0)
@@ -51,20 +51,20 @@ def test_router_stage_is_the_papers():
 
 def test_single_loss_options_replace_those_of_the_recipe(recipe):
     text = 'loss: ride\nloss_kwargs: {diversity: -0.45, rho: 0.05}\nopt_kwargs: {filter_bias_and_bn: false}'
-    args = parse_args(['--recipe', recipe(text), '--loss-kwargs', 'diversity=-0.1'])
+    args = resolved(['--recipe', recipe(text), '--loss-kwargs', 'diversity=-0.1'])
     assert args.loss_kwargs == {'diversity': -0.1, 'rho': 0.05}
     assert args.opt_kwargs == {'filter_bias_and_bn': False}
 
 
 def test_another_loss_drops_the_recipes_options_aloud(recipe, caplog):
     text = 'loss: ride\nloss_kwargs: {diversity: -0.45}\nreweight_epoch: 160\nepochs: 7'
-    args = parse_args(['--recipe', recipe(text), '--loss', 'ce'])
+    args = resolved(['--recipe', recipe(text), '--loss', 'ce'])
     assert (args.loss, args.loss_kwargs, args.reweight_epoch, args.epochs) == ('ce', {}, None, 7)
     assert 'for the loss ride; its loss_kwargs and reweight_epoch are left out for --loss ce' in caplog.text
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(recipe):
-    args = parse_args(['--recipe', recipe('lr: 1e-1\nweight-decay: 5e-4\nepochs: 2.0\nscale: [1, 1e0]')])
+    args = resolved(['--recipe', recipe('lr: 1e-1\nweight-decay: 5e-4\nepochs: 2.0\nscale: [1, 1e0]')])
     assert (args.lr, args.weight_decay, args.epochs, args.scale) == (0.1, 5e-4, 2, [1.0, 1.0])
     assert isinstance(args.epochs, int)
 
@@ -72,7 +72,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(recipe):
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('lerning_rate: 0.1', 'the key lerning_rate, which is no argument'),
+        ('lerning_rate: 0.1', 'the key lerning_rate, which is no option'),
         ('lr_bse: 0.1', 'did you mean lr_base'),
         ('lr: fast', "lr: 'fast', but lr must be a number"),
         ('lr: true', 'lr must be a number'),
@@ -83,13 +83,13 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(recipe):
         ('loss_kwargs: [a]', 'loss_kwargs must be a mapping'),
         ('scale: [1]', 'scale must be a list of 2'),
         ('decay_milestones: 5', 'decay_milestones must be a list'),
-        ('recipe: cifar100lt_ride', 'the key recipe, which is no argument'),
+        ('recipe: cifar100lt_ride', 'the key recipe, which is no option'),
         ('model: 3', 'model must be a text'),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(recipe, text, words):
     with pytest.raises(RideError, match=words):
-        parse_args(['--recipe', recipe(text)])
+        resolved(['--recipe', recipe(text)])
 
 
 @pytest.mark.parametrize(
@@ -110,20 +110,25 @@ def test_a_wrong_recipe_is_one_sentence(recipe, text, words):
 )
 def test_options_of_another_stage_are_refused(argv, words):
     with pytest.raises(RideError, match=words):
-        parse_args(argv)
+        resolved(argv)
+
+
+def test_python_says_the_same_as_the_command_line():
+    config = TrainConfig(data_dir='x', lr='1e-1', scale=(0.5, 1), epochs=300)
+    assert config.given == {'data_dir', 'lr', 'scale', 'epochs'}
+    assert (config.lr, config.scale) == (0.1, [0.5, 1.0])
+    with pytest.raises(RideError, match=r'--epochs 2\.5 was given'):
+        TrainConfig(epochs=2.5)
 
 
 def test_unknown_flags_fail(capsys):
     with pytest.raises(SystemExit):
-        parse_args(['--tempreture', '1'])
+        resolved(['--tempreture', '1'])
     assert 'there is no option --tempreture, did you mean --' in capsys.readouterr().err
 
 
 def settled(*argv, world_size=1):
-    args = parse_args(list(argv))
-    args.world_size, args.rank = world_size, 0
-    resolve_lr(args)
-    return args
+    return _with_lr(resolved(list(argv)).but(world_size=world_size))
 
 
 BATCH = 'lr: 0.1\nwarmup_lr: 0.02\nglobal_batch_size: 128\nbatch_size: 128\n'
@@ -140,14 +145,14 @@ def test_another_batch_keeps_the_rate_and_says_so(recipe, caplog):
     args = settled('--recipe', recipe(BATCH), '-b', '64', '--grad-accum-steps', '2', world_size=4)
     assert (args.lr, args.warmup_lr) == (0.1, 0.02)
     made = '(-b 64, 4 processes, 2 batches accumulated)'
-    assert f'meant for 128 images a step and this run has 512 {made}' in caplog.text
+    assert f'for 128 images per step and this run has 512 {made}' in caplog.text
     assert 'kept; --scale-lr makes it 0.4' in caplog.text
 
 
 def test_scaling_is_linear_and_for_adaptive_optimizers_by_the_root(recipe, caplog):
     args = settled('--recipe', recipe(BATCH), '-b', '512', '--scale-lr')
     assert (args.lr, args.warmup_lr) == pytest.approx((0.4, 0.08))
-    assert 'scaled to 0.4 (linear), and the warm-up begins at 0.08' in caplog.text
+    assert 'scaled to 0.4 (linear), and the warm-up starts at 0.08' in caplog.text
     args = settled('--recipe', recipe(BATCH), '-b', '512', '--scale-lr', '--opt', 'adamw')
     assert args.lr == pytest.approx(0.2)
 
@@ -159,5 +164,4 @@ def test_scaling_nothing_is_refused(argv):
 
 
 def test_without_a_rate_timms_rule_holds():
-    args: argparse.Namespace = settled('-b', '64', world_size=2)
-    assert args.lr == pytest.approx(0.1 * 128 / 256)
+    assert settled('-b', '64', world_size=2).lr == pytest.approx(0.1 * 128 / 256)

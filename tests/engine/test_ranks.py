@@ -17,9 +17,9 @@ from torch import nn
 
 from ride_timm.data import create_eval_loader, open_eval_split, open_train_split
 from ride_timm.engine import loop
-from ride_timm.engine.loop import Trainer, evaluate, train_epoch
+from ride_timm.engine.loop import Trainer, train_epoch
+from ride_timm.evaluation import one_pass
 from ride_timm.losses import create_loss
-from ride_timm.metrics import LongTailEvaluator
 from ride_timm.tasks import RideTask
 
 
@@ -225,9 +225,8 @@ def measure(data, folder, share):
     loader = create_eval_loader(
         split, input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3, batch_size=3, distributed=share
     )
-    evaluator = LongTailEvaluator([24, 12, 5], num_experts=3)
-    figures = evaluate(network(), loader, evaluator, distributed=share)
-    table = evaluator.per_class(distributed=share)
+    found = one_pass.measure(network(), loader, [24, 12, 5], distributed=share)
+    figures, table = found.metrics, found.per_class
     if args.rank == 0:
         torch.save({'figures': dict(figures), 'table': [row.plain() for row in table]}, folder / f'{share}.pt')
     if share:
@@ -252,7 +251,12 @@ def test_under_torchrun(data, tmp_path):
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
     def command(name):
-        return [*torchrun, 'ride_timm.train', *options(data, tmp_path, name, '-b', '4', '-j', '1', '--epochs', '6')[1:]]
+        return [
+            *torchrun,
+            'ride_timm',
+            'train',
+            *options(data, tmp_path, name, '-b', '4', '-j', '1', '--epochs', '6')[1:],
+        ]
 
     assert subprocess.run(command('straight'), env=env, capture_output=True, timeout=200).returncode == 0
     with subprocess.Popen(command('broken'), env=env, stderr=subprocess.PIPE, text=True) as process:

@@ -97,7 +97,7 @@ def test_killed_before_the_results_are_written(data, tmp_path, monkeypatch):
 
     assert run_command(options(data, tmp_path, 'straight')) == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr('ride_timm.train.write_results', killed)
+        patch.setattr('ride_timm.training.run.write_results', killed)
         run_command(options(data, tmp_path, 'broken'))
     assert not (tmp_path / 'broken/results.json').exists()
     assert run_command(options(data, tmp_path, 'broken')) == 0

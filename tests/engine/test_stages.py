@@ -157,7 +157,7 @@ def test_a_stage_resumes_to_the_same_bits(stage, data, experts, tmp_path, monkey
         return train_epoch(trainer, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr('ride_timm.train.train_epoch', cut_off)
+        patch.setattr('ride_timm.training.run.train_epoch', cut_off)
         fails('cut off', data, tmp_path, 'cut', *options)
     assert read_checkpoint(tmp_path / 'cut' / 'last.pth.tar')['epoch'] == 1
     cut = train(data, tmp_path, 'cut', *options)
@@ -280,7 +280,7 @@ def test_init_takes_the_moving_average(data, tmp_path, caplog):
         caplog.clear()
         done = train(data, tmp_path, key, '--stage', 'router', '--init', str(source), *more)
         assert same(saved[key], read_checkpoint(done / 'last.pth.tar')['state_dict'])
-        assert ('holds an average of the weights too' in caplog.text) == (not more)
+        assert ('holds averaged weights too' in caplog.text) == (not more)
 
 
 class Foreign:
@@ -301,7 +301,7 @@ def test_what_does_not_fit_is_one_sentence(data, experts, tmp_path):
     fails('does not fit', data, tmp_path, 'a', '--init', str(experts), '--model', 'ride_resnet32_3e')
     wider = ('--model-kwargs', 'channels=8,8,8')
     fails('does not fit', data, tmp_path, 'b', '--init', str(experts), *wider)
-    fails('both give weights', data, tmp_path, 'c', '--init', str(experts), '--pretrained')
+    fails('--init and --pretrained', data, tmp_path, 'c', '--init', str(experts), '--pretrained')
     fails('builds on a trained network and no --init', data, tmp_path, 'd', '--stage', 'router')
     fails('holds no moving average', data, tmp_path, 'e', '--init', str(experts), '--init-ema')
     fails('from 0 to 1', data, tmp_path, 'f', '--stage', 'router', '--init', str(experts), '--router-threshold', '2')
@@ -396,4 +396,4 @@ def test_train_only_says_what_it_needs(data, experts, tmp_path):
     fails('trains parts of the network of --init', data, tmp_path, 'no', *MODEL, '--train-only', 'experts')
     begun = ('--init', str(experts), '--train-only')
     fails('did you mean experts.0.layer3', data, tmp_path, 'no', *begun, 'experts.0.layer33')
-    fails('and no other --stage', data, tmp_path, 'no', *begun, 'experts', '--stage', 'heads')
+    fails('--train-only', data, tmp_path, 'no', *begun, 'experts', '--stage', 'heads')

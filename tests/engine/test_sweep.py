@@ -6,13 +6,14 @@ import pytest
 import timm
 import torch
 
+from ride_timm.data import GroupChoice
 from ride_timm.engine.cost import gmacs
-from ride_timm.engine.router_stage import evaluate_routed, settle_threshold
-from ride_timm.engine.sweep import THRESHOLDS, choose_threshold, format_sweep, sweep_thresholds, write_sweep
+from ride_timm.engine.router_stage import settle_threshold
+from ride_timm.engine.sweep import THRESHOLDS, choose_threshold, format_sweep, write_sweep
 from ride_timm.errors import RideError
-from ride_timm.metrics import LongTailEvaluator
+from ride_timm.evaluation.one_pass import measure
 
-GROUPS = {'many': [0, 1], 'few': [2, 4]}
+GROUPS = GroupChoice({'many': np.array([0, 1]), 'few': np.array([2, 4])}, 'threshold', '')
 SIZE = (3, 8, 8)
 
 
@@ -55,7 +56,11 @@ def loader(net):
 
 @pytest.fixture(scope='module')
 def rows(net, loader):
-    return sweep_thresholds(net, loader, GROUPS, input_size=SIZE)
+    return routed(net, loader).sweep
+
+
+def routed(net, loader, threshold=None):
+    return measure(net, loader, [9] * 5, groups=GROUPS, routed=True, threshold=threshold, thresholds=THRESHOLDS)
 
 
 def accuracy(predictions, loader):
@@ -98,11 +103,10 @@ def test_every_row_is_what_routed_inference_does(net, loader, rows):
     assert 3 not in per_class
 
 
-def test_a_row_agrees_with_evaluate_routed(net, loader, rows):
+def test_a_row_agrees_with_the_same_threshold_alone(net, loader, rows):
     for row in rows[::5]:
-        metrics = evaluate_routed(net, loader, LongTailEvaluator([9] * 5, groups=GROUPS), row['threshold'], SIZE)
-        for name in ('top1', 'many', 'few', 'mean_experts', 'gmacs', 'share_1', 'share_2', 'share_3'):
-            assert row[name] == pytest.approx(metrics[name])
+        metrics = routed(net, loader, row['threshold']).routed
+        assert row == pytest.approx({name: metrics[name] for name in row})
 
 
 def test_padding_of_a_distributed_sampler_does_not_count(net, loader):
@@ -112,23 +116,15 @@ def test_padding_of_a_distributed_sampler_does_not_count(net, loader):
     padded = Batches(loader)
     padded.sampler = Sampler()
     whole = Batches([(images[:n], target[:n]) for (images, target), n in zip(loader, (20, 20, 5), strict=False)])
-    expected = sweep_thresholds(net, whole, GROUPS, input_size=SIZE)
-    assert sweep_thresholds(net, padded, GROUPS, input_size=SIZE) == expected
-    evaluator = LongTailEvaluator([9] * 5, groups=GROUPS)
-    metrics = evaluate_routed(net, padded, evaluator, 0.5, SIZE)
-    assert metrics['num_images'] == 45
-    assert metrics['mean_experts'] == pytest.approx(expected[THRESHOLDS.index(0.5)]['mean_experts'])
-
-
-def test_gmacs_are_those_of_the_images_given(net, loader, rows):
-    assert sweep_thresholds(net, loader, GROUPS) == rows
-    metrics = evaluate_routed(net, loader, LongTailEvaluator([9] * 5, groups=GROUPS), 0.0)
-    assert metrics['gmacs'] == pytest.approx(rows[0]['gmacs'])
+    found, expected = routed(net, padded, 0.5), routed(net, whole, 0.5)
+    assert found.sweep == expected.sweep
+    assert found.metrics == pytest.approx(expected.metrics)
+    assert found.metrics['num_images'] == found.routed['num_images'] == 45
 
 
 def test_no_images_is_an_error(net):
-    with pytest.raises(RideError, match='no images to measure the router on'):
-        sweep_thresholds(net, Batches(), GROUPS, input_size=SIZE)
+    with pytest.raises(RideError, match='no images'):
+        routed(net, Batches())
 
 
 def row(threshold, top1, balanced, gmacs):
@@ -175,14 +171,11 @@ def test_the_rule_needs_all_experts_to_compare_with():
         choose_threshold([row(0.5, 50.0, 40.0, 2.0)])
 
 
-def test_settling_gives_the_network_its_threshold(net, loader, rows):
-    found, rule = settle_threshold(net, loader, GROUPS, input_size=SIZE)
-    assert found == rows
+def test_settling_gives_the_network_its_threshold(net, rows):
+    settle_threshold(net, rows)
     assert net.router_threshold == choose_threshold(rows)
-    assert 'fewest GMACs' in rule
-    _, rule = settle_threshold(net, loader, GROUPS, fixed=0.37, input_size=SIZE)
+    assert '--router-threshold' in settle_threshold(net, rows, fixed=0.37)
     assert net.router_threshold == 0.37
-    assert '--router-threshold' in rule
 
 
 def test_table_and_file(rows, tmp_path):

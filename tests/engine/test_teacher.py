@@ -8,6 +8,7 @@ from tiny_runs import CIFAR, COUNTS, train, write_images
 
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.teacher import build_teacher
+from ride_timm.training.config import ResolvedConfig
 
 
 @pytest.fixture(scope='module')
@@ -20,8 +21,8 @@ def averaged(tmp_path_factory):
 
 @pytest.mark.parametrize(('file', 'key'), [('', 'state_dict_ema'), ('last.pth.tar', 'state_dict')])
 def test_a_run_is_the_moving_average_and_a_file_is_not(averaged, file, key):
-    args = SimpleNamespace(
-        teacher=str(averaged / file), model=CIFAR, in_chans=3, rank=0, distill_weight=1.0, distill_temperature=1.5
+    args = ResolvedConfig(
+        teacher=str(averaged / file), model=CIFAR, in_chans=3, distill_weight=1.0, distill_temperature=1.5
     )
     names = sorted(COUNTS, reverse=True)  # another order than the run's
     split = SimpleNamespace(class_names=names, num_classes=len(names), source='data')

@@ -7,9 +7,9 @@ import types
 import pytest
 from tiny_runs import CIFAR, write_images
 
+from ride_timm.commands.train import main
 from ride_timm.engine.trackers import TRACKERS, Tracker
 from ride_timm.errors import RideError
-from ride_timm.train import main
 
 
 class Recorder(types.ModuleType):

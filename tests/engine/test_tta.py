@@ -5,17 +5,21 @@ import timm
 import torch
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.engine.tta import WithMirrorImage
 from ride_timm.errors import RideError
+from ride_timm.evaluation.one_pass import measure
 from ride_timm.validate import build_parser, validate
 
 
-def test_mean_of_both_views():
-    net = timm.create_model(CIFAR, num_classes=3).eval()
-    images = torch.randn(4, 3, 16, 16)
-    found = WithMirrorImage(net)(images)
-    assert torch.equal(found, (net(images) + net(images.flip(-1))) / 2)
-    torch.testing.assert_close(found, WithMirrorImage(net)(images.flip(-1)))
+@pytest.mark.parametrize('name', [CIFAR, 'test_resnet'])
+def test_mean_of_both_views(name):
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=3).eval()
+    images, target = torch.randn(40, 3, 32, 32), torch.randint(3, (40,))
+    found = measure(net, [(images, target)], [9, 9, 9], mirror=True).mirrored
+    with torch.no_grad():
+        logits = (net(images) + net(images.flip(-1))) / 2
+    assert found['top1'] == pytest.approx(100 * float((logits.argmax(1) == target).double().mean()))
+    assert found['loss'] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target)), rel=1e-5)
 
 
 def test_figures_stand_next_to_the_others(tmp_path):

@@ -21,7 +21,7 @@ HUGE = 10**20
 def check(action, *values):
     """Check one argument, as a list where it is one."""
     given = list(values) if action.nargs is not None else values[0]
-    check_values(argparse.Namespace(**{action.dest: given}))
+    check_values({action.dest: given})
 
 
 @pytest.mark.parametrize(('command', 'action'), ACTIONS, ids=IDS)
@@ -39,7 +39,7 @@ def test_every_number_has_a_range(command, action):
 @pytest.mark.parametrize(('command', 'action'), ACTIONS, ids=IDS)
 def test_defaults_are_in_range(command, action):
     if action.default is not None and action.default is not argparse.SUPPRESS:
-        check_values(argparse.Namespace(**{action.dest: action.default}))
+        check_values({action.dest: action.default})
 
 
 @pytest.mark.parametrize(
@@ -61,18 +61,16 @@ def test_what_timm_would_fail_on(given, wanted):
         'sched': 'cosine', 'epochs': 10, 'warmup_epochs': 2, 'decay_epochs': 0.2, 'decay_rate': 0.1,
         'warmup_prefix': False, 'sched_on_updates': False,
     }  # fmt: skip
-    check_values(argparse.Namespace(**settings))
+    check_values(settings)
     with pytest.raises(RideError, match=wanted):
-        check_values(argparse.Namespace(**settings | given))
+        check_values(settings | given)
 
 
 def test_schedules_with_a_decay_phase_take_their_own_default():
-    from ride_timm.engine.args import parse_args
+    from configs import resolved
 
     for name, wanted in (('step', 90), ('wsd', 0.2), ('rsqrt', 0.2)):
-        args = parse_args(['--sched', name])
-        check_values(args)
-        assert args.decay_epochs == wanted
+        assert resolved(['--sched', name]).decay_epochs == wanted
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+from configs import resolved
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from tiny_runs import CIFAR, IMAGENET, train, write_images
 
 from ride_timm.cli import main as ride_timm
-from ride_timm.engine.args import build_parser, parse_args
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
-from ride_timm.engine.precedence import recipe_values
 from ride_timm.errors import RideError
 from ride_timm.losses import balpoe_tau
 from ride_timm.recipes import list_recipes, load_recipe, recipe_text, recipe_title
+from ride_timm.training.resolve import recipe_values
 
 ALL = list_recipes()
 LATER = [name for name in ALL if load_recipe(name).get('stage', 'experts') != 'experts']
@@ -55,10 +55,9 @@ def test_the_recipes_are_these():
 @pytest.mark.parametrize('name', ALL)
 def test_every_key_is_an_argument_of_the_right_type(name):
     recipe = load_recipe(name)
-    values = recipe_values(recipe, build_parser(), name)
-    assert values == recipe, 'a number that YAML reads as text'
-    args = parse_args(['--recipe', name])
-    assert args.from_recipe == sorted(recipe)
+    assert recipe_values(name) == recipe, 'a number that YAML reads as text'
+    args = resolved(['--recipe', name])
+    assert args.from_recipe == recipe.keys()
     for key, value in recipe.items():
         assert getattr(args, key) == value
 
@@ -102,11 +101,11 @@ def test_what_was_measured_here_is_what_the_published_weights_say(name):
 def test_commands_in_the_head_parse(name):
     text = recipe_text(name).replace('\\\n#', ' ')
     commands = re.findall(
-        r'^# +(?:torchrun .*?-m ride_timm\.train|ride-timm train) (.*?)(?: +#.*)?$', text, re.MULTILINE
+        r'^# +(?:torchrun .*?-m ride_timm train|ride-timm train) (.*?)(?: +#.*)?$', text, re.MULTILINE
     )
     assert commands
     for command in commands:
-        args = parse_args(command.split())
+        args = resolved(command.split())
         assert args.data_dir
         assert args.recipe in ALL
         assert args.global_batch_size % args.batch_size == 0
@@ -152,10 +151,10 @@ def test_one_epoch_of_a_later_stage_runs(name, data, init, tmp_path):
 
 def learning_rates(name, *options):
     """The learning rate of every epoch, by timm's scheduler."""
-    args = parse_args(['--recipe', name, *options])
+    args = resolved(['--recipe', name, *options])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.lr)
-    args.eval_metric = 'top1'  # settled by the images
-    scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=10)
+    kwargs = scheduler_kwargs(args, decreasing_metric=False)
+    scheduler, epochs = create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=10)
     rates = []
     for epoch in range(epochs):
         rates.append(optimizer.param_groups[0]['lr'])
@@ -254,7 +253,7 @@ def test_the_command_lists_and_prints(capsys):
 def test_a_recipe_of_ones_own(tmp_path):
     path = tmp_path / 'mine.yaml'
     path.write_text('# Mine.\nepochs: 3\n')
-    assert parse_args(['--recipe', str(path)]).epochs == 3
+    assert resolved(['--recipe', str(path)]).epochs == 3
     assert recipe_title(str(path)) == 'Mine'
     for text, words in (('epochs: [', 'is not valid YAML'), ('- 3', 'holds no `argument: value` lines')):
         path.write_text(text)

@@ -1,17 +1,14 @@
-"""`ride-timm train`, also `python -m ride_timm.train` and under `torchrun`: made of timm's own training parts."""
+"""A training from its options to its results, made of timm's own training parts."""
 
-import argparse
 import logging
 import shlex
-import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm import utils
@@ -21,29 +18,34 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ride_timm.data import start_epoch
-from ride_timm.engine import auto, setup, stages
-from ride_timm.engine.args import build_parser, parse_args
+from ride_timm.engine import setup
 from ride_timm.engine.averaging import average_epoch, setup_average
 from ride_timm.engine.checkpoint import RunSaver
-from ride_timm.engine.cost import gmacs
 from ride_timm.engine.divergence import check_scale, check_weights
 from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
+from ride_timm.engine.initial import Initial
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
-from ride_timm.engine.logs import clock, interactive, setup_logging
-from ride_timm.engine.loop import Trainer, agree, evaluate, train_epoch
+from ride_timm.engine.logs import clock, interactive
+from ride_timm.engine.loop import Trainer, agree, train_epoch
 from ride_timm.engine.results import format_metrics, write_per_class, write_results
-from ride_timm.engine.resume import find_checkpoint, report_changes, restore
-from ride_timm.engine.router_stage import check_router, evaluate_routed, settle_threshold
+from ride_timm.engine.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
+from ride_timm.engine.router_stage import check_router, settle_threshold
+from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import in_primary, locked, run_folder
-from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, run_settings, settle_metric
+from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, record
 from ride_timm.engine.summary import prefixed, write_row
-from ride_timm.engine.sweep import format_sweep, write_sweep
+from ride_timm.engine.sweep import THRESHOLDS, format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
-from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.evaluation.one_pass import Measured, measure
 from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.models import count_experts
+from ride_timm.training import resolve
+from ride_timm.training.config import ResolvedConfig, TrainConfig
+from ride_timm.training.picks import hint
+from ride_timm.training.stages import STAGES, Stage
 
-__all__ = ['build_parser', 'main', 'train']
+__all__ = ['train']
 
 _logger = logging.getLogger(__name__)
 
@@ -52,9 +54,11 @@ _logger = logging.getLogger(__name__)
 class Run:
     """A run in progress."""
 
-    args: argparse.Namespace
+    config: ResolvedConfig
+    stage: Stage
+    settings: dict[str, Any]  # what checkpoints and results keep of the options
     folder: Path
-    data: setup.RunData
+    data: RunData
     trainer: Trainer
     val_loader: Any
     saver: RunSaver | None
@@ -62,63 +66,54 @@ class Run:
     epochs: int
     input_size: tuple[int, int, int] = (3, 224, 224)
     tracker: Tracker = field(default_factory=Tracker)
-    found: dict[str, Any] = field(default_factory=dict)  # what results.json holds beside the last epoch's figures
+    found: dict[str, Any] = field(default_factory=dict)  # what results.json holds next to the last epoch's results
     table: list[ClassResult] = field(default_factory=list)  # what per_class.csv holds
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train from a command line.
+class Parts(NamedTuple):
+    """What a run is built of, once its options are settled."""
+
+    stage: Stage
+    init: Initial | None
+    data: RunData
+    model: Any
+    folder: Path
+    resumed: Resumed | None
+
+
+def train(config: TrainConfig, command: str | None = None) -> OrderedDict[str, float]:
+    """Train all epochs, as `ride-timm train` does.
+
+    From the first second on `last.pth.tar` in the run's folder holds a state to go on from: that before the first
+    epoch, then that after the last whole one. An epoch that is cut off is repeated, by `resume='auto'`, with the same
+    batches.
 
     Args:
-        argv: The arguments; None means those of the process.
+        config: What is asked for; all that it leaves open is picked.
+        command: The command line, for the record.
 
     Returns:
-        The exit status: 0, or 143 and 130 after SIGTERM and SIGINT.
+        Results of the last evaluation, in percent.
 
     Raises:
-        RideError: Something the user can put right.
-    """
-    args = parse_args(argv)
-    check_values(args)
-    setup_logging(logging.WARNING if args.quiet else logging.INFO)
-    device = setup.start_device(args)
-    try:
-        train(args, device)
-    except Interrupted as stopped:
-        _logger.warning(str(stopped))
-        return stopped.status
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        if args.distributed:
-            torch.distributed.destroy_process_group()
-    return 0
-
-
-def train(args: argparse.Namespace, device: torch.device) -> OrderedDict[str, float]:
-    """Train all epochs.
-
-    From the first second on `last.pth.tar` holds a state to go on from: that before the first epoch, then that after
-    the last whole one. An epoch that is cut off is repeated, by `--resume auto`, with the same batches.
-
-    Args:
-        args: Of `parse_args`, completed by `start_device`.
-        device: The device of this process.
-
-    Returns:
-        Figures of the last evaluation.
-
-    Raises:
-        RideError: Something the user can put right.
+        RideError: An option, the data or the network is wrong; the message says what to do.
         Interrupted: SIGTERM or SIGINT came; the step was finished.
+
+    Example:
+        >>> rt.train(rt.TrainConfig(data_dir='my_images', epochs=20))  # doctest: +SKIP
     """
-    with ExitStack() as kept:
-        run = _prepare(args, device, kept)
-        for loader in (run.trainer.loader, run.val_loader):
-            shield_workers(loader)
-        if run.saver is not None and not run.saver.last.exists():
-            run.saver.save_start(run.start - 1)
-        return _guarded(run)
+    resolved, device = resolve.join_processes(resolve.start(config, command))
+    try:
+        with ExitStack() as kept:
+            run = _prepare(resolved, device, kept)
+            for loader in (run.trainer.loader, run.val_loader):
+                shield_workers(loader)
+            if run.saver is not None and not run.saver.last.exists():
+                run.saver.save_start(run.start - 1)
+            return _guarded(run)
+    finally:
+        if resolved.distributed:
+            torch.distributed.destroy_process_group()
 
 
 def _guarded(run: Run) -> OrderedDict[str, float]:
@@ -143,7 +138,7 @@ def _run_epochs(run: Run) -> OrderedDict[str, float]:
     began = time.perf_counter()
     bar = tqdm(
         range(run.start, run.epochs),
-        desc=run.args.experiment,
+        desc=run.config.experiment,
         unit='epoch',
         initial=run.start,
         total=run.epochs,
@@ -158,51 +153,65 @@ def _run_epochs(run: Run) -> OrderedDict[str, float]:
     return metrics if run.start < run.epochs else _finish(run)
 
 
-def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) -> Run:
+def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> Run:
     """All of a run; its folder is locked until `kept` is closed."""
-    primary = utils.is_primary(args)
-    if args.cuda_graph:
-        check_cuda_graph(args, device)
-    init = stages.begin(args)
-    auto.set_images_aside(args)
-    data = stages.open_data(args, init)
-    auto.choose(args, data.train, init)
-    utils.random_seed(args.seed, args.rank)
-    model = stages.build_network(args, init, data, device)
-    auto.complete(args, model, init)
-    setup.resolve_lr(args)
-    config = setup.image_config(args, model)
-    task = stages.build_task(args, model, data, config, device)
-    folder = run_folder(args)
-    in_primary(args, device, lambda: kept.enter_context(locked(folder)))
-    resumed = find_checkpoint(args, folder, data)
+    stage = STAGES[config.stage]
+    if config.cuda_graph:
+        check_cuda_graph(config, device)
+    init = stage.read_init(config)
+    config = resolve.for_evaluation(resolve.from_init(config, init))
+    data = stage.open_data(config, init)
+    config = stage.model_options(resolve.from_data(config, data, init), init, data)
+    utils.random_seed(config.seed, config.rank)
+    model = stage.build_network(config, init, data, device)
+    config = resolve.from_model(config, model)
+    folder = run_folder(config)
+    in_primary(config, device, lambda: kept.enter_context(locked(folder)))
+    resumed = find_checkpoint(config, folder, data)
     checkpoint = None if resumed is None else resumed.checkpoint
-    train_loader, val_loader = setup.build_loaders(args, data, device, config)
-    optimizer = stages.build_optimizer(args, model)
-    scaler = utils.NativeScaler(device=device.type) if args.amp and args.amp_dtype == 'float16' else None
-    autocast = partial(torch.autocast, device.type, getattr(torch, args.amp_dtype)) if args.amp else nullcontext
-    settle_metric(args, data, checkpoint)
-    entry = stages.record(args, data, init, task)
+    config = resolve.from_checkpoint(config, data, None if checkpoint is None else checkpoint.get('args'))
+    if utils.is_primary(config) and resolve.is_open(config):
+        hint(config, init)
+    return _build(config, device, kept, Parts(stage, init, data, model, folder, resumed))
+
+
+def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts: Parts) -> Run:
+    """What trains, from options that are settled."""
+    stage, init, data, model, folder, resumed = parts
+    primary = utils.is_primary(config)
+    checkpoint = None if resumed is None else resumed.checkpoint
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    images = setup.data_config(config, model)
+    criterion = None if stage.routed else setup.build_criterion(config, model, data.train.class_counts)
+    task = stage.build_task(config, model, data, criterion, device)
+    train_loader, val_loader = setup.build_loaders(config, data, device, images)
+    optimizer = stage.build_optimizer(config, model)
+    scaler = utils.NativeScaler(device=device.type) if config.amp and config.amp_dtype == 'float16' else None
+    autocast = (
+        partial(torch.autocast, device.type, getattr(torch, str(config.amp_dtype))) if config.amp else nullcontext
+    )
+    entry = record(stage, data, init, task)
     if checkpoint is not None:
-        stages.check_resumed(args, data, checkpoint)
-        report_changes(args, checkpoint, data, entry)
+        check_resumed(config, data, checkpoint)
+        report_changes(config, checkpoint, data, entry)
         restore(checkpoint, task, optimizer, scaler)
-    setup_average(args, task, checkpoint)
-    if args.torchcompile:
+    setup_average(config, task, checkpoint)
+    if config.torchcompile:
         task.compile()
-    if args.distributed:
+    if config.distributed:
         task.prepare_distributed(device_ids=[device])
 
     trainer = Trainer(
         task, train_loader, optimizer, device, autocast, scaler,
-        mixup=setup.build_mixup(args), num_classes=data.train.num_classes, smoothing=args.smoothing,
-        channels_last=args.channels_last, accum_steps=args.grad_accum_steps, clip_grad=args.clip_grad,
-        clip_mode=args.clip_mode, log_interval=args.log_interval, world_size=args.world_size, primary=primary,
-        graphed=GraphedStep(task, autocast, not args.torchcompile) if args.cuda_graph else None,
+        mixup=setup.build_mixup(config), num_classes=data.train.num_classes, smoothing=config.smoothing,
+        channels_last=config.channels_last, accum_steps=config.grad_accum_steps, clip_grad=config.clip_grad,
+        clip_mode=config.clip_mode, log_interval=config.log_interval, world_size=config.world_size, primary=primary,
+        graphed=GraphedStep(task, autocast, not config.torchcompile) if config.cuda_graph else None,
     )  # fmt: skip
     trainer.scheduler, epochs = create_scheduler_v2(
         optimizer,
-        **scheduler_kwargs(args, decreasing_metric=args.eval_metric in LESS_IS_BETTER),
+        **scheduler_kwargs(config, decreasing_metric=config.eval_metric in LESS_IS_BETTER),
         updates_per_epoch=trainer.updates_per_epoch,
     )
     trainer.epochs = epochs
@@ -210,14 +219,16 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
     if trainer.scheduler is not None and start:
         trainer.scheduler.step_update(start * trainer.updates_per_epoch)
         trainer.scheduler.step(start)
-    run = Run(args, folder, data, trainer, val_loader, None, start, epochs, config['input_size'])
+    run = Run(
+        config, stage, config.settings(), folder, data, trainer, val_loader, None, start, epochs, images['input_size']
+    )
     _check_eval_metric(run)
-    tracker = in_primary(args, device, lambda: Tracker(args.log, folder, run_settings(args)))
+    tracker = in_primary(config, device, lambda: Tracker(config.log, folder, run.settings))
     if tracker is not None:
         run.tracker = tracker
         kept.callback(tracker.close)
     # last of all: a run that is refused leaves the files of an earlier one as they are
-    run.saver = in_primary(args, device, lambda: create_saver(args, folder, data, trainer, entry, resumed))
+    run.saver = in_primary(config, device, lambda: create_saver(config, folder, data, trainer, entry, resumed))
     run.found = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
     if run.saver is not None and len(run.saver.extra['segments']) > 1:
         run.found['segments'] = run.saver.extra['segments']
@@ -225,23 +236,23 @@ def _prepare(args: argparse.Namespace, device: torch.device, kept: ExitStack) ->
 
 
 def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
-    args, trainer = run.args, run.trainer
-    start_epoch(trainer.loader, seed=args.seed, epoch=epoch, rank=args.rank)
-    if trainer.mixup is not None and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+    config, trainer = run.config, run.trainer
+    start_epoch(trainer.loader, seed=config.seed, epoch=epoch, rank=config.rank)
+    if trainer.mixup is not None and config.mixup_off_epoch and epoch >= config.mixup_off_epoch:
         trainer.mixup.mixup_enabled = False
     lr = trainer.lr
     train_metrics = train_epoch(trainer, epoch)
     trainer.task.end_epoch()
     last = epoch + 1 == run.epochs
-    measured = last or (epoch + 1) % args.val_interval == 0
-    average_epoch(args, trainer, epoch, measured)
+    measured = last or (epoch + 1) % config.val_interval == 0
+    average_epoch(config, trainer, epoch, measured)
     _share_statistics(run)
     check_weights(trainer.task, epoch)
     check_scale(trainer.scaler, epoch)
-    if last and args.stage == 'router' and trainer.primary:
-        check_router(train_metrics, args.router_pos_weight)
+    if last and run.stage.routed and trainer.primary:
+        check_router(train_metrics, config.router_pos_weight)
     metrics = _evaluate(run, last) if measured else None
-    metric = metrics[args.eval_metric] if metrics else None
+    metric = metrics[str(config.eval_metric)] if metrics else None
     error = _save(run, epoch, lr, train_metrics, metrics) if run.saver is not None else None
     failed, signum = agree(trainer, int(error is not None), trainer.stop.signum)
     if failed:
@@ -259,11 +270,11 @@ def _share_statistics(run: Run) -> None:
     Without --dist-bn they take the first process's, which DistributedDataParallel hands out before the next step
     anyway: what is evaluated is what is saved.
     """
-    args, task = run.args, run.trainer.task
-    if args.distributed:
+    config, task = run.config, run.trainer.task
+    if config.distributed:
         for module in (task.get_trainable_module(), task.get_trainable_module(ema=True)):
             if module is not None:
-                utils.distribute_bn(module, args.world_size, args.dist_bn == 'reduce')
+                utils.distribute_bn(module, config.world_size, config.dist_bn == 'reduce')
 
 
 def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> RideError | None:
@@ -278,7 +289,7 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
     try:
         write_row(run.folder / 'summary.csv', epoch, train_metrics, metrics, lr)
         run.tracker.log(epoch, {**prefixed('train', train_metrics), **prefixed('eval', metrics or {}), 'lr': lr})
-        run.saver.save_checkpoint(epoch, metrics[run.args.eval_metric] if metrics else None)
+        run.saver.save_checkpoint(epoch, metrics[run.config.eval_metric] if metrics else None)
         if epoch + 1 == run.epochs:
             _write_results(run, metrics)
     except RideError as error:
@@ -297,7 +308,7 @@ def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
     write_per_class(run.folder / 'per_class.csv', run.table)
     if 'sweep' in run.found:
         write_sweep(run.folder / 'sweep.csv', run.found['sweep'])
-    write_results(run.folder / 'results.json', run.args, metrics, best, best_epoch, run.found)
+    write_results(run.folder / 'results.json', run.settings, metrics, best, best_epoch, run.found)
     _logger.info(f'Last epoch: {format_metrics(metrics, run.data.val.class_counts)}. Written to {run.folder}')
     folder = shlex.quote(str(run.folder))
     _logger.info(f'Next: `ride-timm report {folder}` shows what it can, `ride-timm predict {folder} IMAGES` uses it')
@@ -322,75 +333,59 @@ def _check_eval_metric(run: Run) -> None:
         RideError: It is none of the run's figures.
     """
     model: Any = unwrap_model(run.trainer.task.get_eval_model())
-    routed = run.args.stage == 'router'
+    routed = run.stage.routed
     tested = run.data.val.class_counts > 0
-    names = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0)).metric_names
+    train, groups = run.data.train, run.data.groups.groups
+    names = LongTailEvaluator(
+        train.class_counts, groups=groups, num_experts=0 if routed else count_experts(model)
+    ).metric_names
     absent = {name for name, members in run.data.groups.groups.items() if not tested[list(members)].any()}
     known = [name for name in names if name not in absent and not name.startswith('num_')]
     if routed:
         known += ['mean_experts', 'gmacs', *(f'share_{k + 1}' for k in range(model.num_experts))]
-    if run.args.eval_metric not in known:
-        raise RideError(f'There is no --eval-metric {run.args.eval_metric}; choose one of {", ".join(known)}.')
+    if run.config.eval_metric not in known:
+        raise RideError(f'There is no --eval-metric {run.config.eval_metric}; choose one of {", ".join(known)}.')
 
 
 def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
-    args, trainer = run.args, run.trainer
-    model: Any = unwrap_model(trainer.task.get_eval_model(ema=trainer.task.has_ema()))
-    routed = args.stage == 'router'
+    task = run.trainer.task
+    model: Any = unwrap_model(task.get_eval_model(ema=task.has_ema()))
+    routed = run.stage.routed
     if routed and last:
         run.found.update(_settle_router(run, model))
-    evaluator = _evaluator(run, 0 if routed else getattr(model, 'num_experts', 0))
-    if routed:
-        metrics = evaluate_routed(
-            model, run.val_loader, evaluator, None, run.input_size, trainer.autocast, args.distributed
-        )
-    else:
-        metrics = evaluate(model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed)
+    found = _measure(run, model, routed=routed, cost=routed)  # without a router it is the same in every epoch
     if last:
-        run.table = evaluator.per_class(distributed=args.distributed)
-    return metrics
+        run.table = found.routed_per_class or found.per_class
+    return found.routed or found.metrics
 
 
-def _evaluator(run: Run, num_experts: int) -> LongTailEvaluator:
-    return LongTailEvaluator(
-        run.data.train.class_counts,
-        groups=run.data.groups.groups,
-        class_names=run.data.train.class_names,
-        num_experts=num_experts,
-        device=run.trainer.device,
-    )
+def _measure(run: Run, model: Any, **options: Any) -> Measured:
+    return measure(
+        model, run.val_loader, run.data.train.class_counts, groups=run.data.groups,
+        class_names=run.data.train.class_names, autocast=run.trainer.autocast, channels_last=run.config.channels_last,
+        distributed=run.config.distributed, **options,
+    )  # fmt: skip
 
 
 def _settle_router(run: Run, model: Any) -> dict[str, Any]:
     """Choose the threshold on held-out images, write it where the weights are saved, and report."""
-    args, data, trainer = run.args, run.data, run.trainer
+    config, data, trainer = run.config, run.data, run.trainer
     found: dict[str, Any] = {'router_threshold': model.router_threshold}
+    measured = _measure(run, model, routed=True, thresholds=THRESHOLDS)
     if data.holdout is not None:
-        rows, rule = settle_threshold(
-            model, run.val_loader, data.groups.groups, fixed=args.router_threshold, input_size=run.input_size,
-            device=trainer.device, autocast=trainer.autocast, distributed=args.distributed,
-        )  # fmt: skip
-        found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': rows}
+        assert measured.sweep is not None
+        rule = settle_threshold(model, measured.sweep, config.router_threshold)
+        found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': measured.sweep}
         found['held_out_images'] = len(data.val.targets)
         if trainer.primary:
-            _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(rows, model.router_threshold)}')
+            _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(measured.sweep, model.router_threshold)}')
             _logger.info(f'Router threshold {model.router_threshold:g}: {rule}')
     else:
-        evaluator = _evaluator(run, model.num_experts)
-        found['all_experts'] = evaluate(
-            model, run.val_loader, evaluator, trainer.autocast, args.channels_last, args.distributed
-        )
-        found['all_experts']['gmacs'] = gmacs(model, run.input_size)
+        found['all_experts'] = measured.metrics
         if trainer.primary:
             _logger.info(f'All experts: {format_metrics(found["all_experts"], data.val.class_counts)}')
-    args.model_kwargs['router_threshold'] = model.router_threshold
+    run.settings['model_kwargs'] = {**config.model_kwargs, 'router_threshold': model.router_threshold}
     if run.saver is not None:
-        run.saver.settings['model_kwargs'] = args.model_kwargs
+        run.saver.settings = run.settings
         run.saver.extra['router_threshold'] = model.router_threshold
     return found
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('train', main))

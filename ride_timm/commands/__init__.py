@@ -1,0 +1,1 @@
+"""The subcommands of `ride-timm`, one module each; nothing else knows argparse."""

@@ -1,0 +1,61 @@
+"""`ride-timm train`, under torchrun `python -m ride_timm train`."""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+
+from ride_timm.options import add_options, chosen
+from ride_timm.parser import Parser
+from ride_timm.training.config import TrainConfig
+
+__all__ = ['build_parser', 'main', 'parse']
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm train`; what is not given is None, and picked later."""
+    parser = Parser(
+        prog='ride-timm train', description='Train a RIDE network, or any timm classifier, on long-tailed images.'
+    )
+    add_options(parser, TrainConfig)
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> TrainConfig:
+    """What a command line asks for.
+
+    Args:
+        argv: The arguments; None means those of the process.
+    """
+    return chosen(build_parser().parse_args(argv), TrainConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status: 0, or 143 and 130 after SIGTERM and SIGINT.
+
+    Raises:
+        RideError: An option, the data or the network is wrong.
+    """
+    config = parse(argv)
+    command = shlex.join(['ride-timm', 'train', *(sys.argv[1:] if argv is None else argv)])
+
+    from ride_timm.engine.interrupt import Interrupted  # torch: not for --help
+    from ride_timm.engine.logs import setup_logging
+    from ride_timm.training.run import train
+
+    setup_logging(logging.WARNING if config.quiet else logging.INFO)
+    try:
+        train(config, command)
+    except Interrupted as stopped:
+        logging.getLogger(__name__).warning(str(stopped))
+        return stopped.status
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,243 @@
+"""One pass over the evaluation images that yields everything: overall, groups, experts, routing and calibration."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from timm.task import evaluation_sample_limit
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ride_timm.data import DataSplit, GroupChoice, choose_groups, create_eval_loader
+from ride_timm.engine.cost import gmacs, gmacs_by_experts
+from ride_timm.engine.logs import interactive
+from ride_timm.engine.memory import FittingForward
+from ride_timm.engine.sweep import Sweep, SweepRow, passed_experts
+from ride_timm.errors import RideError
+from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.models import count_experts, expert_logits
+from ride_timm.models.routing import check_threshold, prefix_means
+
+__all__ = ['Answers', 'Measured', 'measure', 'measure_split']
+
+_PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+class Answers(NamedTuple):
+    """What was said of N images by a network of K experts (0: a plain one); class C stands for no finite answer."""
+
+    targets: NDArray[np.int64]
+    """True class, (N,)."""
+    answers: NDArray[np.int64]
+    """Class that all experts together name, (N,)."""
+    confidence: NDArray[np.float64]
+    """Its softmax probability, (N,), 0..1."""
+    experts: NDArray[np.int64]
+    """Class that each expert names alone, (N, K)."""
+    expert_confidence: NDArray[np.float64]
+    """Its softmax probability, (N, K)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one pass over the images found; accuracies in percent.
+
+    Attributes:
+        metrics: Of `LongTailEvaluator`, all experts together, and `gmacs` unless `cost=False` was given.
+        per_class: One row a class.
+        confusion: (C, C + 1) images by true and by named class; the last column is no finite answer.
+        groups: How the classes are grouped; None where their training images are not known.
+        num_experts: K, 0 for a plain network.
+        input_size: (channels, height, width) of the images.
+        answers: What was said of each image; of this process's alone.
+        routed: Of `LongTailEvaluator`, with the threshold, `threshold`, `mean_experts`, `gmacs` (mean of an image) and
+            `share_<k>`, the share of the images that passed k experts; None where no routing was measured.
+        routed_per_class: One row a class, routed; None likewise.
+        sweep: Accuracy and cost at every threshold that was asked for; None likewise.
+        mirrored: `metrics` of the mean logits of each image and its mirror image; None where not asked for.
+    """
+
+    metrics: OrderedDict[str, float]
+    per_class: list[ClassResult]
+    confusion: NDArray[np.int64]
+    groups: GroupChoice | None
+    num_experts: int
+    input_size: tuple[int, ...]
+    answers: Answers
+    routed: OrderedDict[str, float] | None = None
+    routed_per_class: list[ClassResult] | None = None
+    sweep: list[SweepRow] | None = None
+    mirrored: OrderedDict[str, float] | None = None
+
+
+class _Said(NamedTuple):
+    """Logits of a batch: of the experts (B, K, C), of the routers (B, K - 1), and of the mirror images (B, C)."""
+
+    experts: Tensor
+    routers: Tensor
+    mirrored: Tensor
+
+
+@torch.inference_mode()
+def measure(
+    model: Any,
+    loader: Iterable[Any],
+    class_counts: ArrayLike | None,
+    *,
+    groups: GroupChoice | None = None,
+    class_names: Sequence[str] | None = None,
+    routed: bool = False,
+    threshold: float | None = None,
+    thresholds: Sequence[float] = (),
+    mirror: bool = False,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    channels_last: bool = False,
+    distributed: bool = False,
+    cost: bool = True,
+    progress: bool = False,
+) -> Measured:
+    """Run a network once over a loader, in eval mode; all experts are computed for every image.
+
+    Args:
+        model: Any timm classifier, where it is to compute; it is left in eval mode.
+        loader: Batches of images (B, channels, H, W) and class indices (B,); what a distributed sampler pads is left
+            out.
+        class_counts: (C,) training images of each class; None where they are not known, which gives no groups.
+        groups: How the classes are grouped; `choose_groups` by default.
+        class_names: C names for the per-class table.
+        routed: Measure routed inference as well; the network has a router.
+        threshold: The one to route with; None means the network's own.
+        thresholds: Those of the sweep, in [0, 1].
+        mirror: Measure the mean of each image and its mirror image as well.
+        autocast: Context of the forward pass.
+        channels_last: Memory format of the images.
+        distributed: Add up over processes.
+        cost: Count the GMACs.
+        progress: Show a bar in a terminal.
+
+    Returns:
+        What was found.
+
+    Raises:
+        RideError: There are no images.
+    """
+    model.eval()
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device('cpu'))
+    experts = count_experts(model)
+    if class_counts is not None and groups is None:
+        groups = choose_groups(class_counts)
+    counts = class_counts if class_counts is not None else np.zeros(model.num_classes, dtype=np.int64)
+    members: Mapping[str, ArrayLike] = groups.groups if groups else {}
+    create = partial(LongTailEvaluator, counts, groups=members, class_names=class_names, device=device)
+    together = create(num_experts=experts)
+    own_way = create() if routed else None
+    both_ways = create() if mirror else None
+    limit = check_threshold(model.router_threshold if threshold is None else threshold) if routed else 0.0
+    sweep = Sweep((limit, *thresholds), together.num_classes, experts, device) if routed else None
+    said_of: list[tuple[Tensor, ...]] = []
+    input_size: tuple[int, ...] = ()
+    left = evaluation_sample_limit(loader)
+    forward = FittingForward(partial(_forward, model, routed, mirror))
+    shown = tqdm(loader, desc='Measuring', leave=False, disable=not (progress and interactive()))
+    for images, labels in shown:
+        input_size = tuple(images.shape[1:])
+        images = images.to(device)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast():
+            found: _Said = forward(images)
+        kept = len(labels) if left is None else min(left, len(labels))
+        left = None if left is None else left - kept
+        batch, target = _Said(*(part[:kept] for part in found)), labels[:kept].to(device)
+        logits = batch.experts.mean(dim=1)
+        together.update(logits, target, batch.experts if experts else None)
+        if sweep is not None and own_way is not None:
+            own_way.update(_selected(batch, limit), target)
+            sweep.update(batch.routers, batch.experts, target)
+        if both_ways is not None:
+            both_ways.update((logits + batch.mirrored) / 2, target)
+        said_of.append((target, *_named(logits), *_named(batch.experts[:, :experts])))
+    metrics = together.compute(distributed=distributed)
+    if not metrics['num_images'] or not input_size:
+        raise RideError('There are no images to measure on; the loader is empty.')
+    if cost:
+        metrics['gmacs'] = gmacs(model, input_size)
+    rows = own = table = None
+    if sweep is not None and own_way is not None:
+        if distributed:
+            sweep.add_up()
+        row, *rows = sweep.rows(members, gmacs_by_experts(model, input_size))
+        own = own_way.compute(distributed=distributed)
+        own.update({name: value for name, value in row.items() if name not in own})
+        table = own_way.per_class(distributed=distributed)
+    said = Answers(*(torch.cat(part).cpu().numpy() for part in zip(*said_of, strict=True)))
+    both = both_ways.compute(distributed=distributed) if both_ways is not None else None
+    confusion = together.confusion.cpu().numpy()
+    per_class = together.per_class(distributed=distributed)
+    return Measured(metrics, per_class, confusion, groups, experts, input_size, said, own, table, rows, both)
+
+
+def measure_split(
+    model: Any,
+    split: DataSplit,
+    class_counts: ArrayLike | None,
+    config: Mapping[str, Any],
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | None = None,
+    **options: Any,
+) -> Measured:
+    """Run a network once over a split, prepared as the network's data configuration says.
+
+    Args:
+        model: Any timm classifier; it is moved to the device.
+        split: The images, labelled as the network's classes.
+        class_counts: As for `measure`.
+        config: timm's `resolve_data_config`.
+        batch_size: Images a batch.
+        workers: Loading processes.
+        device: Where to compute; None means the CPU.
+        **options: Others of `measure`.
+
+    Returns:
+        What was found.
+
+    Raises:
+        RideError: There are no images.
+    """
+    device = device or torch.device('cpu')
+    prepared = {key: config[key] for key in _PREPARATION}
+    loader = create_eval_loader(split, **prepared, batch_size=batch_size, workers=workers, device=device)
+    return measure(model.to(device), loader, class_counts, class_names=split.class_names, **options)
+
+
+def _forward(model: nn.Module, routed: bool, mirror: bool, images: Tensor) -> _Said:
+    net: Any = model
+    if routed:
+        routers, experts = net.forward_router(images)
+    else:
+        experts = expert_logits(model, images)
+        routers = experts[:, :0, 0]
+    mirrored = expert_logits(model, images.flip(-1)).mean(dim=1) if mirror else experts[:, 0, :0]
+    return _Said(experts, routers, mirrored)
+
+
+def _selected(said: _Said, threshold: float) -> Tensor:
+    """Mean logits (B, C) of the experts that each image passes."""
+    passed = passed_experts(said.routers, threshold)
+    means = prefix_means(said.experts)
+    return means.gather(1, (passed - 1)[:, None, None].expand(-1, 1, means.shape[2]))[:, 0]
+
+
+def _named(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Likeliest class and its probability along the last axis; class C where the largest logit is not finite."""
+    largest, named = logits.float().max(-1)
+    confidence = logits.float().softmax(-1).amax(-1).nan_to_num(0.0).double()
+    return named.masked_fill(~largest.isfinite(), logits.shape[-1]), confidence

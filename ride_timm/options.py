@@ -1,0 +1,261 @@
+"""Options as fields of frozen dataclasses: one definition for the command line, recipes and Python.
+
+None of the modules that are imported here needs torch, so that a command line is parsed before that is loaded.
+"""
+
+import argparse
+import ast
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+__all__ = [
+    'DataForm',
+    'KeyValues',
+    'Option',
+    'add_options',
+    'chosen',
+    'filled',
+    'flag',
+    'option',
+    'options_of',
+    'typed',
+]
+
+_Config = TypeVar('_Config')
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line says of a field.
+
+    Attributes:
+        default: What holds where nobody says anything; None is decided later, from the data or the hardware.
+        group: Heading of the option in the help.
+        help: What it does.
+        metavar: Its value in the help.
+        choices: What it may be.
+        flags: Further names of the option.
+        negatable: Whether there is a `--no-NAME` too.
+    """
+
+    default: Any
+    group: str
+    help: str
+    metavar: str | None = None
+    choices: Sequence[str] | None = None
+    flags: tuple[str, ...] = ()
+    negatable: bool = False
+
+
+def option(default: Any, group: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+    """A field for an option, None as long as nobody says anything.
+
+    Args:
+        default: As in `Option`.
+        group: As in `Option`.
+        text: As `help` in `Option`.
+        metavar: As in `Option`.
+        **more: Further attributes of `Option`.
+    """
+    return dataclasses.field(default=None, metadata={'option': Option(default, group, text, metavar, **more)})
+
+
+def options_of(config: type) -> dict[str, Option]:
+    """The options of a dataclass, by the names of their fields.
+
+    Args:
+        config: A dataclass with fields of `option`.
+    """
+    fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(config)
+    return {field.name: field.metadata['option'] for field in fields if 'option' in field.metadata}
+
+
+def flag(name: str) -> str:
+    """The option of a field, as a person types it.
+
+    Args:
+        name: The field's.
+    """
+    return '--' + name.replace('_', '-')
+
+
+class KeyValues(argparse.Action):
+    """Collects `K=V ...` into a dict; values are Python literals, or else text."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Set the dict, or end with argparse's message."""
+        pairs = {}
+        for pair in values:
+            key, equals, value = pair.partition('=')
+            if not equals:
+                raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
+            try:
+                pairs[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                pairs[key] = value
+        setattr(namespace, self.dest, pairs)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type, *, leave_out: Sequence[str] = ()) -> None:
+    """Add the options of a dataclass to a parser, in their groups; what is not given is None.
+
+    Args:
+        parser: Gets them.
+        config: A dataclass with fields of `option`.
+        leave_out: Fields without an option.
+    """
+    kinds, groups = get_type_hints(config), dict[str, Any]()
+    for name, entry in options_of(config).items():
+        if name in leave_out:
+            continue
+        if entry.group not in groups:
+            groups[entry.group] = parser.add_argument_group(entry.group)
+        groups[entry.group].add_argument(*entry.flags, flag(name), dest=name, **_action(kinds[name], entry))
+
+
+def chosen(args: argparse.Namespace, config: type[_Config]) -> _Config:
+    """The dataclass with what a command line says.
+
+    Args:
+        args: Of a parser with `add_options`; fields that it lacks stay None.
+        config: The dataclass.
+    """
+    return config(**{name: getattr(args, name) for name in options_of(config) if getattr(args, name, None) is not None})
+
+
+def filled(config: _Config) -> _Config:
+    """The same with the defaults of all fields that are None.
+
+    Args:
+        config: A dataclass with fields of `option`.
+    """
+    open_ = {name: entry.default for name, entry in options_of(type(config)).items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **copy.deepcopy(open_))  # type: ignore[type-var]
+
+
+def _action(kind: Any, entry: Option) -> dict[str, Any]:
+    """What argparse has to know of an option."""
+    text = entry.help
+    shown = entry.default not in (None, False, '') and not isinstance(entry.default, dict) and 'default' not in text
+    if shown:
+        value = ' '.join(map(str, entry.default)) if isinstance(entry.default, list) else entry.default
+        text += f' (default: {value})'
+    common: dict[str, Any] = {'default': None, 'help': text}
+    base, number = _base(kind)
+    if base is bool:
+        return {**common, 'action': argparse.BooleanOptionalAction if entry.negatable else 'store_true'}
+    if base is dict:
+        return {**common, 'action': KeyValues, 'nargs': '*', 'metavar': 'K=V'}
+    return {
+        **common,
+        'type': base,
+        **({} if number is None else {'nargs': number}),
+        **({} if entry.choices is None else {'choices': entry.choices}),
+        **({} if entry.metavar is None else {'metavar': entry.metavar}),
+    }
+
+
+def _base(kind: Any) -> tuple[type, int | str | None]:
+    """The type of a value, or of each of several, and argparse's `nargs` of it."""
+    if isinstance(kind, UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is list:
+        return parts[0], '+'
+    if origin is tuple:
+        return parts[0], len(parts)
+    return (dict if origin is dict else kind), None
+
+
+def typed(config: type, name: str, value: Any) -> Any:
+    """A value as its field has it: a number that YAML reads as text, such as `5e-4`, is a number.
+
+    Args:
+        config: A dataclass with fields of `option`.
+        name: A field's name.
+        value: From a file, or of a caller.
+
+    Raises:
+        ValueError: The field does not take it; the message says what it takes.
+    """
+    if value is None:
+        return None
+    entry, (base, number) = options_of(config)[name], _base(get_type_hints(config)[name])
+    if number is None:
+        values = [value]
+    elif isinstance(value, (list, tuple)) and number in ('+', len(value)):
+        values = list(value)
+    else:
+        raise ValueError(_wanted(base, number, entry))
+    try:
+        found = [_scalar(base, item, entry) for item in values]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(_wanted(base, number, entry)) from None
+    return found[0] if number is None else found
+
+
+def _scalar(base: type, value: Any, entry: Option) -> Any:
+    if base in (bool, dict):
+        if not isinstance(value, base):
+            raise TypeError
+        return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, (bool, dict, list, tuple)) or (base is str and not isinstance(value, str)):
+        raise TypeError
+    found = base(value)
+    if base is int and found != float(value):
+        raise ValueError
+    if entry.choices is not None and found not in entry.choices:
+        raise ValueError
+    return found
+
+
+def _wanted(base: type, number: int | str | None, entry: Option) -> str:
+    if base is dict:
+        return 'a mapping, {option: value}'
+    if base is bool:
+        return 'true or false'
+    if entry.choices is not None:
+        return f'one of {", ".join(entry.choices)}'
+    kind = {float: 'number', int: 'whole number'}.get(base, 'text')
+    if isinstance(number, int):
+        return f'a list of {number} {kind}s'
+    return f'a list of {kind}s' if number is not None else f'a {kind}'
+
+
+DATA = 'data'
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataForm:
+    """Where images are and what form they have: options that many commands share.
+
+    Every attribute is an option of the command line; None means that nobody said anything.
+    """
+
+    data_dir: str | None = option(None, DATA, 'image folder with train/ and val/, or root of the data set', 'DIR')
+    dataset: str = option(
+        '', DATA,
+        'torch/cifar100, torch/cifar10, ... (torchvision); hfds/NAME (Hugging Face), or hfds for a local one in '
+        '--data-dir; wds (webdataset shards in --data-dir); else a folder of images or lists', 'NAME',
+    )  # fmt: skip
+    dataset_download: bool = option(False, DATA, 'let torchvision download what is missing')
+    train_list: str | None = option(
+        None, DATA,
+        'training images, one "path label" or "path,label" a line, with paths relative to --data-dir, or a CSV or '
+        'TSV file whose header names a column path, file, image, image_id, ... and one label, class, species, ...; '
+        'other columns are ignored, and ids without a suffix find their .jpg, .png, ...', 'FILE',
+    )  # fmt: skip
+    val_list: str | None = option(None, DATA, 'the same for the evaluation images', 'FILE')
+    class_names: str | None = option(
+        None, DATA,
+        'one name a line, for labels that are numbers: the first line names class 0 (default: the numbers)', 'FILE',
+    )  # fmt: skip
+    input_key: str | None = option(None, DATA, 'hfds: column of images; wds: their suffixes (jpg;png)', 'KEY')
+    target_key: str | None = option(None, DATA, 'hfds: column of labels; wds: field of the json with them', 'KEY')
+    train_split: str = option('train', DATA, 'training split', 'NAME')
+    val_split: str = option('val', DATA, 'evaluation split', 'NAME')
+    imb_factor: float | None = option(None, DATA, 'cut the training images to this imbalance factor', 'N')

@@ -1,0 +1,235 @@
+"""What `ride-timm train --data-dir DIR` picks where no recipe is named.
+
+Each choice follows from the images, the network and the hardware, is printed with its reason, and gives way to its own
+option alone: naming a --model leaves the others as they are. A --recipe decides everything, with timm's defaults for
+what it leaves out.
+"""
+
+import logging
+import math
+import re
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.utils import is_primary
+from torch import nn
+
+from ride_timm._compat import bfloat16_on_cpu
+from ride_timm.data import DataSplit
+from ride_timm.engine.initial import Initial
+from ride_timm.engine.setup import check_architecture
+from ride_timm.options import flag
+from ride_timm.published import published_weights
+from ride_timm.training.config import ResolvedConfig
+
+__all__ = ['from_images', 'from_network', 'hint', 'pick', 'replace', 'short_side']
+
+_logger = logging.getLogger(__name__)
+
+VAL_FRACTION = 0.2
+"""Part of the training images to evaluate on where there are no others."""
+
+SAMPLE = 200
+"""Images whose size is looked at."""
+
+SMALL_IMAGE = 40
+"""Pixels; up to here the augmentation of the 32x32 recipes is picked, and no loading processes."""
+
+LARGEST_SIDE = 224
+STEPS_FRESH, STEPS_TUNED = 15_000, 3_000
+"""Optimizer steps aimed at, from random weights (CIFAR-100-LT's 200 epochs have 17,000) and from trained ones."""
+
+MIXUP_EPOCHS = 150
+"""Mixup pays in long trainings only (MiSLAS, arXiv:2104.00466, trains 200 to 400 epochs with it)."""
+
+START = 'ride_resnet32_3e.balpoe_cifar100lt'
+"""Published weights that images of many kinds can start from (`benchmarks/starts.py`)."""
+
+
+def pick(config: ResolvedConfig, name: str, value: Any, why: str) -> ResolvedConfig:
+    """Set an option that is still open, that is None, and say so.
+
+    Args:
+        config: The options so far.
+        name: The option.
+        value: What it becomes.
+        why: The reason.
+    """
+    return config if getattr(config, name) is not None else replace(config, name, value, why, indent='')
+
+
+def replace(config: ResolvedConfig, name: str, value: Any, why: str, indent: str = '  ') -> ResolvedConfig:
+    """Set an option that nobody set, whatever its default, and say so.
+
+    Args:
+        config: The options so far.
+        name: The option.
+        value: What it becomes.
+        why: The reason.
+        indent: Before the line of the log.
+    """
+    if name in config.explicit or (name == 'model' and config.model):
+        return config
+    if is_primary(config):
+        text = f'{flag(name)} ({why}; else --no-{flag(name)[2:]})' if value is True else f'{flag(name)} {value} ({why})'
+        _logger.info(f'{indent}{text}')
+    return config.but(**{name: value})
+
+
+def short_side(split: DataSplit, sample: int = SAMPLE) -> int:
+    """Median of the images' shorter sides, in pixels, over an even sample.
+
+    Args:
+        split: The images.
+        sample: How many to look at; only their headers are read.
+    """
+    dataset: Any = split.dataset
+    step = max(len(dataset) // sample, 1)
+    transform, dataset.transform = getattr(dataset, 'transform', None), None
+    try:
+        sides = [_side(dataset[index][0]) for index in range(0, len(dataset), step)]
+    finally:
+        dataset.transform = transform
+    return int(np.median(sides))
+
+
+def _side(image: Any) -> int:
+    return min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:])
+
+
+def from_images(config: ResolvedConfig, train: DataSplit, init: Initial | None = None) -> ResolvedConfig:
+    """Pick model, image size, batch, schedule and loss.
+
+    Args:
+        config: The options so far; what is set explicitly stays.
+        train: The training images.
+        init: The network to initialise from.
+
+    Raises:
+        RideError: There is no such --model.
+    """
+    side, images = short_side(train), len(train.targets)
+    on_gpu = str(config.device).startswith('cuda')
+    tuned = init is not None or config.pretrained
+    small = side <= SMALL_IMAGE
+    if is_primary(config):
+        _logger.info('Picked from the images and the machine; for another value, give the option yourself:')
+    config = replace(config, 'model', _model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}')
+    assert config.model is not None
+    check_architecture(config.model)
+    config = _with_size(config, side, init)
+    config = replace(config, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
+    batch = config.batch_size * config.world_size * config.grad_accum_steps
+    steps = max(images // batch, 1)
+    wanted, bounds = (STEPS_TUNED, (20, 100)) if tuned else (STEPS_FRESH, (60, 200))
+    epochs = min(max(math.ceil(wanted / steps), bounds[0]), bounds[1])
+    why = f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights'
+    config = replace(config, 'epochs', epochs, why)
+    config = _with_rate(config, (0.02 if tuned else 0.1) * batch / 128, f'batch of {batch}')
+    return _with_loss(config, train)
+
+
+def _with_size(config: ResolvedConfig, side: int, init: Initial | None) -> ResolvedConfig:
+    """The size that the weights were trained at, else that of the images, in steps that the network takes."""
+    if init is not None and init.class_names is not None:  # plain weights of timm, without names, take any size
+        height, width = init.prepares_images_as()['input_size'][1:]
+        return replace(config, 'img_size', width, f'that of {init.path}') if height == width else config
+    model = str(config.model)
+    cfg = None if ':' in model else timm.get_pretrained_cfg(model, allow_unregistered=True)
+    own = max(cfg.input_size[1:]) if cfg is not None else LARGEST_SIDE
+    if (cfg is not None and cfg.fixed_input_size) or 'img_size' in config.model_kwargs:
+        return config
+    if own <= SMALL_IMAGE:
+        return replace(config, 'img_size', own, f'that of {model}')
+    return replace(config, 'img_size', _img_size(side, max(own, LARGEST_SIDE)), _sized(side))
+
+
+def _with_rate(config: ResolvedConfig, peak: float, why: str) -> ResolvedConfig:
+    """Learning rate, decay and warm-up of SGD; another optimizer and --lr-base have rates of their own."""
+    if config.opt == 'sgd':
+        if not config.explicit & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
+            config = replace(config, 'lr', round(peak, 6), why)
+        config = replace(config, 'weight_decay', 5e-4, 'small data')
+    return replace(config, 'warmup_epochs', min(5, config.epochs // 4), _epochs(config))
+
+
+def _model(small: bool, on_gpu: bool) -> str:
+    if small:
+        return 'ride_resnet32_3e'
+    return 'ride_resnet50_3e' if on_gpu else 'ride_resnet18_3e'
+
+
+def _img_size(side: int, most: int) -> int:
+    """The next multiple of 32, which the strides of the networks ask for, up to `most`."""
+    return min(-(-side // 32) * 32, most)
+
+
+def _batch(images: int, most: int) -> int:
+    """A power of two that leaves at least 20 steps an epoch, from 8 up."""
+    return min(max(2 ** int(math.log2(max(images / 20, 1))), 8), most)
+
+
+def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
+    # options of another loss, and a sampler that corrects for the imbalance already
+    if config.explicit & {'loss', 'loss_kwargs', 'reweight_epoch'} or config.sampler != 'instance':
+        return config
+    factor = f'imbalance factor {int(train.class_counts.max()) / max(int(train.class_counts.min()), 1):.3g}'
+    experts = re.fullmatch(r'(?:test_)?ride_\w+_(\d+)e', str(config.model).partition('.')[0])
+    if experts and experts[1] != '1':
+        config = replace(config, 'loss', 'balpoe', f'{factor}; each expert learns for another class balance')
+    else:
+        config = replace(config, 'loss', 'balanced_softmax', f'{factor}, which it corrects for')
+    if config.epochs >= MIXUP_EPOCHS and not config.explicit & {'mixup', 'cutmix', 'smoothing'}:
+        config = replace(config, 'mixup', 0.4, _epochs(config))
+    return config
+
+
+def from_network(config: ResolvedConfig, model: nn.Module) -> ResolvedConfig:
+    """Pick the precision: bfloat16 makes convolutions and matrix products faster, depthwise ones slower on the CPU.
+
+    Args:
+        config: The options so far; what is set explicitly stays.
+        model: The network to train.
+    """
+    on_gpu = str(config.device).startswith('cuda')
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
+    if not fast or {'amp', 'amp_dtype'} & config.explicit:
+        return config
+    if on_gpu or not any(_is_depthwise(module) for module in model.modules()):
+        config = replace(config, 'amp', True, 'the hardware computes in bfloat16').but(amp_dtype='bfloat16')
+    return replace(config, 'channels_last', True, 'faster with it')
+
+
+def hint(config: ResolvedConfig, init: Initial | None) -> None:
+    """Say what nobody can pick: mirrored images, a start from trained weights.
+
+    Args:
+        config: The options.
+        init: The network to initialise from.
+    """
+    if config.hflip and 'hflip' not in config.explicit:
+        _logger.info('Mirrored images are made too; where left and right differ (digits, text, signs) add --hflip 0')
+    weight = published_weights().get(START)
+    named = {'model', 'model_kwargs'} & config.explicit
+    fits = not named or (named == {'model'} and weight is not None and config.model == weight.architecture)
+    if init is None and fits and weight is not None and weight.is_local and not (config.pretrained or config.resume):
+        _logger.info(
+            'With few images or little time, initialise from a checkpoint in the package (class mean in short '
+            'trainings: 41 to 50 %, from random weights 6 to 28 %):\n'
+            f'  {config.command or "..."} --init {START}'
+        )
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+
+
+def _epochs(config: ResolvedConfig) -> str:
+    return '1 epoch' if config.epochs == 1 else f'{config.epochs} epochs'
+
+
+def _sized(side: int) -> str:
+    return f'images of about {side} pixels'

@@ -1,0 +1,87 @@
+"""The first stage: the whole network, or parts of it."""
+
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+
+from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
+from ride_timm.engine.initial import Initial
+from ride_timm.engine.run_data import HoldoutPlan, RunData
+from ride_timm.engine.teacher import build_teacher
+from ride_timm.errors import RideError
+from ride_timm.losses import DistillationLoss
+from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask
+from ride_timm.training.config import ResolvedConfig
+
+from .base import Stage, warn
+
+__all__ = ['ExpertsStage']
+
+
+class ExpertsStage(Stage):
+    """All of the network trains, or the parts that `--train-only` names."""
+
+    name = 'experts'
+    first = True
+    own_options = (
+        'teacher', 'distill_weight', 'distill_temperature', 'mutual_temperature', *AUXILIARY, 'average_epochs',
+        'pretrained',
+    )  # fmt: skip
+
+    def without_init(self) -> None:
+        """Nothing is needed."""
+
+    def read_init(self, config: ResolvedConfig) -> Initial | None:
+        """As in `Stage`; parts train on top of `--init` alone."""
+        added = config.teacher or any(getattr(config, name) for name in AUXILIARY)
+        if config.train_only and (not config.init or added):
+            raise RideError(
+                '--train-only trains parts of the network of --init on their classification loss alone; give --init, '
+                'and leave out --teacher, --mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
+            )
+        return super().read_init(config)
+
+    def holdout_plan(self, config: ResolvedConfig, init: Initial | None) -> HoldoutPlan | None:
+        """What `--holdout` says."""
+        if not config.holdout:
+            return None
+        plan = HoldoutPlan(config.holdout, config.seed if config.holdout_seed is None else config.holdout_seed)
+        known = init.ride.get('holdout') if init is not None else None
+        if init is not None and (known is None or (known['fraction'], known['seed']) != plan[:2]):
+            warn(config, f'The weights of {init.path} may have seen the held-out images.')
+        return plan
+
+    def keeps_heads(self, config: ResolvedConfig, init: Initial, data: RunData) -> bool:
+        """For classes of the same names."""
+        return init.class_names == data.train.class_names
+
+    def build_task(
+        self, config: ResolvedConfig, model: Any, data: RunData, criterion: Any, device: torch.device
+    ) -> ExpertTask:
+        """Classification, with the added losses and the teacher that the options name."""
+        if config.train_only:
+            return HeadTask(model, criterion, device=device, parts=[_part(model, name) for name in config.train_only])
+        auxiliary = build_auxiliary(config, criterion, data.train.class_counts)
+        if not config.teacher:
+            return RideTask(model, criterion, device=device, auxiliary=auxiliary)
+        assert config.data_config is not None
+        return RideDistillationTask(
+            model,
+            criterion,
+            build_teacher(config, data.train, config.data_config),
+            DistillationLoss(config.distill_temperature),
+            config.distill_weight,
+            device=device,
+            auxiliary=auxiliary,
+        )
+
+
+def _part(model: nn.Module, name: str) -> nn.Module:
+    names = {known for known, module in model.named_modules() if known and any(True for _ in module.parameters())}
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f'did you mean {close[0]}?' if close else 'print the network for their names.'
+        raise RideError(f'--train-only {name} was given and the network has no such part with parameters; {hint}')
+    return model.get_submodule(name)
