@@ -379,7 +379,7 @@ class MultiExpertNet(RouterModule):
             return x
         logits: list[torch.Tensor] = []
         for i, expert in enumerate(self.experts):
-            logits.append(self._offset(i, expert(x[:, i * self.expert_width : (i + 1) * self.expert_width])))
+            logits.append(self.with_offset(i, expert(x[:, i * self.expert_width : (i + 1) * self.expert_width])))
         if self.expert_training and self.training and not torch.jit.is_scripting():
             each: Any = tuple(logits)  # the annotation of the result is what TorchScript can read
             return each
@@ -392,7 +392,7 @@ class MultiExpertNet(RouterModule):
                 return self.forward_routed(x, self.routing_threshold).logits
         return self.forward_head(self.forward_features(x))
 
-    def _offset(self, index: int, logits: torch.Tensor) -> torch.Tensor:
+    def with_offset(self, index: int, logits: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of expert `index` with its offset."""
         offset = self.logit_offset
         if offset is None:
@@ -409,7 +409,7 @@ class MultiExpertNet(RouterModule):
     def forward_experts(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every expert, shape (B, K, C), of images `x` (B, in_chans, H, W)."""
         pooled = self._forward_pooled(x)
-        return torch.stack([self._offset(i, expert(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
+        return torch.stack([self.with_offset(i, expert(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
 
     @torch.jit.ignore
     def forward_router(self, x: torch.Tensor) -> RouterOutput:
@@ -426,7 +426,7 @@ class MultiExpertNet(RouterModule):
         logits = [expert(p) for expert, p in zip(self.experts, pooled, strict=True)]
         prefix = prefix_means(torch.stack(logits, dim=1))
         decisions = [router(i, pooled[i], prefix[:, i]) for i in range(self.num_experts - 1)]
-        answers = torch.stack([self._offset(i, each) for i, each in enumerate(logits)], dim=1)
+        answers = torch.stack([self.with_offset(i, each) for i, each in enumerate(logits)], dim=1)
         return RouterOutput(torch.stack(decisions, dim=1), answers)
 
     @torch.jit.ignore

@@ -20,7 +20,7 @@ from torch import nn
 from ride_timm._compat import bfloat16_on_cpu
 from ride_timm.data import DataSplit
 from ride_timm.engine.initial import Initial
-from ride_timm.engine.setup import check_architecture
+from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
 from ride_timm.published import published_weights
 from ride_timm.training.config import ResolvedConfig

@@ -9,11 +9,11 @@ import torch
 from crash_tools import Killed, assert_same, assert_same_run, kill_at, load, options, rows, run_command
 from tiny_runs import write_images
 
-from ride_timm.engine import stages
 from ride_timm.engine.divergence import check_scale, check_weights
 from ride_timm.errors import RideError
 from ride_timm.losses import create_loss
 from ride_timm.tasks import RideTask
+from ride_timm.training.stages.base import Stage
 
 
 @pytest.fixture(scope='module')
@@ -23,14 +23,14 @@ def data(tmp_path_factory):
 
 def prepare_network(monkeypatch, change):
     """Let `change(network)` see the run's network before the training."""
-    build = stages.build_network
+    build = Stage.build_network
 
     def built(*args):
         network = build(*args)
         change(network)
         return network
 
-    monkeypatch.setattr(stages, 'build_network', built)
+    monkeypatch.setattr(Stage, 'build_network', built)
 
 
 def poison_logits(monkeypatch, experts, call, value=math.nan):
@@ -108,13 +108,13 @@ def test_no_step_is_taken(data, tmp_path, monkeypatch):
     """The weights at the time of the error are those before the batch."""
     found = {}
     poison_logits(monkeypatch, [1], call=5)
-    seen = stages.build_network
+    seen = Stage.build_network
 
     def built(*args):
         found['network'] = seen(*args)
         return found['network']
 
-    monkeypatch.setattr(stages, 'build_network', built)
+    monkeypatch.setattr(Stage, 'build_network', built)
     assert run_command(options(data, tmp_path, 'run')) == 2
     saved = load(tmp_path / 'run/last.pth.tar')['state_dict']
     weights = {name: p.detach() for name, p in found['network'].named_parameters()}
