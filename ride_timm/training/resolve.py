@@ -29,7 +29,7 @@ from ride_timm.errors import RideError
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
 from ride_timm.metrics import leading_accuracy
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
 from ride_timm.records.schema import shown
@@ -211,7 +211,7 @@ def from_init(config: ResolvedConfig, init: Initial | None) -> ResolvedConfig:
         config = config.but(dist_bn='')  # BatchNorm's statistics are frozen, and averaging would round them
     if init is None:
         return config
-    if not isinstance(init.model, MultiExpertNet):
+    if not count_experts(init.model):
         model = config.model or counterpart(init.name)
         if model.startswith(('ride_', 'test_ride_')):
             if not stage.first:
