@@ -18,6 +18,7 @@ from timm.models import get_model_args
 from timm.utils import is_primary
 from timm.utils.distributed import init_distributed_device_so
 
+from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import has_eval_images
 from ride_timm.engine.inference_options import choose_device
@@ -249,7 +250,7 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
     named = {'val_fraction', 'val_split'} & config.explicit
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
-        return picks.pick(config, 'val_fraction', picks.VAL_FRACTION, f'no images to evaluate on in {place}')
+        return picks.pick(config, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}')
     return config
 
 
