@@ -37,7 +37,12 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_MODULES = {'data': 'data_report', 'predict': 'commands.predict', 'train': 'commands.train'}
+_MODULES = {
+    'data': 'data_report',
+    'predict': 'commands.predict',
+    'recipes': 'commands.recipes',
+    'train': 'commands.train',
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
