@@ -1,8 +1,9 @@
 """RIDE multi-expert networks for long-tailed image recognition, as timm models.
 
 Importing the package registers the architectures, whether timm is imported before or after it:
-`timm.create_model('ride_resnet50_4e')`. `ride_timm.losses`, `.data`, `.models`, `.tasks` and `.metrics` are imported
-when they are first asked for.
+`timm.create_model('ride_resnet50_4e')`. What `__all__` names is the public API; each name is imported, and torch with
+it, when it is first asked for. All of it works from a plain `DataLoader`, and with any timm classifier as a network of
+one expert.
 """
 
 import importlib as _importlib
@@ -15,26 +16,76 @@ if _TYPE_CHECKING:
     from torch import nn as _nn
 
     from . import data as data
+    from . import evaluation as evaluation
     from . import losses as losses
     from . import metrics as metrics
     from . import models as models
     from . import tasks as tasks
+    from .data.counts import class_counts as class_counts
+    from .engine.loading import load_model as load
+    from .engine.router_stage import train_router as train_router
+    from .evaluation.scores import evaluate as evaluate
+    from .evaluation.thresholds import choose_threshold as choose_threshold
+    from .inference.predict import predict as predict
+    from .losses.factory import create_loss as create_loss
+    from .prior import logit_adjustment as logit_adjustment
+    from .training.config import TrainConfig as TrainConfig
+    from .training.run import train as train
 
 from .errors import RideError as RideError
 from .registration import explained as _explained
 from .registration import register as _register
 from .version import __version__ as __version__
 
-__all__ = ['RideError', '__version__', 'data', 'from_pretrained', 'losses', 'metrics', 'models', 'tasks']
+__all__ = [
+    'RideError',
+    'TrainConfig',
+    '__version__',
+    'choose_threshold',
+    'class_counts',
+    'create_loss',
+    'data',
+    'evaluate',
+    'evaluation',
+    'from_pretrained',
+    'load',
+    'logit_adjustment',
+    'losses',
+    'metrics',
+    'models',
+    'predict',
+    'tasks',
+    'train',
+    'train_router',
+]
+
+_FUNCTIONS = {
+    'TrainConfig': 'training.config:TrainConfig',
+    'choose_threshold': 'evaluation.thresholds:choose_threshold',
+    'class_counts': 'data.counts:class_counts',
+    'create_loss': 'losses.factory:create_loss',
+    'evaluate': 'evaluation.scores:evaluate',
+    'load': 'engine.loading:load_model',
+    'logit_adjustment': 'prior:logit_adjustment',
+    'predict': 'inference.predict:predict',
+    'train': 'training.run:train',
+    'train_router': 'engine.router_stage:train_router',
+}
+"""Where the functions of the API are: module and name in it."""
 
 _register()
 
 
 def __getattr__(name: str) -> _Any:
-    if name in __all__:
-        with _explained():
-            return _importlib.import_module(f'{__name__}.{name}')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module, _, function = _FUNCTIONS.get(name, name).partition(':')
+    with _explained():
+        found: _Any = _importlib.import_module(f'{__name__}.{module}')
+    if function:
+        found = getattr(found, function)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
@@ -67,6 +118,12 @@ def from_pretrained(
     Raises:
         RideError: It cannot be had: unknown architecture, repository or revision, private repository, no connection,
             a hash that is not the promised one. The sentence says what to do.
+
+    Example:
+        >>> import ride_timm, torch
+        >>> model = ride_timm.from_pretrained('ride_resnet32_3e.ride_cifar100lt')
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 100])
     """
     from .engine.loading import load_model
 

@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_MODULES = {'data': 'data_report', 'train': 'commands.train'}  # where the command's name is taken
+_MODULES = {'data': 'data_report', 'predict': 'commands.predict', 'train': 'commands.train'}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

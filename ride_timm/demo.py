@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ride_timm._compat import hand_over_path
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
@@ -158,7 +159,7 @@ def build_demo(
                     label='Image', type='filepath', image_mode=None, sources=['upload', 'clipboard'], height=320,
                     elem_classes='dropped',
                 )  # fmt: skip
-                image.preprocess = _path_of
+                hand_over_path(image, _path_of)
                 begin = float(model.router_threshold if threshold is None else threshold) if routed else 0.0
                 slider = gr.Slider(
                     0, 1, value=begin, step=0.001, visible=routed, label='Routing threshold',

@@ -29,9 +29,9 @@ from ride_timm.engine.provenance import base_model, hub_datasets
 from ride_timm.engine.results import format_metrics, write_json
 from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.run_folder import checkpoints_in
-from ride_timm.engine.setup import data_config
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.inference.network import data_config
 from ride_timm.parser import Parser
 from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
 from ride_timm.publishing.folder import save_folder, tensor_bytes
@@ -152,7 +152,7 @@ def export(args: argparse.Namespace) -> Results:
     choices = _choices([Path(run) for run in args.choices], trained) if args.choices else None
     split = _open(args, trained)
     counts = _all_counts(Path(args.runs[-1]), trained)
-    config = data_config(args, trained.model)
+    config = data_config(trained.model)
     if args.logit_adjustment is not None:
         _fold(args, trained, counts)
     dtype = DTYPES[args.dtype]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
-from timm.task import ClassificationEvaluator
 
+from ride_timm._compat import Evaluator
 from ride_timm.data.groups import choose_groups
 
 __all__ = [
@@ -208,7 +208,7 @@ def expected_calibration_error(images: ArrayLike, correct: ArrayLike, confidence
     return float(100 * gap / total) if total else float('nan')
 
 
-class LongTailEvaluator(ClassificationEvaluator):
+class LongTailEvaluator(Evaluator):
     """timm's evaluator with the figures of the long-tail field added; everything in percent.
 
     `balanced` is the mean of the class accuracies, the first figure where the images are not balanced (see
@@ -248,7 +248,7 @@ class LongTailEvaluator(ClassificationEvaluator):
             raise ValueError(f'{len(self.class_names)} class names for {self.num_classes} classes')
         self.num_experts = num_experts
         self.metric_names = (
-            *ClassificationEvaluator.metric_names, *self.groups, 'worst_class', 'harmonic', 'balanced',
+            *Evaluator.metric_names, *self.groups, 'worst_class', 'harmonic', 'balanced',
             'macro_f1', 'ece', 'num_images', 'num_classes_without_images',
             *(f'expert{k}_top1' for k in range(num_experts)),
         )  # fmt: skip
@@ -277,10 +277,10 @@ class LongTailEvaluator(ClassificationEvaluator):
             ValueError: If a shape does not fit.
         """
         self._check_shapes(output, target, expert_logits)
-        output, target = self._prepare(output, target)
+        output, target = self.prepare(output, target)
         if not len(output):
             return
-        self._accumulate_loss(self.criterion(output, target), len(output))
+        self.add_loss(self.criterion(output, target), len(output))
         rank, prediction = _rank_and_prediction(output, target)
         self.counts[1:] += torch.stack([(rank < 1).sum(), (rank < 5).sum()])
         _add_at(self.confusion, target * (self.num_classes + 1) + prediction)

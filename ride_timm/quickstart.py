@@ -31,10 +31,10 @@ from ride_timm.engine.loading import load_trained
 from ride_timm.engine.results import environment, write_json
 from ride_timm.engine.router_stage import train_router
 from ride_timm.engine.run_folder import LAST, checkpoints_in, locked
-from ride_timm.engine.setup import DATA_CONFIG_KEYS
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure
+from ride_timm.inference.network import DATA_CONFIG_KEYS
 from ride_timm.metrics import ClassResult
 from ride_timm.parser import Parser
 

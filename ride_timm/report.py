@@ -29,12 +29,12 @@ from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
 from ride_timm.engine.run_data import MAX_CHECKED
-from ride_timm.engine.setup import data_config
 from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split
+from ride_timm.inference.network import data_config
 from ride_timm.pages.figures import (
     as_bytes,
     draw_calibration,
@@ -133,7 +133,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     split, counts = _open_images(options, run, trained)
     device = choose_device(args.device)
     model: Any = trained.model
-    config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
+    config = data_config(model)
     measured = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
         routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, progress=True,

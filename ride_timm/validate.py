@@ -21,10 +21,10 @@ from ride_timm.engine.loading import TrainedNet, load_trained
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
-from ride_timm.engine.setup import data_config
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
+from ride_timm.inference.network import data_config
 from ride_timm.options import KeyValues
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
@@ -137,7 +137,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     model: Any = trained.model.to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    config = data_config(args, model)
+    config = data_config(model, vars(args))
     results: OrderedDict[str, Any] = OrderedDict(model=trained.name, checkpoint=args.checkpoint or None)
     results.update(_measure(args, model, split, counts, config, device))
     results['num_classes'] = split.num_classes

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tiny_runs import CIFAR
 
+from ride_timm.commands.predict import main
 from ride_timm.convert import save_folder
-from ride_timm.predict import main
 
 
 @pytest.fixture(scope='module')

@@ -13,11 +13,11 @@ from reference import logit_adjusted_loss
 from reference.prior import served_logits
 from tiny_runs import CIFAR, write_images
 
+from ride_timm.commands.predict import main as predict
 from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
 from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.errors import RideError
-from ride_timm.predict import main as predict
 from ride_timm.prior import (
     apply_logit_adjustment,
     apply_prior,

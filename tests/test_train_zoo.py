@@ -137,9 +137,9 @@ def test_plans_agree_with_the_recipes(monkeypatch):
     from zoo_plans import PLANS
 
     for name, plan in PLANS.items():
-        assert load_recipe(plan.router_recipe)['stage'] == 'router'
+        assert load_recipe(plan.router_recipe).options['stage'] == 'router'
         for net in plan.nets:
-            recipe = load_recipe(net.recipe)
+            recipe = load_recipe(net.recipe).options
             model = net.options[1] if net.options else recipe['model']
             assert net.name == f'{model}.{net.name.partition(".")[2]}'
             assert net.name.endswith(f'_{name}')

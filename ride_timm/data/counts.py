@@ -10,20 +10,27 @@ __all__ = ['IntArray', 'class_counts', 'imbalance_factor']
 IntArray: TypeAlias = NDArray[np.int64]
 
 
-def class_counts(targets: ArrayLike, num_classes: int) -> IntArray:
+def class_counts(targets: ArrayLike, num_classes: int | None = None) -> IntArray:
     """Count the images of every class.
 
     Args:
-        targets: (N,) integer class indices.
-        num_classes: C, the number of classes; classes that do not occur count 0.
+        targets: (N,) integer class indices, such as the `targets` of torchvision's data sets.
+        num_classes: C, the number of classes; classes that do not occur count 0. None: up to the largest index.
 
     Returns:
         (C,) number of images per class.
 
     Raises:
         ValueError: If `targets` is not one-dimensional, not integer, or holds an index outside 0..C-1.
+
+    Example:
+        >>> import ride_timm
+        >>> ride_timm.class_counts([0, 0, 2, 0]).tolist()
+        [3, 0, 1]
     """
     labels = np.asarray(targets)
+    if num_classes is None:
+        num_classes = int(labels.max()) + 1 if labels.size else 0
     if labels.size == 0:
         return np.zeros(num_classes, dtype=np.int64)
     if labels.ndim != 1 or labels.dtype.kind not in 'iu':

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from timm.data import create_dataset
-from timm.data.readers.reader import Reader
 
+from ride_timm._compat import Reader
 from ride_timm.data.sources import TRAIN_NAMES, Source, split_names, wrap_reader
 from ride_timm.errors import RideError
 

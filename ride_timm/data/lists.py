@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from timm.data.readers.reader import Reader
-
+from ride_timm._compat import Reader
 from ride_timm.data.images import image_types, open_regular
 from ride_timm.data.list_lines import ListLine, parse_list, read_lines
 from ride_timm.data.sources import Source, wrap_reader

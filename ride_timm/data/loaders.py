@@ -12,6 +12,7 @@ from timm.data.loader import PrefetchLoader
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
+from ride_timm._compat import get_batches, set_batches
 from ride_timm.data.datasets import DataSplit
 from ride_timm.errors import RideError
 
@@ -76,7 +77,7 @@ def create_train_loader(
     if transform is not None:
         split.dataset.transform = transform
     if sampler is not None:
-        loader.loader = _with_sampler(loader.loader, sampler)
+        set_batches(loader, _with_sampler(get_batches(loader), sampler))
     return loader
 
 

@@ -12,6 +12,7 @@ from timm.data.loader import PrefetchLoader
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from ride_timm._compat import get_batches, set_batches
 from ride_timm.errors import RideError
 
 __all__ = ['DeviceAugmentation', 'DeviceBatches', 'hold_on_device']
@@ -128,8 +129,8 @@ def hold_on_device(
             )
         images[index] = image
     classes = torch.as_tensor(targets, dtype=torch.int64).to(device)
-    batches: Any = DeviceBatches(loader.loader, images.to(device), classes, augmentation)
-    loader.loader = batches
+    batches: Any = DeviceBatches(get_batches(loader), images.to(device), classes, augmentation)
+    set_batches(loader, batches)
     return loader
 
 

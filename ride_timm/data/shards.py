@@ -9,13 +9,12 @@ import json
 import logging
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from timm.data import create_dataset
-from timm.data.readers.reader import Reader
 
+from ride_timm._compat import Reader, quiet_shards, shard_names
 from ride_timm.data.hugging_face import require
 from ride_timm.data.lists import read_class_names
 from ride_timm.data.sources import Source, split_names, wrap_reader
@@ -124,13 +123,13 @@ def _find_shards(root: Path, dataset: str, split: str) -> list[str]:
     candidates = list(split_names(split)) if info else [split] if '.tar' in split else [_by_name(root, split)]
     for candidate in candidates:
         try:
-            with _quiet(not info):
+            with quiet_shards(not info):
                 opened = create_dataset(f'wds/{dataset.partition("/")[2]}', root=str(root), split=candidate)
         except RuntimeError:  # the split is not in the file
             continue
         except (KeyError, TypeError, ValueError) as error:
             raise RideError(f'{root}/_info.json is not as timm writes it ({error!r}): mend or remove it') from error
-        files = [str(root / name) for name in opened.reader.split_info.filenames]
+        files = [str(root / name) for name in shard_names(opened)]
         absent = [file for file in files if not Path(file).is_file()]
         if absent:
             raise RideError(
@@ -156,17 +155,6 @@ def _by_name(root: Path, split: str) -> str:
         f'{root} has no {split}*.tar: name the shards with --train-split and --val-split (such as '
         'data-{0000..0015}.tar), or take a part of the training images with --val-fraction 0.2'
     )
-
-
-@contextmanager
-def _quiet(when: bool) -> Iterator[None]:
-    """Keep timm from warning that there is no `_info.json`."""
-    logger = logging.getLogger('timm.data.readers.reader_wds')
-    before, logger.disabled = logger.disabled, when or logger.disabled
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _samples(shard: str) -> Iterator[tuple[str, dict[str, _Member]]]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from timm.data import ImageDataset
-from timm.data.readers.reader import Reader
 
+from ride_timm._compat import Reader
 from ride_timm.data.counts import IntArray, class_counts
 from ride_timm.data.finding import natural_order
 from ride_timm.errors import RideError

@@ -15,9 +15,9 @@ from torch import nn
 from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.loading import FILE_SUFFIXES, file_in_folder, load_model, load_trained
-from ride_timm.engine.setup import DATA_CONFIG_KEYS, unreachable
 from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError
+from ride_timm.inference.network import DATA_CONFIG_KEYS, unreachable
 from ride_timm.models import MultiExpertNet
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts

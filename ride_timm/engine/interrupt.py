@@ -12,6 +12,7 @@ from typing import Any
 
 from timm.data.loader import PrefetchLoader
 
+from ride_timm._compat import get_batches
 from ride_timm.errors import RideError
 
 __all__ = ['Interrupted', 'StopRequest', 'reraise_explained', 'reraise_interrupted', 'shield_workers']
@@ -76,7 +77,7 @@ def shield_workers(loader: PrefetchLoader) -> None:
     Args:
         loader: Its loading processes are not started yet.
     """
-    inner = loader.loader
+    inner = get_batches(loader)
     inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
 
 

@@ -15,9 +15,9 @@ import torch
 from timm.models import adapt_input_conv, clean_state_dict
 
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
-from ride_timm.engine.setup import DATA_CONFIG_KEYS, check_architecture, is_fetched
 from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
+from ride_timm.inference.network import DATA_CONFIG_KEYS, check_architecture, is_fetched
 from ride_timm.published import SHARD_INDEX, WEIGHTS, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
 from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
@@ -60,7 +60,7 @@ def load_model(
     model_kwargs: Mapping[str, Any] | None = None,
     **hub: Any,
 ) -> TrainedNet:
-    """Load a trained network from wherever it lies.
+    """Load a trained network, with the names of its classes and their training images, from wherever it lies.
 
     Args:
         source: A checkpoint (`last.pth.tar`, `model.safetensors`), the folder of a run, an exported folder,
@@ -71,8 +71,17 @@ def load_model(
         model_kwargs: Further arguments of the architecture.
         **hub: `cache_dir`, `token` and `sha256` of `ride_timm.hub.fetch`.
 
+    Returns:
+        The network, in eval mode on the CPU, and what is known of its training.
+
     Raises:
         RideError: It cannot be found or read, or its parts do not fit each other.
+
+    Example:
+        >>> import ride_timm
+        >>> net = ride_timm.load('ride_resnet32_3e.ride_cifar100lt')
+        >>> net.model.num_classes, net.class_names[:2], net.class_counts[:2]
+        (100, ('apple', 'aquarium_fish'), (500, 477))
     """
     text, path = str(source), Path(source)
     options = argparse.Namespace(

@@ -24,8 +24,6 @@ def setup_logging(level: int = logging.INFO) -> None:
     # not the root: other libraries would talk as well; __main__ is a command of ours run by `python -m`
     for package in ('ride_timm', 'timm', '__main__'):
         logging.getLogger(package).setLevel(level)
-    # the saver lists its files after every epoch
-    logging.getLogger('timm.utils.checkpoint_saver').setLevel(max(level, logging.WARNING))
     logging.getLogger('huggingface_hub').propagate = False  # it has a handler of its own, and would say all twice
     # large images are what some data consist of; those beyond twice Pillow's limit are errors, with a sentence of ours
     warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)

@@ -1,8 +1,7 @@
 """What a network and its experts say of image files, prepared as an evaluation prepares them."""
 
-import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -11,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import ImageDataset
-from timm.data.readers.reader import Reader
 from torch import Tensor
 
+from ride_timm._compat import Reader
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
-from ride_timm.data.images import failure_reason, image_mode, open_regular, stored_range
+from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels, stored_range
 from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.memory import FittingForward
-from ride_timm.engine.setup import data_config
 from ride_timm.errors import RideError
+from ride_timm.inference.network import data_config
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
 
@@ -71,7 +70,7 @@ class Votes(NamedTuple):
 
 def predict(
     trained: TrainedNet,
-    paths: Sequence[str],
+    images: Sequence[str | Image.Image],
     *,
     top_k: int = 3,
     threshold: float | None = None,
@@ -83,7 +82,7 @@ def predict(
 
     Args:
         trained: Of `ride_timm.engine.loading.load_model`; `ride_timm.prior.apply_prior` may have changed it.
-        paths: The files, of any type that Pillow reads.
+        images: Files, of any type that Pillow reads, or Pillow images.
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.
         batch_size: Images a batch.
@@ -96,10 +95,12 @@ def predict(
     device = torch.device(device)
     model: Any = trained.model.to(device).eval()
     names = trained.class_names or tuple(map(str, range(model.num_classes)))
-    rows = np.arange(len(paths), dtype=np.int64)
+    rows = np.arange(len(images), dtype=np.int64)
+    paths = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
     base = ImageDataset('', reader=_PathReader(paths))
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), stored_range(trained.about))
-    config = data_config(argparse.Namespace(in_chans=model.in_chans), model)
+    dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    config = data_config(model)
     loader = create_eval_loader(
         DataSplit(dataset, names, rows, 'the named images'),
         **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
@@ -107,8 +108,8 @@ def predict(
     )  # fmt: skip
     forward = FittingForward(partial(forward_votes, model, threshold=threshold))
     row = 0
-    for images, target in loader:
-        votes = forward(images.to(device))
+    for batch, target in loader:
+        votes = forward(batch.to(device))
         for usable, found in zip((target >= 0).tolist(), _predictions(votes, names, top_k), strict=True):
             if not usable:
                 yield Skipped(paths[row], dataset.reason(row))
@@ -192,7 +193,16 @@ class _PathReader(Reader):
 
 
 class _LenientSet(ImageSet):
-    """A blank image and the target -1 stand in the place of an image that cannot be read."""
+    """A blank image and the target -1 stand in the place of an image that cannot be read.
+
+    `decoded` holds by row what is no file but a Pillow image.
+    """
+
+    decoded: Mapping[int, Image.Image]
+
+    def _decode(self, index: int) -> Image.Image | torch.Tensor:
+        image = self.decoded.get(index)
+        return super()._decode(index) if image is None else read_pixels(image, self.mode, self.pixel_range)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         try:

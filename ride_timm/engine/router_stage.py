@@ -3,18 +3,19 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
-import torch
-from timm.data.loader import PrefetchLoader
-from timm.models._input import update_model_args
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from torch import nn
 
+from ride_timm._compat import update_model_args
 from ride_timm.data import start_epoch
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
 from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold
-from ride_timm.losses import constant_router_loss
-from ride_timm.models import MultiExpertNet
+from ride_timm.errors import RideError
+from ride_timm.losses import RouterLoss, constant_router_loss
+from ride_timm.models import MultiExpertNet, count_experts
 from ride_timm.tasks import RouterTask
 
 __all__ = ['check_router', 'settle_threshold', 'train_router']
@@ -23,32 +24,56 @@ _logger = logging.getLogger(__name__)
 
 
 def train_router(
-    net: MultiExpertNet,
-    loader: PrefetchLoader,
+    model: nn.Module,
+    loader: Any,
     *,
     epochs: int = 5,
     lr: float = 0.01,
+    pos_weight: float = 100.0,
     weight_decay: float = 5e-4,
-    device: torch.device | None = None,
     autocast: Autocast = nullcontext,
     seed: int = 42,
 ) -> None:
-    """Train the router alone: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
+    """Train the router alone, and add one where there is none: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
+
+    Experts and trunk stay as they are, BatchNorm's statistics too. Afterwards the network is in eval mode, and its
+    router frozen.
 
     Source: RIDE (arXiv:2010.01809), stage 2.
 
     Args:
-        net: With a router; its other parameters are frozen from here on.
-        loader: Training batches, drawn class-balanced (`ClassBalancedSampler`).
+        model: A multi-expert network of C classes, where it is to be trained.
+        loader: Training batches of images (B, channels, H, W) and class indices (B,), such as a `DataLoader`; drawn
+            class-balanced if the rare classes are to have their say (`ride_timm.data.ClassBalancedSampler`).
         epochs: Passes over the loader.
         lr: Learning rate at the start.
+        pos_weight: Weight of the images that need more experts: they are few, and stopping too early costs accuracy.
         weight_decay: On all of the router's parameters.
-        device: Where the network is.
         autocast: Context of the forward pass.
-        seed: Seed of the batches and their augmentation.
+        seed: Seed of the batches, and of what is drawn for them; global random state is set by it.
+
+    Raises:
+        RideError: The network has fewer than two experts, or the loss is not finite.
+
+    Example:
+        >>> import timm, torch, ride_timm as rt
+        >>> data = torch.utils.data.TensorDataset(torch.randn(12, 3, 32, 32), torch.arange(12) % 3)
+        >>> model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=3)
+        >>> rt.train_router(model, torch.utils.data.DataLoader(data, batch_size=4), epochs=1)
+        >>> model.router is None
+        False
     """
-    device = device or next(net.parameters()).device
-    task = RouterTask(net, device=device)
+    net: Any = model
+    if count_experts(net) < 2:
+        raise RideError(
+            f'The network has {max(count_experts(net), 1)} expert(s) and a router chooses between two or more; take a '
+            'multi-expert network, such as ride_resnet50_3e.'
+        )
+    if net.router is None:
+        net.add_router()
+    device = next(net.parameters()).device
+    trained = [(p, p.requires_grad) for p in net.parameters()]
+    task = RouterTask(net, RouterLoss(pos_weight), device=device)
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = create_optimizer_v2(parameters, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)
     trainer = Trainer(task, loader, optimizer, device, autocast, epochs=epochs)
@@ -59,8 +84,9 @@ def train_router(
         start_epoch(loader, seed=seed, epoch=epoch)
         means = train_epoch(trainer, epoch)
         _logger.info(f'router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
-    check_router(means)
-    net.requires_grad_(True)
+    check_router(means, pos_weight)
+    for parameter, requires_grad in trained:
+        parameter.requires_grad_(requires_grad)
     net.require_router().requires_grad_(False)
     net.eval()
 

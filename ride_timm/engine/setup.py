@@ -1,6 +1,5 @@
 """What a run is made of, built from its options."""
 
-import difflib
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -8,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import Mixup, resolve_data_config
+from timm.data import Mixup
 from timm.data.loader import PrefetchLoader
 from timm.layers import convert_sync_batchnorm
 from timm.utils import is_primary
@@ -22,9 +21,9 @@ from ride_timm.data import (
 from ride_timm.engine.augmentation import device_augmentation, train_transform
 from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
-from ride_timm.hub import UnreachableError, is_unreachable, without_retries
+from ride_timm.hub import is_unreachable, without_retries
+from ride_timm.inference.network import check_architecture, is_fetched, unreachable
 from ride_timm.losses import ExpertLoss, create_loss, fitting_options
-from ride_timm.published import figures_alone, published_weights
 from ride_timm.training.config import ResolvedConfig
 
 __all__ = [
@@ -32,15 +31,10 @@ __all__ = [
     'build_loaders',
     'build_mixup',
     'build_model',
-    'check_architecture',
-    'data_config',
-    'is_fetched',
-    'unreachable',
 ]
 
 _logger = logging.getLogger(__name__)
 
-DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 REWEIGHTED = ('ce', 'focal', 'ldam', 'ride')  # losses that take a reweight_epoch
 
 
@@ -83,52 +77,6 @@ def build_model(config: ResolvedConfig, device: torch.device, router: bool | Non
         model = convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(device=device).to(memory_format=memory_format)
-
-
-def check_architecture(name: str) -> None:
-    """Raise a RideError with the closest name where timm knows no such architecture, or no such weights of it."""
-    bare = name.partition('.')[0]
-    if ':' in name:
-        return
-    if timm.is_model(bare):
-        _check_tag(name, bare)
-        return
-    close = difflib.get_close_matches(bare, timm.list_models(), n=1, cutoff=0.5)
-    hint = f', did you mean {close[0]}?' if close else '.'
-    raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
-
-
-def is_fetched(name: str) -> bool:
-    """Whether the weights of a registered name come from the Hub, or its cache."""
-    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(cfg is not None and cfg.hf_hub_id and not cfg.file)
-
-
-def unreachable(weights: str, model: str) -> UnreachableError:
-    """What to tell of weights to initialise from that cannot be fetched.
-
-    Args:
-        weights: Their name.
-        model: The architecture to train, which a file of them has to be given with.
-    """
-    return UnreachableError(
-        f'The weights {weights} are not in the cache and the Hugging Face Hub cannot be reached; connect once (without '
-        'HF_HUB_OFFLINE=1) to fill the cache, or fetch their model.safetensors on another machine and give that file: '
-        f'--init FILE --model {model}.'
-    )
-
-
-def _check_tag(name: str, architecture: str) -> None:
-    try:
-        timm.get_pretrained_cfg(name)
-    except RuntimeError:  # how timm says that the part behind the point is none of the architecture's
-        weight = published_weights().get(name)
-        if weight is not None and not weight.has_tensors:
-            raise RideError(figures_alone(weight)) from None
-        known = ', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none yet'
-        raise RideError(
-            f'There are no weights {name}; those of {architecture} are: {known}. Name one of them, or a file.'
-        ) from None
 
 
 def build_criterion(config: ResolvedConfig, model: Any, class_counts: Any) -> ExpertLoss:
@@ -214,26 +162,6 @@ def build_loaders(
         **common,
     )
     return train, val
-
-
-def data_config(config: Any, model: torch.nn.Module) -> dict[str, Any]:
-    """The data configuration of a network, with what the options override.
-
-    Args:
-        config: What has `img_size`, `in_chans`, `mean`, `std`, `crop_pct` or `interpolation`.
-        model: The network.
-    """
-    wanted = {
-        key: getattr(config, key, None) for key in ('img_size', 'in_chans', 'mean', 'std', 'crop_pct', 'interpolation')
-    }
-    found: dict[str, Any] = resolve_data_config({k: v for k, v in wanted.items() if v}, model=model)
-    channels = wanted['in_chans'] or found['input_size'][0]
-    if found['input_size'][0] != channels:  # timm takes the size of the weights that the architecture is known for
-        found['input_size'] = (channels, *found['input_size'][1:])
-    for key in ('mean', 'std'):
-        if len(found[key]) != channels:  # as timm's loader does it
-            found[key] = (sum(found[key]) / len(found[key]),) * channels
-    return found
 
 
 def build_mixup(config: ResolvedConfig) -> Mixup | None:

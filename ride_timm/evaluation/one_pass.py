@@ -1,8 +1,8 @@
 """One pass over the evaluation images that yields everything: overall, groups, experts, routing and calibration."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from ride_timm.metrics import ClassResult, LongTailEvaluator
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, prefix_means
 
-__all__ = ['Answers', 'Measured', 'measure', 'measure_split']
+__all__ = ['Answers', 'Measured', 'in_eval_mode', 'measure', 'measure_split']
 
 _PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
@@ -84,6 +84,18 @@ class _Said(NamedTuple):
     mirrored: Tensor
 
 
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode for a while; each of its layers is in the mode that it was in afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.inference_mode()
 def measure(
     model: Any,
@@ -125,7 +137,7 @@ def measure(
         What was found.
 
     Raises:
-        RideError: There are no images.
+        RideError: There are no images, or a class index is none of the network's.
     """
     model.eval()
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device('cpu'))
@@ -147,6 +159,7 @@ def measure(
     shown = tqdm(loader, desc='Measuring', leave=False, disable=not (progress and interactive()))
     for images, labels in shown:
         input_size = tuple(images.shape[1:])
+        _check_labels(labels, together.num_classes)
         images = images.to(device)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -216,6 +229,15 @@ def measure_split(
     prepared = {key: config[key] for key in _PREPARATION}
     loader = create_eval_loader(split, **prepared, batch_size=batch_size, workers=workers, device=device)
     return measure(model.to(device), loader, class_counts, class_names=split.class_names, **options)
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    # on the CPU alone: reading them on an accelerator would make every batch wait for it
+    if labels.device.type == 'cpu' and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise RideError(
+            f'The images have the class indices {int(labels.min())} to {int(labels.max())} and the network the classes '
+            f'0 to {num_classes - 1}; measure it on the classes that it was trained on.'
+        )
 
 
 def _forward(model: nn.Module, routed: bool, mirror: bool, images: Tensor) -> _Said:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ride_timm._compat import Float32Buffers
 from ride_timm.errors import RideError
 
 from ._options import check_epoch
@@ -15,25 +16,15 @@ from ._options import check_epoch
 ExpertLogits: TypeAlias = Tensor | Sequence[Tensor]
 """Logits (B, K, C); K logits (B, C), as a network returns in training; or (B, C), a single expert."""
 
-_HALF = (torch.float16, torch.bfloat16)
 _SOFT_SUM_TOLERANCE = 1e-2  # what float16 soft targets of thousands of classes may be off
 
 
-class LossModule(nn.Module):
-    """A module whose floating point buffers move with it, but stay float32 under `half()` and `bfloat16()`.
+class LossModule(Float32Buffers):
+    """A module whose floating point buffers stay float32 under `half()` and `bfloat16()`.
 
     Class statistics live in such buffers; the log prior of a rare class would lose its digits in half precision. What
     follows from the data is non-persistent and never enters a checkpoint; what training has found does.
     """
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossModule:
-        precise = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in precise.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype in _HALF:
-                self._buffers[name] = buffer.to(moved.device)
-        return self
 
 
 class ExpertLoss(LossModule):
@@ -93,7 +84,7 @@ def at_least_float32(values: Tensor) -> Tensor:
     Returns:
         The same values in float32 or float64.
     """
-    return values.float() if values.dtype in _HALF else values
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def stack_experts(output: ExpertLogits) -> Tensor:

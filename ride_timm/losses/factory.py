@@ -81,8 +81,14 @@ def create_loss(
         RideError: If the name or an option is unknown, an option is out of range, or class counts are missing.
 
     Example:
-        >>> create_loss('ride', [100, 10, 1], reweight_epoch=None).diversity
-        -0.45
+        >>> import timm, torch, ride_timm as rt
+        >>> model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=3)
+        >>> criterion = rt.create_loss('ride', [100, 10, 1], model=model, epochs=30)
+        >>> criterion.set_epoch(0)
+        >>> model.set_expert_training(True)
+        >>> loss = criterion(model.train()(torch.zeros(2, 3, 32, 32)), torch.tensor([0, 2]))
+        >>> loss.shape
+        torch.Size([])
     """
     builder = _LOSSES.get(name)
     if builder is None:

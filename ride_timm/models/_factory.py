@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
-from timm.models._input import update_model_args
 
+from ride_timm import _compat
 from ride_timm.published import PretrainedError, default_tag, is_sharded, weight_of
 
 from .checkpoint import checkpoint_filter_fn
@@ -76,7 +76,7 @@ def create_multi_expert(
         for holder in (net, getattr(net, 'model', net)):  # features_only wraps the network and copies its cfg
             holder.pretrained_cfg.pop('state_dict', None)  # the tensors are in the network now
         if not kwargs.get('features_only'):
-            update_model_args(net, **made_with)
+            _compat.update_model_args(net, **made_with)
     made: NetT = net
     return made
 

@@ -9,9 +9,9 @@ import torch.fx
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d, get_device_dtype
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
-from timm.models._input import update_model_args
 from torch import nn
+
+from ride_timm import _compat
 
 from .heads import ExpertHeads, at_least_float32, check_head, create_head
 from .router import ExpertRouter
@@ -137,7 +137,7 @@ class MultiExpertNet(RouterModule):
         if self.router is not None:
             raise RuntimeError('This network has a router already; train it with ride_timm.train_router.')
         self._create_router(get_device_dtype(self))
-        update_model_args(self, router=True)
+        _compat.update_model_args(self, router=True)
 
     @torch.jit.ignore
     def set_logit_offset(self, offset: torch.Tensor | None) -> None:
@@ -161,7 +161,7 @@ class MultiExpertNet(RouterModule):
     def _drop_router(self) -> None:
         if self.router is not None:
             self.router = self.routing_threshold = None
-            update_model_args(self, router=False)
+            _compat.update_model_args(self, router=False)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class MultiExpertNet(RouterModule):
             self._drop_router()
         if self.head == 'biased_cosine':
             self.head = 'cosine'
-            update_model_args(self, head='cosine')
+            _compat.update_model_args(self, head='cosine')
         self._create_heads(get_device_dtype(self))
 
     def _run(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -279,7 +279,7 @@ class MultiExpertNet(RouterModule):
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt={output_fmt!r} is not available; use 'NCHW'.")
-        take, max_index = feature_take_indices(len(self.feature_info), indices)
+        take, max_index = _compat.feature_take_indices(len(self.feature_info), indices)
         last = max_index if stop_early else len(self.feature_info) - 1
         x = self.act1(self.bn1(self.conv1(x)))
         maps = [x]
@@ -309,7 +309,7 @@ class MultiExpertNet(RouterModule):
         Returns:
             The indices of the maps that stay.
         """
-        take, max_index = feature_take_indices(len(self.feature_info), indices)
+        take, max_index = _compat.feature_take_indices(len(self.feature_info), indices)
         for name in self.trunk_stages[max_index:]:
             setattr(self, name, nn.Sequential())
         if max_index == 0:
@@ -379,7 +379,7 @@ class MultiExpertNet(RouterModule):
             return x
         logits: list[torch.Tensor] = []
         for i, expert in enumerate(self.experts):
-            logits.append(self._offset(i, expert(x[:, i * self.expert_width : (i + 1) * self.expert_width])))
+            logits.append(self.with_offset(i, expert(x[:, i * self.expert_width : (i + 1) * self.expert_width])))
         if self.expert_training and self.training and not torch.jit.is_scripting():
             each: Any = tuple(logits)  # the annotation of the result is what TorchScript can read
             return each
@@ -392,7 +392,7 @@ class MultiExpertNet(RouterModule):
                 return self.forward_routed(x, self.routing_threshold).logits
         return self.forward_head(self.forward_features(x))
 
-    def _offset(self, index: int, logits: torch.Tensor) -> torch.Tensor:
+    def with_offset(self, index: int, logits: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of expert `index` with its offset."""
         offset = self.logit_offset
         if offset is None:
@@ -409,7 +409,7 @@ class MultiExpertNet(RouterModule):
     def forward_experts(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every expert, shape (B, K, C), of images `x` (B, in_chans, H, W)."""
         pooled = self._forward_pooled(x)
-        return torch.stack([self._offset(i, expert(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
+        return torch.stack([self.with_offset(i, expert(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
 
     @torch.jit.ignore
     def forward_router(self, x: torch.Tensor) -> RouterOutput:
@@ -426,7 +426,7 @@ class MultiExpertNet(RouterModule):
         logits = [expert(p) for expert, p in zip(self.experts, pooled, strict=True)]
         prefix = prefix_means(torch.stack(logits, dim=1))
         decisions = [router(i, pooled[i], prefix[:, i]) for i in range(self.num_experts - 1)]
-        answers = torch.stack([self._offset(i, each) for i, each in enumerate(logits)], dim=1)
+        answers = torch.stack([self.with_offset(i, each) for i, each in enumerate(logits)], dim=1)
         return RouterOutput(torch.stack(decisions, dim=1), answers)
 
     @torch.jit.ignore

@@ -11,9 +11,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerType, get_act_layer, get_norm_layer
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
-from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
+from ride_timm import _compat
 from ride_timm.published import register_published
 
 from ._factory import create_multi_expert, expert_count, head_names
@@ -119,7 +120,7 @@ class RideResNet(MultiExpertNet):
         experts = []
         for k in range(num_experts):
             # make_blocks builds all four stages; the spare first halves of the later calls are thrown away
-            stages, info = make_blocks(
+            stages, info = _compat.make_blocks(
                 (block,) * 4,
                 tuple(channels),
                 tuple(layers),

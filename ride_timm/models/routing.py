@@ -149,7 +149,7 @@ def expert_steps(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Iterat
         if offset is not None:  # only now: the router reads the logits as it was trained on them
             mean = at_least_float32(mean)
             mean = mean + offset[: i + 1].mean(dim=0).to(mean.device, mean.dtype)
-        yield ExpertStep(active, net._offset(i, logits), mean, decision)
+        yield ExpertStep(active, net.with_offset(i, logits), mean, decision)
         if decision is None:
             break
         stay = (decision > limit).nonzero().squeeze(1)

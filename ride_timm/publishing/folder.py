@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from timm.models._hub import save_config_for_hf
 
+from ride_timm._compat import save_config_for_hf
 from ride_timm.data.descriptions import label_descriptions
 from ride_timm.errors import RideError
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.published import CONFIG, WEIGHTS
 from ride_timm.publishing.precision import cast_state
 from ride_timm.publishing.shards import is_shard
@@ -127,7 +127,7 @@ def _write_config(model: torch.nn.Module, path: Path, known: dict[str, Any]) -> 
         # transformers passes other numbers of classes beside these arguments, and the router is of these heads
         content['model_args']['router'] = model.num_classes
     cfg = content['pretrained_cfg']
-    foreign = _OF_OTHER_WEIGHTS if isinstance(model, MultiExpertNet) else (*_OF_OTHER_WEIGHTS, *_OF_TIMMS_TRAINING)
+    foreign = _OF_OTHER_WEIGHTS if count_experts(model) else (*_OF_OTHER_WEIGHTS, *_OF_TIMMS_TRAINING)
     stale = ('label_names', 'label_descriptions') if 'label_names' in content else ()  # the root's are these weights'
     for key in (*foreign, *stale):
         cfg.pop(key, None)

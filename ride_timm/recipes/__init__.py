@@ -2,7 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,30 @@ from typing import Any
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable, shortened
 from ride_timm.parser import Parser
-from ride_timm.records.schema import parse_object, read_text
+from ride_timm.records.schema import OBJECT, TEXT, check_record, list_of, parse_object, read_text
 
-__all__ = ['build_parser', 'list_recipes', 'load_recipe', 'main', 'recipe_text', 'recipe_title']
+__all__ = ['Recipe', 'build_parser', 'list_recipes', 'load_recipe', 'main', 'recipe_text']
+
+
+_FACTS = {'title': TEXT, 'reference': list_of(OBJECT), 'measured': list_of(TEXT)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Named settings of a training.
+
+    Attributes:
+        title: What it is, in a line.
+        reference: Results that others report: `overall` accuracy in percent and its `spread`, or `mean_experts` and
+            `gmacs` of a router, the `source`, and a `note` on what differs.
+        measured: Names of the published results of this recipe.
+        options: By their Python names (`batch_size`, not `--batch-size`).
+    """
+
+    title: str
+    reference: tuple[Mapping[str, Any], ...]
+    measured: tuple[str, ...]
+    options: Mapping[str, Any]
 
 
 def list_recipes() -> list[str]:
@@ -45,19 +67,6 @@ def recipe_text(name: str) -> str:
     )
 
 
-def recipe_title(name: str) -> str:
-    """What a recipe is, in a line: the first comment of its file.
-
-    Args:
-        name: A name of `list_recipes()`, or the path of a YAML file.
-
-    Raises:
-        RideError: There is no such recipe, or it cannot be read.
-    """
-    lines = recipe_text(name).splitlines()
-    return lines[0].lstrip('# ').rstrip('.') if lines and lines[0].startswith('#') else ''
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm recipes`."""
     parser = Parser(
@@ -85,19 +94,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     width = max(map(len, list_recipes()))
     for recipe in list_recipes():
-        print(f'{recipe:<{width}}  {recipe_title(recipe)}')
+        print(f'{recipe:<{width}}  {load_recipe(recipe).title}')
     print('\nride-timm recipes NAME prints one, with its commands and what to expect of it.')
     return 0
 
 
-def load_recipe(name: str) -> dict[str, Any]:
-    """The arguments that a recipe sets, by their Python names (`batch_size`, not `--batch-size`).
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe.
 
     Args:
         name: A name of `list_recipes()`, or the path of a YAML file.
 
     Raises:
-        RideError: There is no such recipe, or it is not a YAML mapping.
+        RideError: There is no such recipe, it is not a YAML mapping, or its title or results are damaged.
     """
-    recipe = parse_object(recipe_text(name), f'The recipe {name}', 'YAML')
-    return {key.replace('-', '_'): value for key, value in recipe.items()}
+    content = parse_object(recipe_text(name), f'The recipe {name}', 'YAML')
+    facts = {key: content.pop(key) for key in _FACTS if content.get(key) is not None}
+    check_record(facts, _FACTS, f'The recipe {name}')
+    return Recipe(
+        title=facts.get('title', ''),
+        reference=tuple(facts.get('reference', ())),
+        measured=tuple(facts.get('measured', ())),
+        options={key.replace('-', '_'): value for key, value in content.items()},
+    )

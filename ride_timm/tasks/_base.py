@@ -9,6 +9,7 @@ from timm.utils import unwrap_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ride_timm._compat import get_inner
 from ride_timm.losses import ExpertLoss
 
 __all__ = ['ExpertTask', 'PartModule', 'PartTask']
@@ -132,8 +133,8 @@ class PartTask(ExpertTask):
         while found is not None:
             if isinstance(found, PartModule):
                 return found.model
-            inner = getattr(found, '_orig_mod', None) or getattr(found, 'module', None)
-            if not isinstance(inner, nn.Module):
+            inner = get_inner(found)
+            if inner is None:
                 break
             found = inner
         return found

@@ -30,7 +30,8 @@ class TrainConfig(DataForm):
         RideError: A value is of another type than its option.
 
     Example:
-        >>> TrainConfig(data_dir='my_images', epochs=20).given == {'data_dir', 'epochs'}
+        >>> import ride_timm as rt
+        >>> rt.TrainConfig(data_dir='my_images', epochs=20).given == {'data_dir', 'epochs'}
         True
     """
 

@@ -17,9 +17,10 @@ from PIL import Image
 from timm.utils import is_primary
 from torch import nn
 
+from ride_timm._compat import bfloat16_on_cpu
 from ride_timm.data import DataSplit
 from ride_timm.engine.initial import Initial
-from ride_timm.engine.setup import check_architecture
+from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
 from ride_timm.published import published_weights
 from ride_timm.training.config import ResolvedConfig
@@ -194,7 +195,7 @@ def from_network(config: ResolvedConfig, model: nn.Module) -> ResolvedConfig:
         model: The network to train.
     """
     on_gpu = str(config.device).startswith('cuda')
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bfloat16()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
     if not fast or {'amp', 'amp_dtype'} & config.explicit:
         return config
     if on_gpu or not any(_is_depthwise(module) for module in model.modules()):
@@ -224,12 +225,6 @@ def hint(config: ResolvedConfig, init: Initial | None) -> None:
 
 def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 numbers itself; without it mixed precision is slower than float32."""
-    known = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in known)
 
 
 def _epochs(config: ResolvedConfig) -> str:

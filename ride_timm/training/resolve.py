@@ -24,12 +24,12 @@ from ride_timm.engine.inference_options import choose_device
 from ride_timm.engine.initial import Initial, counterpart
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import experiment_name
-from ride_timm.engine.setup import DATA_CONFIG_KEYS, data_config
 from ride_timm.engine.values import check_device, check_values
 from ride_timm.errors import RideError
+from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
 from ride_timm.metrics import leading_accuracy
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
 from ride_timm.records.schema import shown
@@ -105,7 +105,7 @@ def recipe_values(name: str) -> dict[str, Any]:
     """
     known = options_of(TrainConfig).keys() - {'recipe'}
     values = {}
-    for key, value in load_recipe(name).items():
+    for key, value in load_recipe(name).options.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f'; did you mean {close[0]}?' if close else ': see ride-timm train --help.'
@@ -211,7 +211,7 @@ def from_init(config: ResolvedConfig, init: Initial | None) -> ResolvedConfig:
         config = config.but(dist_bn='')  # BatchNorm's statistics are frozen, and averaging would round them
     if init is None:
         return config
-    if not isinstance(init.model, MultiExpertNet):
+    if not count_experts(init.model):
         model = config.model or counterpart(init.name)
         if model.startswith(('ride_', 'test_ride_')):
             if not stage.first:
@@ -286,7 +286,7 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     if is_open(config):
         config = picks.from_network(config, model)
     config = _with_lr(config)
-    images = data_config(config, model)
+    images = data_config(model, config.settings())
     config = config.but(data_config={key: images[key] for key in DATA_CONFIG_KEYS})
     config = _with_loss(config, model)
     small = max(images['input_size'][-2:]) <= picks.SMALL_IMAGE

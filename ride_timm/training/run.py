@@ -38,6 +38,7 @@ from ride_timm.engine.sweep import THRESHOLDS, format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import Measured, measure
+from ride_timm.inference.network import data_config
 from ride_timm.metrics import ClassResult, LongTailEvaluator
 from ride_timm.models import count_experts
 from ride_timm.training import resolve
@@ -100,6 +101,7 @@ def train(config: TrainConfig, command: str | None = None) -> OrderedDict[str, f
         Interrupted: SIGTERM or SIGINT came; the step was finished.
 
     Example:
+        >>> import ride_timm as rt
         >>> rt.train(rt.TrainConfig(data_dir='my_images', epochs=20))  # doctest: +SKIP
     """
     resolved, device = resolve.join_processes(resolve.start(config, command))
@@ -182,7 +184,7 @@ def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts:
     checkpoint = None if resumed is None else resumed.checkpoint
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    images = setup.data_config(config, model)
+    images = data_config(model, config.settings())
     criterion = None if stage.routed else setup.build_criterion(config, model, data.train.class_counts)
     task = stage.build_task(config, model, data, criterion, device)
     train_loader, val_loader = setup.build_loaders(config, data, device, images)

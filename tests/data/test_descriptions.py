@@ -7,8 +7,8 @@ import timm
 import torch
 from tiny_runs import CIFAR, train, write_images
 
-import ride_timm.predict
 import ride_timm.report
+from ride_timm.commands import predict
 from ride_timm.convert import save_folder
 from ride_timm.data.descriptions import label_descriptions, readable_label
 
@@ -54,9 +54,9 @@ def test_predict_and_report_show_them(tmp_path, capsys):
     run = train(data, tmp_path, 'run')
     image = str(data / 'val' / GOLDFISH / '0.png')
     capsys.readouterr()
-    assert ride_timm.predict.main([str(run), image, '--device', 'cpu']) == 0
+    assert predict.main([str(run), image, '--device', 'cpu']) == 0
     assert 'goldfish (n01443537)' in capsys.readouterr().out
-    assert ride_timm.predict.main([str(run), image, '--device', 'cpu', '--json']) == 0
+    assert predict.main([str(run), image, '--device', 'cpu', '--json']) == 0
     said = json.loads(capsys.readouterr().out)  # other programs get the names of the classes
     assert {vote['label'] for vote in said[0]['top']} == {GOLDFISH, 'n02012849', 'cat'}
     assert ride_timm.report.main([str(run), '--device', 'cpu', '--output', str(tmp_path / 'page.html')]) == 0

@@ -129,7 +129,7 @@ def precision(*options, groups=1, device='cpu'):
 
 def test_mixed_precision_can_be_refused(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(picks, '_cpu_has_bfloat16', lambda: True)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
     assert precision() == (True, True)
     assert '--amp (the hardware computes in bfloat16; else --no-amp)' in caplog.text
     caplog.clear()
@@ -139,10 +139,10 @@ def test_mixed_precision_can_be_refused(monkeypatch, caplog):
 
 
 def test_mixed_precision_only_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(picks, '_cpu_has_bfloat16', lambda: True)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
     assert precision(groups=4) == (False, True)  # depthwise convolutions, such as those of EfficientNet
     assert precision(groups=2) == (True, True)
-    monkeypatch.setattr(picks, '_cpu_has_bfloat16', lambda: False)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', list)
     assert precision() == (False, False)
 
 

@@ -1,7 +1,5 @@
 """How images are prepared for a network of other channels than the weights that its architecture is known for."""
 
-import argparse
-
 import pytest
 import timm
 import torch
@@ -11,14 +9,14 @@ import ride_timm  # noqa: F401  registers the networks
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import predict
-from ride_timm.engine.setup import data_config
+from ride_timm.inference.network import data_config
 
 
 @pytest.mark.parametrize(('channels', 'side'), [(1, None), (3, None), (1, 16)])
 def test_size_and_normalisation_have_the_channels_of_the_network(channels, side):
     net = timm.create_model('ride_resnet32_3e', in_chans=channels)
     known = net.pretrained_cfg
-    config = data_config(argparse.Namespace(in_chans=channels, img_size=side), net)
+    config = data_config(net, {'img_size': side})
     assert config['input_size'] == (channels, side or 32, side or 32)
     for key in ('mean', 'std'):
         wanted = known[key] if channels == 3 else (sum(known[key]) / 3,)

@@ -170,7 +170,7 @@ def test_layers_near_the_input_learn_less(data, tmp_path, plain):
 
 def test_the_later_stages_refuse_plain_weights(data, tmp_path, plain):
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
-    with pytest.raises(RideError, match=r'is a plain one|at least two'):
+    with pytest.raises(RideError, match=r'is a plain network|at least two'):
         train(data, tmp_path, 'run', '--stage', 'heads', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32)
 
 

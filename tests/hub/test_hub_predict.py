@@ -7,7 +7,7 @@ from published import CLASS_NAMES, NAME, REPO, make_weight
 from tiny_runs import write_images
 
 import ride_timm.validate as validation
-from ride_timm.predict import main as predict
+from ride_timm.commands.predict import main as predict
 from ride_timm.publish import main as publish
 
 
@@ -29,7 +29,7 @@ def test_every_form_of_a_model(hub, hub_login, data, tmp_path, capsys, options):
         assert predict([form, *argv]) == 0
         found[form] = json.loads(capsys.readouterr().out)
     if not options:  # by its registered name, which a process learns when it starts
-        code = f'from ride_timm.predict import main; main({[NAME, *argv]!r})'
+        code = f'from ride_timm.commands.predict import main; main({[NAME, *argv]!r})'
         found[NAME] = json.loads(hub.run_python(code, tmp_path, {'RIDE_TIMM_WEIGHTS': str(weight.parent)}))
     rows = found[str(weight)]
     assert all(other == rows for other in found.values())

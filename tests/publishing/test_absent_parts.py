@@ -11,8 +11,8 @@ import torch
 from weight_results import make_results
 
 from ride_timm.engine.loading import load_model
-from ride_timm.engine.setup import check_architecture
 from ride_timm.errors import RideError
+from ride_timm.inference.network import check_architecture
 from ride_timm.publish import main as publish
 from ride_timm.published import PretrainedError, published_weights, read_index, register_published
 from ride_timm.publishing.folder import save_folder

@@ -1,0 +1,1 @@
+"""Trained networks: where they come from, and what they need to know of their images."""

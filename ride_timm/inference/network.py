@@ -1,0 +1,84 @@
+"""What a network is asked for before it is there, and how its images are prepared."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.data import resolve_data_config
+from torch import nn
+
+from ride_timm.errors import RideError
+from ride_timm.hub import UnreachableError
+from ride_timm.published import figures_alone, published_weights
+
+__all__ = ['DATA_CONFIG_KEYS', 'check_architecture', 'data_config', 'is_fetched', 'unreachable']
+
+DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+def check_architecture(name: str) -> None:
+    """Raise a RideError with the closest name where timm knows no such architecture, or no such weights of it."""
+    bare = name.partition('.')[0]
+    if ':' in name:
+        return
+    if timm.is_model(bare):
+        _check_tag(name, bare)
+        return
+    close = difflib.get_close_matches(bare, timm.list_models(), n=1, cutoff=0.5)
+    hint = f', did you mean {close[0]}?' if close else '.'
+    raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
+
+
+def is_fetched(name: str) -> bool:
+    """Whether the weights of a registered name come from the Hub, or its cache."""
+    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(cfg is not None and cfg.hf_hub_id and not cfg.file)
+
+
+def unreachable(weights: str, model: str) -> UnreachableError:
+    """What to tell of weights to initialise from that cannot be fetched.
+
+    Args:
+        weights: Their name.
+        model: The architecture to train, which a file of them has to be given with.
+    """
+    return UnreachableError(
+        f'The weights {weights} are not in the cache and the Hugging Face Hub cannot be reached; connect once (without '
+        'HF_HUB_OFFLINE=1) to fill the cache, or fetch their model.safetensors on another machine and give that file: '
+        f'--init FILE --model {model}.'
+    )
+
+
+def data_config(model: nn.Module, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How a network's images are prepared: timm's data configuration, with the network's own number of channels.
+
+    Args:
+        model: Any timm model.
+        overrides: Options of a command; `img_size`, `mean`, `std`, `crop_pct` and `interpolation` count where set.
+    """
+    wanted = {key: (overrides or {}).get(key) for key in ('img_size', 'mean', 'std', 'crop_pct', 'interpolation')}
+    channels: Any = getattr(model, 'in_chans', None)
+    if channels:
+        wanted['in_chans'] = channels
+    found: dict[str, Any] = resolve_data_config({k: v for k, v in wanted.items() if v}, model=model)
+    channels = channels or found['input_size'][0]
+    if found['input_size'][0] != channels:  # timm takes the size of the weights that the architecture is known for
+        found['input_size'] = (channels, *found['input_size'][1:])
+    for key in ('mean', 'std'):
+        if len(found[key]) != channels:  # as timm's loader does it
+            found[key] = (sum(found[key]) / len(found[key]),) * channels
+    return found
+
+
+def _check_tag(name: str, architecture: str) -> None:
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # how timm says that the part behind the point is none of the architecture's
+        weight = published_weights().get(name)
+        if weight is not None and not weight.has_tensors:
+            raise RideError(figures_alone(weight)) from None
+        known = ', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none yet'
+        raise RideError(
+            f'There are no weights {name}; those of {architecture} are: {known}. Name one of them, or a file.'
+        ) from None

@@ -1,0 +1,89 @@
+"""What a network says of images, in one call: `ride_timm.predict`."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from PIL import Image
+from torch import nn
+
+from ride_timm.engine.loading import TrainedNet
+from ride_timm.engine.prediction import Prediction, Skipped
+from ride_timm.engine.prediction import predict as iterate
+from ride_timm.errors import RideError
+from ride_timm.evaluation.one_pass import in_eval_mode
+
+__all__ = ['Predictions', 'predict']
+
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image
+
+
+class Predictions(list[Prediction | Skipped]):
+    """One `Prediction` an image, or `Skipped` where it cannot be read, in order; prints as a line each."""
+
+    def __str__(self) -> str:
+        return '\n'.join(map(_line, self))
+
+
+def predict(
+    net: TrainedNet | nn.Module,
+    images: ImageLike | Sequence[ImageLike],
+    *,
+    top_k: int = 3,
+    threshold: float | None = None,
+    batch_size: int = 64,
+) -> Predictions:
+    """Say what is on images, prepared as an evaluation prepares them; computed where the network is.
+
+    Args:
+        net: Of `load` or `from_pretrained`, or any timm classifier.
+        images: Paths of files, Pillow images, or one of these.
+        top_k: How many classes to name, at most all.
+        threshold: Route with it. None: as the network does, which sends images through all experts unless
+            `set_routing` was called.
+        batch_size: Images a batch.
+
+    Returns:
+        A prediction for each image: the likeliest classes with their probabilities, what each expert says, and how many
+        experts the image passed. Of what cannot be read, why.
+
+    Raises:
+        RideError: Something is neither a path nor a Pillow image, or routing is asked for and there is no router.
+
+    Example:
+        >>> import timm, ride_timm as rt
+        >>> from PIL import Image
+        >>> model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=3)
+        >>> found = rt.predict(model, [Image.new('RGB', (40, 40)), 'no_such_file.jpg'])
+        >>> len(found[0].top), len(found[0].experts), found[1].path
+        (3, 3, 'no_such_file.jpg')
+    """
+    trained = net if isinstance(net, TrainedNet) else _as_trained(net)
+    given = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+    for image in given:
+        if not isinstance(image, (str, os.PathLike, Image.Image)):
+            raise RideError(f'A {type(image).__name__} was given to predict; give paths of files or Pillow images.')
+    model: Any = trained.model
+    if threshold is None:
+        threshold = getattr(model, 'routing_threshold', None)
+    elif getattr(model, 'router', None) is None:
+        raise RideError(f'threshold={threshold:g} was given and the network has no router; call train_router first.')
+    device = next(model.parameters()).device
+    paths = [image if isinstance(image, Image.Image) else os.fspath(image) for image in given]
+    with in_eval_mode(model):
+        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'batch_size': batch_size, 'device': device}
+        return Predictions(iterate(trained, paths, **options))
+
+
+def _as_trained(model: Any) -> TrainedNet:
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    names = tuple(cfg.get('label_names') or ())
+    return TrainedNet(model, str(cfg.get('architecture', '')), names if len(names) == model.num_classes else None, None)
+
+
+def _line(found: Prediction | Skipped) -> str:
+    if isinstance(found, Skipped):
+        return f'{found.path}: {found.reason}'
+    likeliest = ', '.join(f'{vote.label} {100 * vote.confidence:.1f} %' for vote in found.top)
+    votes = ', '.join('-' if vote is None else vote.label for vote in found.experts)
+    return f'{found.path}: {likeliest}' + (f' (experts: {votes})' if votes else '')
