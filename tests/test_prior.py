@@ -17,7 +17,6 @@ from ride_timm.commands.predict import main as predict
 from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
 from ride_timm.engine.loading import TrainedNet, load_model
-from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
 from ride_timm.prior import (
     apply_logit_adjustment,
@@ -27,6 +26,7 @@ from ride_timm.prior import (
     parse_prior,
     serve_prior,
 )
+from ride_timm.records.runs import read_per_class
 from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)

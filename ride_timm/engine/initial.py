@@ -15,7 +15,6 @@ from torch import nn
 from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.engine.loading import FILE_SUFFIXES, file_in_folder, load_model, load_trained
-from ride_timm.engine.provenance import read_run
 from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError
 from ride_timm.inference.network import DATA_CONFIG_KEYS, unreachable
@@ -24,6 +23,7 @@ from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts
 from ride_timm.published import SHARD_INDEX
 from ride_timm.records.kinds import CONFIG_SCHEMA
+from ride_timm.records.runs import read_run
 from ride_timm.records.schema import read_object
 from ride_timm.records.tensors import check_archive
 
@@ -123,7 +123,7 @@ def read_measured(run: Path) -> Initial:
     Raises:
         RideError: As `read_run` and `read_initial`.
     """
-    return read_initial(run / 'last.pth.tar', use_ema=is_averaged(read_run(run)['args']))
+    return read_initial(run / 'last.pth.tar', use_ema=is_averaged(read_run(run).args or {}))
 
 
 def reorder_experts(init: Initial, order: Sequence[int]) -> None:
