@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from ride_timm._compat import update_model_args
 from ride_timm.data.sources import known_names
-from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError
 from ride_timm.escaping import from_csv_cell
+from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
 from ride_timm.models import CosineLinear, count_experts
 
@@ -164,7 +164,7 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
     """Make a loaded network answer for the class frequencies that `--prior` names.
 
     Args:
-        trained: Of `load_model`; its model is changed, see `serve_prior`.
+        trained: Of `load`; its model is changed, see `serve_prior`.
         prior: As for `parse_prior`.
 
     Returns:
@@ -233,7 +233,7 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     """What is left to take out of a network's logits: `tau` is the whole, and its heads may hold a part already.
 
     Args:
-        trained: Of `load_model`.
+        trained: Of `load`.
         tau: How much of the training prior is to be taken out in all.
 
     Raises:
@@ -258,7 +258,7 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
     """Make a loaded network answer as `--logit-adjustment` asks.
 
     Args:
-        trained: Of `load_model`; its model is changed, see `logit_adjustment`.
+        trained: Of `load`; its model is changed, see `logit_adjustment`.
         tau: How much of the training prior is taken out in all, with what the heads hold already.
 
     Raises:
@@ -273,7 +273,7 @@ def apply_options(trained: TrainedNet, args: argparse.Namespace) -> tuple[float,
     """Make a loaded network answer as the options of `add_prior_option` ask.
 
     Args:
-        trained: Of `load_model`; its model is changed.
+        trained: Of `load`; its model is changed.
         args: With `prior` and `logit_adjustment`, of which one at most is given.
 
     Returns:

@@ -16,9 +16,9 @@ from tiny_runs import CIFAR, write_images
 from ride_timm.commands.predict import main as predict
 from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
-from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet, load
 from ride_timm.prior import (
     apply_logit_adjustment,
     apply_prior,
@@ -338,10 +338,10 @@ class TestValidate:
             build_parser().parse_args(['--model', f'local-dir:{folder}', '--data-dir', str(data), *options])
         )
         assert results['prior'] == {'target': options[1], 'frequencies': pytest.approx((0.8, 0.1, 0.1))}
-        trained = load_model(folder)
+        trained = load(folder)
         apply_prior(trained, options[1])
         images = torch.zeros(1, 3, 8, 8)
-        raw = load_model(folder).model.forward_experts(images).tolist()
+        raw = load(folder).model.forward_experts(images).tolist()
         close(trained.model(images), served_logits(raw, [3], (30, 6, 2), (0.0, 1.0, 2.0), (8, 1, 1)))
 
     def test_a_prior_that_rules_all_but_one_class_out_in_practice(self, data, folder, tmp_path):

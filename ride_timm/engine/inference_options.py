@@ -1,20 +1,23 @@
 """What the commands that ask a trained network share: which one, for which class frequencies, and computed where."""
 
 import argparse
+from typing import Any
 
 import torch
 
 __all__ = ['add_device_option', 'add_model_argument', 'add_prior_option', 'choose_device']
 
 
-def add_model_argument(parser: argparse.ArgumentParser) -> None:
+def add_model_argument(parser: argparse.ArgumentParser, dest: str = 'model', **more: Any) -> None:
     """Add MODEL.
 
     Args:
-        parser: Gets `model`, as `ride_timm.engine.loading.load_model` takes it.
+        parser: Gets the argument, as `ride_timm.load` takes it.
+        dest: Its name in the parsed arguments.
+        **more: Further arguments of `add_argument`.
     """
     parser.add_argument(
-        'model', metavar='MODEL',
+        dest, metavar='MODEL', **more,
         help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
     )  # fmt: skip
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ride_timm.cards.results import FORMAT, SEED_FIGURES, check_results
-from ride_timm.engine.initial import Initial
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
 from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.records.schema import OBJECT, check_record
 
 __all__ = ['run_results']
@@ -26,7 +26,7 @@ class _Run(NamedTuple):
     run: Mapping[str, Any]
 
 
-def run_results(folder: Path, trained: Initial, *, name: str, data_name: str, num_bytes: int) -> dict[str, Any]:
+def run_results(folder: Path, trained: TrainedNet, *, name: str, data_name: str, num_bytes: int) -> dict[str, Any]:
     """Turn the files of a run into a `results.json` of format 1.
 
     Args:
@@ -55,9 +55,9 @@ def run_results(folder: Path, trained: Initial, *, name: str, data_name: str, nu
     results = {
         'format': FORMAT,
         'name': name,
-        'architecture': trained.name.partition('.')[0],
+        'architecture': trained.architecture,
         'recipe': training[0]['recipe'],
-        'method': trained.ride.get('loss'),
+        'method': trained.about.get('loss'),
         'data': {
             'name': data_name,
             'num_classes': len(counts),

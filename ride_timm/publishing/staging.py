@@ -19,10 +19,10 @@ from ride_timm.cards.markdown import escape
 from ride_timm.cards.results import Results, images_name, read_json, read_results
 from ride_timm.convert import save_folder
 from ride_timm.engine.checkpoint import read_checkpoint, trained_with
-from ride_timm.engine.initial import read_measured
 from ride_timm.engine.provenance import read_run
 from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
 from ride_timm.publishing.run_results import run_results
 from ride_timm.publishing.shards import merge_shards
@@ -128,12 +128,12 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
         raise RideError(
             f'{checkpoint} is of another epoch than the figures in {run / _RESULTS}; finish the run with --resume auto.'
         )
-    trained = read_measured(run)
+    trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.ride))
+    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.about))
     data = data_name or _data_name(settings['args'])
-    name = _weight_name(trained.name.partition('.')[0], repo_id, f'{trained.ride.get("loss") or "ce"}_{data}')
+    name = _weight_name(trained.architecture, repo_id, f'{trained.about.get("loss") or "ce"}_{data}')
     num_bytes = (target / WEIGHTS).stat().st_size
     write_json(target / _RESULTS, run_results(run, trained, name=name, data_name=data, num_bytes=num_bytes))
     write_card(target)  # for its pictures
