@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ride_timm._compat import update_model_args
+from ride_timm._compat import get_forward_hooks, update_model_args
 from ride_timm.data.sources import known_names
 from ride_timm.errors import RideError
 from ride_timm.escaping import from_csv_cell
@@ -142,7 +142,7 @@ def _set_offset(model: nn.Module, offset: Tensor | None) -> None:
     if count_experts(model):
         net.set_logit_offset(offset)
         return
-    hooks = net._forward_hooks  # a copy of a plain network has its hook too, and no handle
+    hooks = get_forward_hooks(net)  # a copy of a plain network has its hook too, and no handle
     for key in [key for key, hook in hooks.items() if isinstance(hook, _Shift)]:
         del hooks[key]
     if offset is not None:

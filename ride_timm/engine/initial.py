@@ -14,7 +14,7 @@ from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError
 from ride_timm.inference.load import TrainedNet, is_name, load
 from ride_timm.inference.network import DATA_CONFIG_KEYS, unreachable
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts
 from ride_timm.records.tensors import check_archive
@@ -61,10 +61,10 @@ def read_initial(
             f'{text} holds the weights of a plain ResNet and does not say of which; add the --model that they are to '
             'seed, such as ride_resnet50_3e for those of a resnet50.'
         ) from None
-    seeds = not isinstance(found.model, MultiExpertNet) and str(model).startswith(('ride_', 'test_ride_'))
+    seeds = not count_experts(found.model) and str(model).startswith(('ride_', 'test_ride_'))
     if model and not path.is_file() and not seeds and model.partition('.')[0] != found.architecture:
         raise RideError(f'{text} is a {found.architecture} and --model is {model}; leave one of them out.')
-    if not path.exists() and not isinstance(found.model, MultiExpertNet):
+    if not path.exists() and not count_experts(found.model):
         found.class_names = found.class_counts = None  # other data have other labels: ImageNet's are no folder names
     return found
 
@@ -159,7 +159,7 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
     if stem is not None and stem.shape[1] != model.in_chans:
         state['conv1.weight'] = adapt_input_conv(model.in_chans, stem)
     try:
-        if isinstance(model, MultiExpertNet):
+        if count_experts(model):
             state = checkpoint_filter_fn(state, model)
         if not keep_heads:
             state = {key: value for key, value in state.items() if not _is_head(key, model)}
@@ -169,7 +169,7 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
         raise RideError(
             f'The weights of --init {init.source} do not fit the network ({misfit(error)}); keep its options.'
         ) from None
-    if isinstance(model, MultiExpertNet) and not isinstance(init.model, MultiExpertNet):
+    if count_experts(model) and not count_experts(init.model):
         perturb_experts(model.experts, noise, seed)
     known = init.model.pretrained_cfg
     model.pretrained_cfg.update({key: known[key] for key in DATA_CONFIG_KEYS if key in known})

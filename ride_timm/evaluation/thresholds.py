@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import ArrayLike
-from timm.models._input import update_model_args
 from torch import nn
 
+from ride_timm._compat import update_model_args
 from ride_timm.engine.sweep import THRESHOLDS, SweepRow
 from ride_timm.engine.sweep import choose_threshold as choose
 from ride_timm.errors import RideError

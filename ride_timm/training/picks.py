@@ -29,9 +29,6 @@ __all__ = ['from_images', 'from_network', 'hint', 'pick', 'replace', 'short_side
 
 _logger = logging.getLogger(__name__)
 
-VAL_FRACTION = 0.2
-"""Part of the training images to evaluate on where there are no others."""
-
 SAMPLE = 200
 """Images whose size is looked at."""
 

@@ -18,6 +18,7 @@ from timm.models import get_model_args
 from timm.utils import is_primary
 from timm.utils.distributed import init_distributed_device_so
 
+from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import has_eval_images
 from ride_timm.engine.inference_options import choose_device
@@ -30,7 +31,7 @@ from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
 from ride_timm.metrics import leading_accuracy
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
 from ride_timm.records.schema import shown
@@ -212,7 +213,7 @@ def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig
         config = config.but(dist_bn='')  # BatchNorm's statistics are frozen, and averaging would round them
     if init is None:
         return config
-    if not isinstance(init.model, MultiExpertNet):
+    if not count_experts(init.model):
         model = config.model or counterpart(init.architecture)
         if model.startswith(('ride_', 'test_ride_')):
             if not stage.first:
@@ -250,7 +251,7 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
     named = {'val_fraction', 'val_split'} & config.explicit
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
-        return picks.pick(config, 'val_fraction', picks.VAL_FRACTION, f'no images to evaluate on in {place}')
+        return picks.pick(config, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}')
     return config
 
 

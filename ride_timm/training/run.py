@@ -101,6 +101,7 @@ def train(config: TrainConfig, command: str | None = None) -> OrderedDict[str, f
         Interrupted: SIGTERM or SIGINT came; the step was finished.
 
     Example:
+        >>> import ride_timm as rt
         >>> rt.train(rt.TrainConfig(data_dir='my_images', epochs=20))  # doctest: +SKIP
     """
     resolved, device = resolve.join_processes(resolve.start(config, command))

@@ -18,7 +18,7 @@ from ride_timm.engine.run_data import HoldoutPlan, RunData, build_data, val_plan
 from ride_timm.engine.setup import build_model
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
-from ride_timm.models import MultiExpertNet
+from ride_timm.models import count_experts
 from ride_timm.options import flag
 from ride_timm.tasks import ExpertTask
 from ride_timm.training.config import ResolvedConfig
@@ -144,7 +144,7 @@ class Stage(ABC):
             RideError: The network cannot be created, or the weights do not fit it.
         """
         # a router belongs to heads and experts as they are, which the other stages change
-        several = init is not None and isinstance(init.model, MultiExpertNet)
+        several = init is not None and count_experts(init.model) > 0
         model = build_model(config, device, self.routed if several else None)
         if init is None:
             return model
