@@ -31,8 +31,8 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON); for '
-        'losses with a tau list',
+        help='answer for other class frequencies: uniform, train, or a JSON file {class name: frequency}; for losses '
+        'with a tau list',
     )  # fmt: skip
     group.add_argument(
         '--logit-adjustment', type=float, metavar='TAU',
