@@ -210,10 +210,10 @@ def test_files_that_are_no_checkpoints(data, tmp_path, fails, bad_files):
 
 def test_the_folder_of_a_run_stands_for_its_last_checkpoint(data, run, capsys):
     printed = []
-    for path in (run, run / 'last.pth.tar'):
-        assert main(['validate', '--checkpoint', str(path), '--data-dir', str(data), '--device', 'cpu']) == 0
+    for named in ([run], [run / 'last.pth.tar'], ['--checkpoint', run]):
+        assert main(['validate', *map(str, named), '--data-dir', str(data), '--device', 'cpu']) == 0
         printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1] != ''
+    assert printed[0] == printed[1] == printed[2] != ''
 
 
 def test_checkpoint_without_a_training_state(data, run, tmp_path, fails):
@@ -258,6 +258,8 @@ def test_a_moving_average_that_is_not_there(data, run, fails):
 
 def test_nothing_to_measure(data, fails):
     assert 'name a MODEL' in fails(['validate', '--data-dir', data])
+    assert '--model resnet18' in fails(['validate', '--model', 'resnet18', '--data-dir', data])  # it is untrained
+    assert '--checkpoint b' in fails(['validate', 'a', '--checkpoint', 'b', '--data-dir', data])
 
 
 # values

@@ -174,6 +174,11 @@ def test_the_later_stages_refuse_plain_weights(data, tmp_path, plain):
         train(data, tmp_path, 'run', '--stage', 'heads', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32)
 
 
+def test_published_weights_of_another_model(data, tmp_path, published):
+    with pytest.raises(RideError, match='--model is ride_resnet32_4e'):
+        train(data, tmp_path, 'run', '--init', NAME, '--model', 'ride_resnet32_4e')
+
+
 def test_a_name_that_nothing_has(data, tmp_path):
     with pytest.raises(RideError, match=r'There is no checkpoint .*, and no network of that name; give a run'):
         train(data, tmp_path, 'run', '--init', 'resnet9000.a1_in1k')
