@@ -6,7 +6,7 @@ that import registers the architectures while this module is half done.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +23,9 @@ from timm.task import ClassificationEvaluator
 from torch import Tensor, nn
 
 __all__ = [
-    'Evaluator', 'Float32Buffers', 'Reader', 'bfloat16_on_cpu', 'feature_take_indices', 'get_batches', 'get_inner',
-    'hand_over_path', 'make_blocks', 'mixup_target', 'quiet_shards', 'save_config_for_hf', 'set_batches',
-    'shard_names', 'update_model_args',
+    'Evaluator', 'Float32Buffers', 'Reader', 'bfloat16_on_cpu', 'feature_take_indices', 'get_batches',
+    'get_forward_hooks', 'get_inner', 'hand_over_path', 'make_blocks', 'mixup_target', 'quiet_shards',
+    'save_config_for_hf', 'set_batches', 'shard_names', 'update_model_args',
 ]  # fmt: skip
 
 
@@ -70,6 +70,11 @@ def get_inner(module: nn.Module) -> nn.Module | None:
     """What a module wraps: `torch.compile` keeps it as `_orig_mod`, DistributedDataParallel as `module`."""
     inner = getattr(module, '_orig_mod', None) or getattr(module, 'module', None)
     return inner if isinstance(inner, nn.Module) else None
+
+
+def get_forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
+    """The forward hooks of a module by handle, which PyTorch hands out only when they are registered."""
+    return module._forward_hooks
 
 
 def get_batches(loader: Any) -> Any:

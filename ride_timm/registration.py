@@ -31,9 +31,9 @@ def explained() -> Iterator[None]:
     except InstallationError:
         raise
     except Exception as error:  # a torchvision built for another torch fails with a RuntimeError
-        from .env import explain
+        from .env import find_problem
 
-        sentence = explain(error)
+        sentence = find_problem()
         if sentence is None:
             raise
         raise InstallationError(sentence) from error

@@ -101,6 +101,14 @@ def test_the_module_within_a_wrapper():
     assert _compat.get_inner(net) is None
 
 
+def test_a_hook_can_be_found_and_taken_off():
+    net = nn.Identity()
+    net.register_forward_hook(lambda module, inputs, output: output + 1)
+    assert net(torch.zeros(1)) == 1
+    _compat.get_forward_hooks(net).clear()
+    assert net(torch.zeros(1)) == 0
+
+
 def test_batches_of_a_loader():
     data = [(np.zeros((3, 4, 4), np.uint8), 0)] * 2
     loader = timm.data.create_loader(

@@ -18,11 +18,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ride_timm._compat import mixup_target
-from ride_timm.engine.divergence import describe_divergence
 from ride_timm.engine.graphed import GraphedStep
 from ride_timm.engine.interrupt import Interrupted, StopRequest
 from ride_timm.engine.logs import interactive
-from ride_timm.engine.memory import is_out_of_memory, largest_batch, out_of_memory_error
+from ride_timm.engine.memory import is_out_of_memory, out_of_memory_error
 from ride_timm.errors import RideError
 from ride_timm.tasks import ExpertTask
 
@@ -100,8 +99,6 @@ class _Batch:
 
     epoch: int
     index: int
-    images: torch.Tensor
-    target: torch.Tensor
     values: dict[str, float]
     gradient_norm: float
 
@@ -145,16 +142,16 @@ def train_epoch(trainer: Trainer, epoch: int) -> OrderedDict[str, float]:
         update = trainer.ends_step(index)
         found = _if_it_fits(partial(_backward, trainer, images, target, update, trainer.step_size(index)))
         if not found:
-            raise _too_large(trainer, images, target)
+            raise out_of_memory_error(images)
         (parts,) = found
         norm = _gradient_norm(parameters) if update and trainer.scaler is None else None
-        batch = _Batch(epoch, index, images, target, *_read(parts, norm))
+        batch = _Batch(epoch, index, *_read(parts, norm))
         bad = bad or (batch if batch.trouble else None)
         for name, value in batch.values.items():
             trainer.meters.setdefault(name, utils.AverageMeter()).update(value, len(images))
         count += len(images)
         if update and not _if_it_fits(partial(_finish_step, trainer, batch, bad)):
-            raise _too_large(trainer, images, target)
+            raise out_of_memory_error(images)
         _report(trainer, batch, shown)
     return _epoch_means(trainer, count, time.perf_counter() - start)
 
@@ -165,16 +162,15 @@ def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
     step = batch.epoch * trainer.updates_per_epoch + batch.index // trainer.accum_steps + 1
     trouble, signum = agree(trainer, bad.trouble if bad else 0, trainer.stop.signum)
     if trouble:
-        found = bad or batch
-        module: Any = trainer.task.get_trainable_module()
-        # in every process, since SyncBatchNorm waits for all in the forward pass that this makes
-        text = describe_divergence(
-            module, trainer.autocast, found.images, found.target, found.values, found.gradient_norm,
-            f'epoch {batch.epoch}, batch {found.index} (step {step}, lr {trainer.lr:.3g})',
-        )  # fmt: skip
         # a loss that is not finite in one process reaches the gradients of all
-        mine = bad is not None and bad.trouble == trouble
-        raise RideError(text if mine else f'Another process diverged in step {step}; its message says where.')
+        if bad is None or bad.trouble != trouble:
+            raise RideError(f'Another process diverged in step {step}; its message says where.')
+        loss = f'{bad.values["loss"]:g}'
+        what = f'The loss became {loss}' if bad.trouble == 2 else f'The gradients are not finite (loss {loss})'
+        raise RideError(
+            f'{what} at epoch {bad.epoch}, batch {bad.index} (step {step}, lr {trainer.lr:.3g}); no step was taken and '
+            'the last checkpoint is kept: lower --lr, or add --clip-grad 1.'
+        )
     _update(trainer)
     trainer.task.update_ema(step=step)
     if trainer.scheduler is not None:
@@ -211,24 +207,6 @@ def _if_it_fits(compute: Callable[[], _Result]) -> tuple[_Result] | tuple[()]:
         if not is_out_of_memory(error):
             raise
     return ()
-
-
-def _too_large(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> RideError:
-    """Which batch would fit, found by trying; the batch is never made smaller silently, for that changes the result."""
-
-    def attempt(batch: int) -> None:
-        trainer.optimizer.zero_grad()
-        with trainer.autocast():
-            result = trainer.task(images[:batch], target[:batch])
-        result['loss'].backward()
-        trainer.optimizer.step()  # its state takes memory too
-
-    for group in trainer.optimizer.param_groups:
-        group['lr'] = 0.0  # the attempts step, and the weights stay
-    if trainer.world_size > 1:  # the other processes would wait for this one's attempts
-        return out_of_memory_error(len(images), len(images) // 2 or None, images, trainer.accum_steps, tried=False)
-    fitting = largest_batch(attempt, len(images))
-    return out_of_memory_error(len(images), fitting, images, trainer.accum_steps)
 
 
 def _backward(

@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: evaluation cuts them by itself, training says which batch would fit."""
+"""Batches that do not fit into memory: evaluation cuts them by itself, training says what to do."""
 
 import gc
 import logging
@@ -9,7 +9,7 @@ import torch
 
 from ride_timm.errors import RideError
 
-__all__ = ['FittingForward', 'is_out_of_memory', 'largest_batch', 'out_of_memory_error']
+__all__ = ['FittingForward', 'is_out_of_memory', 'out_of_memory_error']
 
 _logger = logging.getLogger(__name__)
 
@@ -94,57 +94,17 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def largest_batch(attempt: Callable[[int], None], failed: int) -> int | None:
-    """The largest half, quarter, ... of a batch that an attempt gets through.
+def out_of_memory_error(images: torch.Tensor) -> RideError:
+    """The sentence for a training batch that does not fit; it is never made smaller silently, for that changes the run.
 
     Args:
-        attempt: Computes a step with so many images; raises where they do not fit.
-        failed: The batch that did not fit.
-
-    Returns:
-        The number of images, 2 or more since batch normalisation learns nothing from one; None if none fits.
-    """
-    batch = failed // 2
-    while batch > 1:
-        release_memory()
-        if _fits(attempt, batch):
-            return batch
-        batch //= 2
-    return None
-
-
-def _fits(attempt: Callable[[int], None], batch: int) -> bool:
-    try:
-        attempt(batch)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    return True
-
-
-def out_of_memory_error(
-    batch: int, fitting: int | None, images: torch.Tensor, accumulated: int = 1, tried: bool = True
-) -> RideError:
-    """The sentence for a training batch that does not fit.
-
-    Args:
-        batch: Images of the batch.
-        fitting: Images that do fit; None if no smaller batch does.
-        images: The batch, for its size and device.
-        accumulated: Batches a step, `--grad-accum-steps`.
-        tried: Whether `fitting` was tried.
-
-    Returns:
-        The error to raise.
+        images: The batch, shape (B, channels, H, W).
     """
     size = 'x'.join(map(str, images.shape[2:]))
-    found = f'A training batch of {batch} images of {size} pixels does not fit into the memory of {images.device}'
-    if fitting is None:
-        return RideError(f'{found}, and no smaller one does; use a smaller --img-size or --model.')
-    steps = accumulated * -(-batch // fitting)
-    does = 'does' if tried else 'may'
+    found = f'A training batch of {len(images)} images of {size} pixels does not fit into the memory of {images.device}'
+    half = len(images) // 2
+    if half < 2:  # batch normalisation learns nothing from one image
+        return RideError(f'{found}; use a smaller --img-size or --model.')
     return RideError(
-        f'{found}, and one of {fitting} {does}; use -b {fitting}, with --grad-accum-steps {steps} for as many images a '
-        'step, or add --grad-checkpointing or --amp.'
+        f'{found}; use -b {half}, with twice the --grad-accum-steps for as many images a step, or --grad-checkpointing.'
     )

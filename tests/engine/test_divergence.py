@@ -9,13 +9,11 @@ import torch
 from crash_tools import Killed, assert_same, assert_same_run, kill_at, load, options, rows, run_command
 from tiny_runs import write_images
 
-from ride_timm.engine import stages
-from ride_timm.engine.divergence import check_scale, check_weights, describe_divergence
+from ride_timm.engine.divergence import check_scale, check_weights
 from ride_timm.errors import RideError
 from ride_timm.losses import create_loss
-from ride_timm.tasks import HeadTask, RideTask, RouterTask
-
-EXPERTS = range(3)
+from ride_timm.tasks import RideTask
+from ride_timm.training.stages.base import Stage
 
 
 @pytest.fixture(scope='module')
@@ -25,14 +23,14 @@ def data(tmp_path_factory):
 
 def prepare_network(monkeypatch, change):
     """Let `change(network)` see the run's network before the training."""
-    build = stages.build_network
+    build = Stage.build_network
 
     def built(*args):
         network = build(*args)
         change(network)
         return network
 
-    monkeypatch.setattr(stages, 'build_network', built)
+    monkeypatch.setattr(Stage, 'build_network', built)
 
 
 def poison_logits(monkeypatch, experts, call, value=math.nan):
@@ -76,16 +74,11 @@ def error_of(capsys, command):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 @pytest.mark.parametrize('expert', [0, 2])
-def test_bad_logits_name_their_expert(data, tmp_path, monkeypatch, capsys, expert, value):
+def test_bad_logits_name_their_batch(data, tmp_path, monkeypatch, capsys, expert, value):
     poison_logits(monkeypatch, [expert], call=7, value=value)
     said = error_of(capsys, options(data, tmp_path, 'run'))
     assert 'epoch 1, batch 2 (step 8, lr ' in said
-    assert f'logits of expert {expert} are not finite' in said
-    assert not any(f'expert {k}' in said for k in EXPERTS if k != expert)
-    counts = re.search(r'class counts of the batch \{(.*?)\}', said)[1]
-    found = dict(map(int, pair.split(':')) for pair in counts.split(','))
-    assert sum(found.values()) == 8
-    assert set(found) <= {0, 1, 2}
+    assert f'The loss became {value:g}' in said or 'The loss became nan' in said
     lr = float(re.search(r'lr (\S+?)\)', said)[1])
     assert lr == pytest.approx(0.02 * (1 + math.cos(math.pi / 3)) / 2, rel=0.01)
     assert load(tmp_path / 'run/last.pth.tar')['epoch'] == 0
@@ -98,18 +91,16 @@ def test_going_on_after_the_cause_is_gone(data, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         poison_logits(patch, [0, 1], call=7)
         said = error_of(capsys, options(data, tmp_path, 'run'))
-    assert 'logits of expert 0 and expert 1 are not finite' in said
+    assert 'epoch 1, batch 2' in said
     assert run_command(options(data, tmp_path, 'run')) == 0
     assert_same_run(tmp_path / 'straight', tmp_path / 'run')
 
 
-@pytest.mark.parametrize(('part', 'name'), [('experts.1', 'expert 1'), ('layer1', 'the trunk')])
 @pytest.mark.parametrize('more', [[], ['--clip-grad', '1'], ['--grad-accum-steps', '2']], ids=' '.join)
-def test_bad_gradients(data, tmp_path, monkeypatch, capsys, part, name, more):
-    poison_gradient(monkeypatch, part, call=6)
+def test_bad_gradients(data, tmp_path, monkeypatch, capsys, more):
+    poison_gradient(monkeypatch, 'experts.1', call=6)
     said = error_of(capsys, options(data, tmp_path, 'run', *more))
-    assert 'The norm of the gradients became inf' in said
-    assert f'all logits are finite, gradients of {name} are not' in said
+    assert 'The gradients are not finite' in said
     assert load(tmp_path / 'run/last.pth.tar')['epoch'] == 0
 
 
@@ -117,13 +108,13 @@ def test_no_step_is_taken(data, tmp_path, monkeypatch):
     """The weights at the time of the error are those before the batch."""
     found = {}
     poison_logits(monkeypatch, [1], call=5)
-    seen = stages.build_network
+    seen = Stage.build_network
 
     def built(*args):
         found['network'] = seen(*args)
         return found['network']
 
-    monkeypatch.setattr(stages, 'build_network', built)
+    monkeypatch.setattr(Stage, 'build_network', built)
     assert run_command(options(data, tmp_path, 'run')) == 2
     saved = load(tmp_path / 'run/last.pth.tar')['state_dict']
     weights = {name: p.detach() for name, p in found['network'].named_parameters()}
@@ -136,12 +127,6 @@ def test_first_epoch_leaves_the_folder_free(data, tmp_path, monkeypatch, capsys)
         error_of(capsys, options(data, tmp_path, 'run', '--resume', ''))
     assert not (tmp_path / 'run/last.pth.tar').exists()
     assert run_command(options(data, tmp_path, 'run', '--resume', '')) == 0
-
-
-def test_mixed_labels_are_counted(data, tmp_path, monkeypatch, capsys):
-    poison_logits(monkeypatch, [0], call=2)
-    said = error_of(capsys, options(data, tmp_path, 'run', '--loss', 'ce', '--mixup', '0.5'))
-    assert re.search(r'class counts of the batch \{\d: [\d.]+', said)
 
 
 def overflow(monkeypatch, calls):
@@ -174,7 +159,6 @@ def test_float16_stops_for_a_bad_loss(data, tmp_path, monkeypatch, capsys):
     poison_logits(monkeypatch, [2], call=7)
     said = error_of(capsys, options(data, tmp_path, 'run', *HALF))
     assert 'epoch 1, batch 2 (step 8' in said
-    assert 'logits of expert 2 are not finite' in said
     assert load(tmp_path / 'run/last.pth.tar')['epoch'] == 0
 
 
@@ -239,29 +223,3 @@ def test_nan_is_never_the_best(data, tmp_path, monkeypatch, metric):
     assert load(tmp_path / 'run/model_best.pth.tar')['epoch'] == 1
     assert run_command(command) == 0
     assert load(tmp_path / 'run/model_best.pth.tar')['epoch'] == (1 if metric == 'loss' else 3)
-
-
-@pytest.mark.parametrize('make', ['experts', 'router', 'heads', 'plain'])
-def test_every_task_is_understood(make):
-    torch.manual_seed(0)
-    images, target = torch.randn(4, 3, 8, 8), torch.tensor([0, 2, 2, 2])
-    if make == 'plain':
-        net = timm.create_model('ride_resnet32_1e', num_classes=3, layers=(1, 1, 1))
-        task, bad, name = RideTask(net, create_loss('ce')), net.experts[0], 'the network'
-    else:
-        net = timm.create_model('test_ride_resnet_cifar_3e', num_classes=3, router=True)
-        tasks = {'experts': RideTask, 'heads': HeadTask}
-        task = RouterTask(net) if make == 'router' else tasks[make](net, create_loss('ce'))
-        bad, name = net.experts[1], 'expert 1'
-    bad.fc.weight.data.fill_(math.nan)
-    module = task.get_trainable_module().train()
-    said = describe_divergence(module, torch.no_grad, images, target, {'loss': math.nan}, 0.0, 'epoch 0')
-    assert said.startswith(f'The loss became nan at epoch 0: logits of {name} are not finite; class counts')
-    assert '{2: 3, 0: 1}' in said
-
-
-def test_many_classes_are_cut_short():
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 50))
-    target = torch.cat([torch.arange(50), torch.tensor([7, 7, 9])])
-    said = describe_divergence(net, torch.no_grad, torch.randn(53, 3, 1, 1), target, {'loss': math.inf}, 0.0, 'here')
-    assert '{7: 3, 9: 2, 0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 8: 1, and 40 more classes}' in said
