@@ -15,7 +15,6 @@ from timm.models._input import update_model_args
 from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.cli import guarded
-from ride_timm.convert import save_folder
 from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
 from ride_timm.engine.prediction import predict
 from ride_timm.engine.sweep import THRESHOLDS
@@ -25,6 +24,7 @@ from ride_timm.inference.load import load
 from ride_timm.metrics import ClassResult, expected_calibration_error, wilson_interval
 from ride_timm.pages import figures
 from ride_timm.pages.figures import draw_curves, read_curves, thumbnail
+from ride_timm.publishing.folder import save_folder
 from ride_timm.report import build_parser, main
 from ride_timm.reports.measure import agreement, reliability, worst_pairs
 from ride_timm.reports.page import Content, Example, render
