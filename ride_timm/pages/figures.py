@@ -24,8 +24,8 @@ from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Answers
+from ride_timm.pages.answers import reliability
 from ride_timm.records.results import ClassRow, Results, comparable
-from ride_timm.reports.measure import reliability
 
 __all__ = [
     'GREY', 'GROUP_COLOURS', 'as_bytes', 'draw_calibration', 'draw_curves', 'font_families', 'new_figure',
