@@ -8,28 +8,25 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ride_timm.data import guess_dataset, imbalance_factor
-from ride_timm.engine.data_options import add_form_options, check_form, data_name
+from ride_timm.data import imbalance_factor
+from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.options import DataForm, add_options, chosen, filled, flag, options_of
 from ride_timm.parser import Parser
 from ride_timm.surveys.survey import Side, Survey, survey
 from ride_timm.surveys.text import render
 
 __all__ = ['build_parser', 'main', 'to_json']
-
-_FLAGS = (
-    'dataset', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key', 'train_split', 'val_split',
-    'val_fraction', 'val_seed', 'imb_factor',
-)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,14 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         'status is 1 when a training would refuse the data.',
     )
     parser.add_argument('data_dir', nargs='?', metavar='DIR', help='as --data-dir of ride-timm train')
-    add_form_options(parser)
-    parser.add_argument('--train-split', default='train', metavar='NAME', help='training split (default: train)')
-    parser.add_argument('--val-split', default='val', metavar='NAME', help='evaluation split (default: val)')
-    parser.add_argument('--val-fraction', type=float, metavar='F', help='show what --val-fraction F would evaluate on')
-    parser.add_argument('--val-seed', type=int, default=0, metavar='N', help='another draw of them (default: 0)')
-    parser.add_argument(
-        '--imb-factor', type=float, metavar='N', help='cut the training images to this imbalance factor'
-    )
+    add_options(parser, DataForm, leave_out=('data_dir',))
     parser.add_argument('--counts-only', action='store_true', help='do not open the images')
     parser.add_argument('--all', action='store_true', help='list every class, and every example of what was found')
     parser.add_argument('--plot', metavar='FILE', help='draw the tail as a PNG (needs matplotlib)')
@@ -70,17 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     setup_logging()
-    _check(args)
-    found = _survey(args)
+    form = chosen(args, DataForm)
+    _check(args, form)
+    form, found = _survey(args, form)
     if args.json:
         print(json.dumps(to_json(found), indent=2))
     else:
-        _print(args, found)
+        _print(args, form, found)
     if args.plot and found.groups is not None:
         from ride_timm.surveys.plot import draw_tail
 
         with writing(args.plot, '--plot'):
-            draw_tail(found, args.plot, data_name(args))
+            draw_tail(found, args.plot, data_name(filled(form)))
         logging.getLogger(__name__).info(f'Plot written to {args.plot}')
     return 0 if found.trainable else 1
 
@@ -133,11 +124,11 @@ def _side(side: Side | None) -> dict[str, Any] | None:
     }
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, form: DataForm) -> None:
     """Refuse what would be no report at all."""
     check_values(vars(args))
-    check_form(args)
-    if args.data_dir and '/' not in args.dataset and not Path(args.data_dir).is_dir():
+    check_form(filled(form))
+    if args.data_dir and '/' not in (args.dataset or '') and not Path(args.data_dir).is_dir():
         if Path(args.data_dir).exists():
             raise RideError(f'{args.data_dir} is a file: give a folder of images, or --train-list with a list of them')
         raise RideError(f'the data folder {args.data_dir} does not exist: give a folder of images')
@@ -146,26 +137,25 @@ def _check(args: argparse.Namespace) -> None:
         raise RideError("matplotlib is not installed; run: pip install 'ride-timm[quickstart]', or leave --plot out.")
 
 
-def _survey(args: argparse.Namespace) -> Survey:
+def _survey(args: argparse.Namespace, form: DataForm) -> tuple[DataForm, Survey]:
     """Survey the data; a folder without class folders is taken for what its files are."""
+    options = {'counts_only': args.counts_only, 'threads': args.threads}
     with tqdm(unit='image', desc='Looking', disable=not interactive(), leave=False) as bar:
-        found = survey(args, bar.update)
-        form = guess_dataset(args.data_dir) if found.train is None and args.data_dir and not args.dataset else ''
-        # not where an archive merely lies beside folders that have an error of their own
-        if form and not args.train_list and any(f'add --dataset {form}' in each.text for each in found.findings):
-            args.dataset = form
-            found = survey(args, bar.update)
-    return found
+        found = survey(filled(form), bar.update, **options)
+        if found.train is None and found.dataset and not form.dataset and not form.train_list:
+            form = replace(form, dataset=found.dataset)
+            found = survey(filled(form), bar.update, **options)
+    return form, found
 
 
-def _print(args: argparse.Namespace, found: Survey) -> None:
+def _print(args: argparse.Namespace, form: DataForm, found: Survey) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     print(render(found, every_class=args.all, width=width, blocks=_shows_blocks()))
-    args.val_fraction = args.val_fraction or found.set_apart
     if found.trainable:
-        print(f'\nReady to train:\n  {_command(args)}')
+        form = replace(form, val_fraction=form.val_fraction or found.set_apart)
+        print(f'\nReady to train:\n  {_command(form)}')
     else:
-        print('\nA training would refuse this data; mend what is marked as error.')
+        print('\nTraining would fail on this data; fix the items marked "error".')
 
 
 def _shows_blocks() -> bool:
@@ -176,14 +166,13 @@ def _shows_blocks() -> bool:
     return True
 
 
-def _command(args: argparse.Namespace) -> str:
+def _command(form: DataForm) -> str:
     """The training on this data, with the options that were given here."""
-    defaults = vars(build_parser().parse_args([]))
-    words = ['ride-timm', 'train', *(('--data-dir', args.data_dir) if args.data_dir else ())]
-    for name in _FLAGS:
-        value = getattr(args, name)
-        if value != defaults[name]:
-            words += [f'--{name.replace("_", "-")}', f'{value:g}' if isinstance(value, float) else str(value)]
+    words = ['ride-timm', 'train']
+    for name, entry in options_of(DataForm).items():
+        value = getattr(form, name)
+        if value is not None and value != entry.default and name != 'dataset_download':
+            words += [flag(name), f'{value:g}' if isinstance(value, float) else str(value)]
     return shlex.join(words)
 
 

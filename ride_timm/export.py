@@ -21,8 +21,6 @@ from ride_timm.data.folders import find_split_folder
 from ride_timm.data.images import stored_range
 from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.files import check_folder
-from ride_timm.engine.initial import Initial, read_measured
-from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
 from ride_timm.engine.provenance import base_model, hub_datasets
@@ -31,6 +29,7 @@ from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.run_folder import checkpoints_in
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
 from ride_timm.parser import Parser
 from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
@@ -145,9 +144,9 @@ def export(args: argparse.Namespace) -> Results:
     check_folder(args.output, '--output')
     output = Path(args.output)
     name = output.resolve().name
-    trained = read_measured(Path(args.runs[-1]))
+    runs = [read_run(Path(run)) for run in args.runs]  # a run that is not finished has no results to say so
+    trained = load(args.runs[-1])
     _check(args, name, trained)
-    runs = [read_run(Path(run)) for run in args.runs]
     stages, first = [run.training[-1] for run in runs], runs[0].args or {}
     choices = _choices([Path(run) for run in args.choices], trained) if args.choices else None
     split = _open(args, trained)
@@ -162,9 +161,9 @@ def export(args: argparse.Namespace) -> Results:
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
-    about = trained_with(trained.ride)
+    about = trained_with(trained.about)
     if args.logit_adjustment is not None:
-        about['holdout'] = trained.ride.get('holdout')  # its router is still to be trained
+        about['holdout'] = trained.about.get('holdout')  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, about, dtype=dtype, with_tensors=not args.figures_only,
         max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),
@@ -173,9 +172,9 @@ def export(args: argparse.Namespace) -> Results:
     content = {
         'format': FORMAT,
         'name': name,
-        'architecture': trained.name.partition('.')[0],
+        'architecture': trained.architecture,
         'recipe': stages[0].recipe,
-        'method': trained.ride.get('loss'),
+        'method': trained.about.get('loss'),
         'data': {
             'name': args.data_name or Path(args.data_dir).resolve().name,
             'num_classes': len(counts),
@@ -204,8 +203,8 @@ def export(args: argparse.Namespace) -> Results:
     return results
 
 
-def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
-    architecture = trained.name.partition('.')[0]
+def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
+    architecture = trained.architecture
     if not re.fullmatch(rf'{re.escape(architecture)}\.\w+', name):
         raise RideError(
             f'--output {args.output} was given and {args.runs[-1]} trained {architecture}; name the folder '
@@ -234,10 +233,10 @@ def _check(args: argparse.Namespace, name: str, trained: Initial) -> None:
         raise RideError(f'--max-shard-size {args.max_shard_size:g} was given; it is a number of MiB above 0.')
 
 
-def _all_counts(run: Path, trained: Initial) -> tuple[int, ...]:
+def _all_counts(run: Path, trained: TrainedNet) -> tuple[int, ...]:
     """Training images of each class, with those that were held out: they make a class a frequent or a rare one."""
     assert trained.class_counts is not None
-    if not trained.ride.get('holdout'):
+    if not trained.about.get('holdout'):
         return trained.class_counts
     rows = sorted(read_per_class(run / 'per_class.csv'), key=lambda row: int(row['label']))  # of the held-out images
     if [row['name'] for row in rows] != list(trained.class_names or ()):
@@ -245,22 +244,21 @@ def _all_counts(run: Path, trained: Initial) -> tuple[int, ...]:
     return tuple(row['train_images'] + row['test_images'] for row in rows)
 
 
-def _fold(args: argparse.Namespace, trained: Initial, counts: Sequence[int]) -> None:
+def _fold(args: argparse.Namespace, trained: TrainedNet, counts: Sequence[int]) -> None:
     """Add the logit adjustment to the heads, and note it for later users, and what a router may be chosen on."""
     if getattr(trained.model, 'router', None) is not None:
         raise RideError(
             f'--logit-adjustment {args.logit_adjustment:g} was given and {args.runs[-1]} has a router, which knows the '
             'logits as they were; export the run of its experts, then train one with --stage router --init DIR.'
         )
-    loaded = TrainedNet(trained.model, args.runs[-1], trained.class_names, tuple(counts), trained.ride)
-    fold_logit_adjustment(trained.model, counts, remaining_adjustment(loaded, args.logit_adjustment))
-    trained.ride['logit_adjustment'] = args.logit_adjustment
+    fold_logit_adjustment(trained.model, counts, remaining_adjustment(trained, args.logit_adjustment))
+    trained.about['logit_adjustment'] = args.logit_adjustment
 
 
-def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:
+def _open(args: argparse.Namespace, trained: TrainedNet) -> DataSplit:
     assert trained.class_names is not None
     if (
-        trained.ride.get('val_part')
+        trained.about.get('val_part')
         and not args.dataset
         and find_split_folder(args.data_dir, 'val') == Path(args.data_dir)
     ):
@@ -271,13 +269,13 @@ def _open(args: argparse.Namespace, trained: Initial) -> DataSplit:
     split = open_eval_split(
         args.data_dir, args.dataset, class_names=trained.class_names, in_chans=trained.model.in_chans
     )  # fmt: skip
-    split.dataset.pixel_range = stored_range(trained.ride)
+    split.dataset.pixel_range = stored_range(trained.about)
     if len(split.targets) <= MAX_CHECKED:
         check_images(split)
     return split
 
 
-def _choices(runs: list[Path], trained: Initial) -> Choices:
+def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
     """Where the threshold comes from; it must be the one that the network routes with."""
     made = [read_run(run) for run in runs]
     last, own = made[-1], trained.model.router_threshold

@@ -259,3 +259,9 @@ class DataForm:
     train_split: str = option('train', DATA, 'training split', 'NAME')
     val_split: str = option('val', DATA, 'evaluation split', 'NAME')
     imb_factor: float | None = option(None, DATA, 'cut the training images to this imbalance factor', 'N')
+    val_fraction: float | None = option(
+        None, DATA,
+        'for data without evaluation images: evaluate on this fraction of every class and train on the rest (the same '
+        'images in every run and stage, whatever --seed; --holdout takes further ones, for choices)', 'F',
+    )  # fmt: skip
+    val_seed: int = option(0, DATA, 'seed of the --val-fraction split', 'N')

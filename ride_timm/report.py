@@ -25,7 +25,6 @@ from ride_timm.data import DataSplit, check_images
 from ride_timm.engine.data_options import add_form_options, check_form, data_name
 from ride_timm.engine.files import check_writable, write_whole, writing
 from ride_timm.engine.inference_options import add_device_option, choose_device
-from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
 from ride_timm.engine.run_data import MAX_CHECKED
@@ -34,6 +33,7 @@ from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split
+from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
 from ride_timm.pages.figures import (
     as_bytes,
@@ -129,7 +129,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     path = Path(args.output) if args.output else (run.folder or Path()) / 'report.html'
     check_writable(str(path), '--output')
     options = _data_options(args, run)
-    trained = load_model(args.run)
+    trained = load(args.run)
     split, counts = _open_images(options, run, trained)
     device = choose_device(args.device)
     model: Any = trained.model

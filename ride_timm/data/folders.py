@@ -16,6 +16,11 @@ from ride_timm.errors import RideError
 
 __all__ = ['find_split_folder', 'read_folder']
 
+
+class NoImagesError(RideError):
+    """A folder holds no image."""
+
+
 _logger = logging.getLogger(__name__)
 
 _USUAL = ('.jpg', '.png', '.tif', '.webp', '.bmp', '.ppm')
@@ -83,7 +88,7 @@ def read_folder(folder: Path) -> Source:
         raise RideError(f'the image {images[wrong]} lies {where}: expected {folder}/<class>/<image>, so move it{hint}')
     if not images:
         hint = f', and {len(others)} of types that Pillow does not read here, first {others[0]}' if others else ''
-        raise RideError(f'no image in {folder}{hint}: put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/')
+        raise NoImagesError(f'no image in {folder}{hint}: put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/')
     tell_others(folder, others)
     index = {name: i for i, name in enumerate(names)}
     labels = np.array([index[each[0]] for each in parts], dtype=np.int64)

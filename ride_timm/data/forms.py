@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ride_timm.data.folders import find_split_folder, read_folder
+from ride_timm.data.folders import NoImagesError, find_split_folder, read_folder
 from ride_timm.data.hugging_face import read_hugging_face
 from ride_timm.data.lists import read_class_names, read_list
 from ride_timm.data.shards import read_shards
@@ -11,6 +11,20 @@ from ride_timm.data.torch_sets import read_torchvision
 from ride_timm.errors import RideError
 
 __all__ = ['guess_dataset', 'open_source']
+
+
+class OtherFormError(RideError):
+    """A folder holds images in another form than it was opened as.
+
+    Args:
+        data_dir: The folder.
+        dataset: What `--dataset` opens it.
+    """
+
+    def __init__(self, data_dir: str | Path, dataset: str) -> None:
+        files = 'Parquet or Arrow' if dataset == 'hfds' else 'tar'
+        super().__init__(f'{data_dir} holds no class folders of images but {files} files: add --dataset {dataset}')
+        self.dataset = dataset
 
 
 def open_source(
@@ -92,13 +106,10 @@ def _open_folder(data_dir: str | Path, split: str) -> Source:
     folder = find_split_folder(data_dir, split)
     try:
         return read_folder(folder)
-    except RideError as error:
-        form = guess_dataset(data_dir) if 'no image in' in str(error) else ''
+    except NoImagesError as error:
+        form = guess_dataset(data_dir)
         if form:
-            files = 'Parquet or Arrow' if form == 'hfds' else 'tar'
-            raise RideError(
-                f'{data_dir} holds no class folders of images but {files} files: add --dataset {form}'
-            ) from error
+            raise OtherFormError(data_dir, form) from error
         raise
 
 

@@ -15,6 +15,9 @@ from ride_timm.errors import RideError
 
 __all__ = ['HeldOut', 'hold_out', 'holdout_rows', 'split_digest']
 
+VAL_FRACTION = 0.2
+"""Part of the training images to evaluate on where there are no others."""
+
 
 class HeldOut(NamedTuple):
     """A training set in two: `train` to train on, `held` to measure on, and the `digest` of the held-out images."""

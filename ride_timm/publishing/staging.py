@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 
 from ride_timm.convert import save_folder
 from ride_timm.engine.checkpoint import read_checkpoint, trained_with
-from ride_timm.engine.initial import read_measured
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets
 from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.pages.card import FIGURES, render_card, write_card
 from ride_timm.pages.markdown import escape
 from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
@@ -130,12 +130,12 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
         raise RideError(
             f'{checkpoint} is of another epoch than the results in {run / _RESULTS}; finish the run with --resume auto.'
         )
-    trained = read_measured(run)
+    trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.ride))
+    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.about))
     data = data_name or results.data.name
-    method = trained.ride.get('loss')
+    method = trained.about.get('loss')
     described = describe_network(trained.model, trained.model.pretrained_cfg['input_size'])
     network = replace(Network(**described), bytes=(target / WEIGHTS).stat().st_size)
     test = results.test

@@ -1,10 +1,9 @@
 """What a data set holds and what a training would make of it, found before anything is trained."""
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,14 @@ from ride_timm.data import (
     choose_groups,
     hold_out,
 )
+from ride_timm.data.forms import OtherFormError
+from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.data.scan import ImageFacts, find_repeats, scan_images
 from ride_timm.engine.data_options import has_eval_images, open_eval_source, open_train_source
 from ride_timm.engine.run_data import val_plan
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
-from ride_timm.training.picks import VAL_FRACTION
+from ride_timm.options import DataForm
 
 __all__ = ['Finding', 'Side', 'Survey', 'survey']
 
@@ -75,7 +76,8 @@ class Side:
 class Survey:
     """All that was found; sides and groups that could not be opened are None.
 
-    `set_apart` is the fraction of the training images that stand in for evaluation images without being asked for.
+    `set_apart` is the fraction of the training images that stand in for evaluation images without being asked for,
+    `dataset` what opens images that are stored in another form than the options say.
     """
 
     form: str
@@ -85,7 +87,14 @@ class Survey:
     groups: GroupChoice | None = None
     looked: bool = False
     set_apart: float | None = None
+    dataset: str | None = None
     findings: list[Finding] = field(default_factory=list)
+
+    def add_error(self, error: RideError) -> None:
+        """Note what a training would refuse."""
+        self.findings.append(Finding(ERROR, str(error)))
+        if isinstance(error, OtherFormError):
+            self.dataset = error.dataset
 
     @property
     def trainable(self) -> bool:
@@ -93,45 +102,48 @@ class Survey:
         return all(finding.level != ERROR for finding in self.findings)
 
 
-def survey(args: argparse.Namespace, progress: Callable[[int], object] | None = None) -> Survey:
+def survey(
+    form: DataForm, progress: Callable[[int], object] | None = None, *, counts_only: bool = False, threads: int = 4
+) -> Survey:
     """Open the data as a training would, and look at every image.
 
     Args:
-        args: With the options of `add_form_options`, `data_dir`, `train_split`, `val_split`, `val_fraction`,
-            `val_seed`, `imb_factor`, `counts_only` and `threads`.
+        form: Where the images are and what form they have.
         progress: Called with numbers of images looked at.
+        counts_only: Do not open the images.
+        threads: Threads that read images.
 
     Returns:
         What was found; whatever a training would refuse is an error among the findings.
     """
-    found = Survey(_form(args), f'{args.data_dir.rstrip(os.sep)}{os.sep}' if args.data_dir else '')
-    if args.val_fraction is None and not has_eval_images(args, args.val_split):
+    found = Survey(_form(form), f'{form.data_dir.rstrip(os.sep)}{os.sep}' if form.data_dir else '')
+    if form.val_fraction is None and not has_eval_images(form, form.val_split):
         found.set_apart = VAL_FRACTION
-        args = argparse.Namespace(**{**vars(args), 'val_fraction': VAL_FRACTION})
-    train = _open_sides(args, found)
+        form = replace(form, val_fraction=VAL_FRACTION)
+    train = _open_sides(form, found)
     if found.train is not None:
         _check_classes(found, train)
-    if not args.counts_only:
+    if not counts_only:
         for side in filter(None, (found.train, found.val)):
-            side.facts = scan_images(side.images, args.threads, progress)
+            side.facts = scan_images(side.images, threads, progress)
         found.looked = True
         _check_files(found)
         _check_repeats(found)
     return found
 
 
-def _open_sides(args: argparse.Namespace, found: Survey) -> DataSplit | None:
+def _open_sides(form: DataForm, found: Survey) -> DataSplit | None:
     """Open both sides as they are stored, and label them as a training does; returns the training images if it can."""
     try:
-        plan = val_plan(args)
-        source = open_train_source(args)
+        plan = val_plan(form)
+        source = open_train_source(form)
     except RideError as error:
-        found.findings.append(Finding(ERROR, str(error)))
+        found.add_error(error)
         return None
     found.train = _side(source, found.root)
     train, val = None, None
     try:
-        train = as_train_split(source, imb_factor=args.imb_factor)
+        train = as_train_split(source, imb_factor=form.imb_factor)
         found.train = _labelled(train, found.root)
         if plan is not None:
             train, val, _ = hold_out(train, plan.fraction, plan.seed, '--val-fraction')
@@ -139,20 +151,20 @@ def _open_sides(args: argparse.Namespace, found: Survey) -> DataSplit | None:
             if found.set_apart:
                 found.findings.append(Finding(WARNING, _SET_APART))
     except RideError as error:
-        found.findings.append(Finding(ERROR, str(error)))
+        found.add_error(error)
     if plan is None:
-        val = _open_val(args, found, source, train)
+        val = _open_val(form, found, source, train)
     if train is not None and val is not None:
         try:
             check_apart(train, val)
         except RideError as error:
-            found.findings.append(Finding(ERROR, str(error)))
+            found.add_error(error)
     return train
 
 
-def _open_val(args: argparse.Namespace, found: Survey, train: Source, split: DataSplit | None) -> DataSplit | None:
+def _open_val(form: DataForm, found: Survey, train: Source, split: DataSplit | None) -> DataSplit | None:
     try:
-        source = open_eval_source(args, args.val_split)
+        source = open_eval_source(form, form.val_split)
         found.val = _side(source, found.root)
         # in the training's own order, also where that could not be made
         names = split.class_names if split is not None else train.names
@@ -160,7 +172,7 @@ def _open_val(args: argparse.Namespace, found: Survey, train: Source, split: Dat
         found.val = _labelled(val, found.root)
         return val
     except RideError as error:
-        found.findings.append(Finding(ERROR, str(error)))
+        found.add_error(error)
         return None
 
 
@@ -173,12 +185,12 @@ def _labelled(split: DataSplit, root: str) -> Side:
     return Side(split.source, split.dataset, split.class_names, split.targets, root)
 
 
-def _form(args: argparse.Namespace) -> str:
+def _form(form: DataForm) -> str:
     """What form the data has, in words."""
-    if args.train_list:
-        return 'lists of images' if args.val_list else 'a list of images'
+    if form.train_list:
+        return 'lists of images' if form.val_list else 'a list of images'
     known = {'torch': 'torchvision', 'hfds': 'Hugging Face dataset', 'wds': 'webdataset shards'}
-    return known.get(args.dataset.partition('/')[0].lower(), 'image folders')
+    return known.get(form.dataset.partition('/')[0].lower(), 'image folders')
 
 
 def _check_classes(found: Survey, train: DataSplit | None) -> None:

@@ -82,12 +82,6 @@ class TrainConfig(DataForm):
     distill_weight: float = option(1.0, STAGE, 'weight of the distillation loss', 'W')
     distill_temperature: float = option(1.5, STAGE, 'softmax temperature of the distillation loss', 'T')
 
-    val_fraction: float | None = option(
-        None, DATA,
-        'for data without evaluation images: evaluate on this fraction of every class and train on the rest (the same '
-        'images in every run and stage, whatever --seed; --holdout takes further ones, for choices)', 'F',
-    )  # fmt: skip
-    val_seed: int = option(0, DATA, 'seed of the --val-fraction split', 'N')
     workers: int | None = option(None, DATA, 'data loading processes (default: by image size)', 'N', flags=('-j',))
     pin_mem: bool = option(False, DATA, 'pin host memory for faster copies to a GPU')
     data_on_device: bool = option(

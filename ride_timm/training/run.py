@@ -23,7 +23,6 @@ from ride_timm.engine.averaging import average_epoch, setup_average
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.divergence import check_scale, check_weights
 from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
-from ride_timm.engine.initial import Initial
 from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
 from ride_timm.engine.logs import clock, interactive
 from ride_timm.engine.loop import Trainer, agree, train_epoch
@@ -38,6 +37,7 @@ from ride_timm.engine.sweep import THRESHOLDS, format_sweep, write_sweep
 from ride_timm.engine.trackers import Tracker
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import Measured, measure
+from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
 from ride_timm.metrics import ClassResult, LongTailEvaluator
 from ride_timm.models import count_experts
@@ -75,7 +75,7 @@ class Parts(NamedTuple):
     """What a run is built of, once its options are settled."""
 
     stage: Stage
-    init: Initial | None
+    init: TrainedNet | None
     data: RunData
     model: Any
     folder: Path

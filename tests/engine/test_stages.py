@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import pickle
-from argparse import Namespace
 
 import pytest
 import torch
@@ -12,10 +11,10 @@ from safetensors.torch import save_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.loading import load_trained
 from ride_timm.engine.loop import train_epoch
 from ride_timm.engine.sweep import THRESHOLDS, choose_threshold
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.validate import main as validate
 
 MODEL = ('--model', CIFAR)
@@ -50,7 +49,7 @@ def fails(words, *arguments):
 
 
 def loaded(path):
-    return load_trained(Namespace(checkpoint=str(path), model=None, use_ema=False, num_classes=None, model_kwargs={}))
+    return load(path, use_ema=False)
 
 
 def same(one, other, keep=lambda name: True):

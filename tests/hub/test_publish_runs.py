@@ -11,8 +11,8 @@ from published import UPLOADED, images
 from safetensors.torch import load
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
-from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load as load_network
 from ride_timm.publish import main
 
 REPO = f'me/{CIFAR}.mine'
@@ -52,7 +52,7 @@ def accuracies(folder):
 def test_a_routers_run(hub, hub_login, runs):
     publish(runs / 'A-router')
     assert list(hub.files(REPO)) == UPLOADED
-    trained = load_model(runs / 'A-router').model
+    trained = load_network(runs / 'A-router').model
     net = timm.create_model(f'hf-hub:{REPO}', pretrained=True).eval()
     with torch.inference_mode():
         assert torch.equal(net(images()), trained(images()))
@@ -127,7 +127,7 @@ def test_a_network_of_timm(hub, hub_login, runs):
     assert (results['network']['num_experts'], results['network']['gmacs_by_experts']) == (1, None)
     net = timm.create_model('hf-hub:me/plain', pretrained=True).eval()
     with torch.inference_mode():
-        assert torch.equal(net(images()), load_model(runs / 'plain').model(images()))
+        assert torch.equal(net(images()), load_network(runs / 'plain').model(images()))
 
 
 def test_an_unfinished_run(hub, hub_login, runs, tmp_path):
