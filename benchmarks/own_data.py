@@ -18,10 +18,11 @@ from typing import Any
 
 from ride_timm.commands.train import main as train
 from ride_timm.data import GROUP_NAMES
-from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import Prediction, predict
-from ride_timm.engine.results import environment, read_per_class, write_json
+from ride_timm.engine.results import environment, write_json
+from ride_timm.inference.load import load
 from ride_timm.quickstart import write_digits
+from ride_timm.records.runs import read_per_class
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
 
@@ -64,7 +65,7 @@ def mistakes(folder: Path, data: Path) -> dict[str, dict[str, float]]:
     files = [str(path) for path in sorted((data / 'val').glob('*/*'))]
     counts: dict[str, dict[str, int]] = {name: dict.fromkeys(GROUP_NAMES, 0) for name in GROUP_NAMES}
     totals = dict.fromkeys(GROUP_NAMES, 0)
-    for found in predict(load_model(folder), files, top_k=1):
+    for found in predict(load(folder), files, top_k=1):
         assert isinstance(found, Prediction)
         true, answer = Path(found.path).parent.name, found.top[0].label
         totals[group[true]] += 1

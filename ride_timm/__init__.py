@@ -22,10 +22,10 @@ if _TYPE_CHECKING:
     from . import models as models
     from . import tasks as tasks
     from .data.counts import class_counts as class_counts
-    from .engine.loading import load_model as load
     from .engine.router_stage import train_router as train_router
     from .evaluation.scores import evaluate as evaluate
     from .evaluation.thresholds import choose_threshold as choose_threshold
+    from .inference.load import load as load
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
     from .prior import logit_adjustment as logit_adjustment
@@ -65,7 +65,7 @@ _FUNCTIONS = {
     'class_counts': 'data.counts:class_counts',
     'create_loss': 'losses.factory:create_loss',
     'evaluate': 'evaluation.scores:evaluate',
-    'load': 'engine.loading:load_model',
+    'load': 'inference.load:load',
     'logit_adjustment': 'prior:logit_adjustment',
     'predict': 'inference.predict:predict',
     'train': 'training.run:train',
@@ -125,7 +125,7 @@ def from_pretrained(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 100])
     """
-    from .engine.loading import load_model
+    from .inference.load import load as load_network
 
     hub: dict[str, _Any] = {'cache_dir': cache_dir, 'token': token, 'sha256': sha256}
-    return load_model(source, num_classes=num_classes, model_kwargs=model_kwargs, **hub).model
+    return load_network(source, num_classes=num_classes, model_kwargs=model_kwargs, **hub).model

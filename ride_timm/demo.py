@@ -5,7 +5,7 @@ why. The slider sets the routing threshold and answers anew. Images are prepared
 both say the same. The page is served on this machine alone unless `--host` opens it, and loads nothing from elsewhere.
 It answers only where it is called by an IP address, `localhost`, the name of this machine or that of `--host`, takes
 files of up to 50 MB, and removes each an hour later and all of them at the end.
-In Python: `build_demo(load_model(MODEL)).launch()`.
+In Python: `build_demo(load(MODEL)).launch()`.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
 from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
-from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError, one_line
+from ride_timm.inference.load import TrainedNet, load
 from ride_timm.models import count_experts
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
@@ -102,7 +102,7 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
     examples = find_images(args.examples, None)
     if examples.problems:
         raise RideError(f'--examples: {examples.problems[0]}.')
-    trained = load_model(args.model)
+    trained = load(args.model)
     channels = int(getattr(trained.model, 'in_chans', 3))
     if channels not in (1, 3):
         raise RideError(
@@ -129,7 +129,7 @@ def build_demo(
     """The page, not yet served.
 
     Args:
-        trained: Of `ride_timm.engine.loading.load_model`; `ride_timm.prior.apply_prior` may have changed it.
+        trained: Of `ride_timm.load`; `ride_timm.prior.apply_prior` may have changed it.
         title: The heading; None means the network's name.
         top_k: How many classes the answer names, at most all.
         threshold: Where the slider begins, in [0, 1]; None means the network's own. Only with a router.

@@ -18,11 +18,7 @@ with 1 - tau, up to a constant.
 """
 
 import argparse
-import csv
-import difflib
-import json
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +28,11 @@ from torch import Tensor, nn
 
 from ride_timm._compat import get_forward_hooks, update_model_args
 from ride_timm.data.sources import known_names
-from ride_timm.engine.loading import TrainedNet
 from ride_timm.errors import RideError
-from ride_timm.escaping import from_csv_cell
+from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
 from ride_timm.models import CosineLinear, count_experts
+from ride_timm.records.schema import check_record, number, read_object
 
 __all__ = [
     'apply_logit_adjustment',
@@ -49,8 +45,6 @@ __all__ = [
     'remaining_adjustment',
     'serve_prior',
 ]
-
-_LARGEST = sys.float_info.max
 
 
 def correct_prior(
@@ -164,7 +158,7 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
     """Make a loaded network answer for the class frequencies that `--prior` names.
 
     Args:
-        trained: Of `load_model`; its model is changed, see `serve_prior`.
+        trained: Of `load`; its model is changed, see `serve_prior`.
         prior: As for `parse_prior`.
 
     Returns:
@@ -233,7 +227,7 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     """What is left to take out of a network's logits: `tau` is the whole, and its heads may hold a part already.
 
     Args:
-        trained: Of `load_model`.
+        trained: Of `load`.
         tau: How much of the training prior is to be taken out in all.
 
     Raises:
@@ -258,7 +252,7 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
     """Make a loaded network answer as `--logit-adjustment` asks.
 
     Args:
-        trained: Of `load_model`; its model is changed, see `logit_adjustment`.
+        trained: Of `load`; its model is changed, see `logit_adjustment`.
         tau: How much of the training prior is taken out in all, with what the heads hold already.
 
     Raises:
@@ -273,7 +267,7 @@ def apply_options(trained: TrainedNet, args: argparse.Namespace) -> tuple[float,
     """Make a loaded network answer as the options of `add_prior_option` ask.
 
     Args:
-        trained: Of `load_model`; its model is changed.
+        trained: Of `load`; its model is changed.
         args: With `prior` and `logit_adjustment`, of which one at most is given.
 
     Returns:
@@ -291,9 +285,8 @@ def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts
     """Read class frequencies.
 
     Args:
-        text: `uniform`; `train` for those of the training images; or a file of one positive weight for every class and
-            no other: JSON (`.json`) with an object of class name -> weight, else CSV in UTF-8 with the rows
-            `class name,weight`, a heading allowed. A file called `train` is `./train`.
+        text: `uniform`; `train` for those of the training images; or a JSON file with an object of class name ->
+            frequency, of any sum, that names every class. A file called `train` is `./train`.
         class_names: C names in label order.
         class_counts: Training images per class, shape (C,).
 
@@ -301,92 +294,22 @@ def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts
         C frequencies in label order, of sum 1.
 
     Raises:
-        RideError: The file cannot be read, or does not give every class a positive weight.
+        RideError: The file cannot be read, or does not give every class a frequency from 1e-30 to 1e30.
     """
     if text == 'uniform':
         return (1.0 / len(class_names),) * len(class_names)
     if text == 'train':
         return tuple(class_prior(class_counts).tolist())
-    weights = _by_class(text, _read_file(text, class_names), class_names)
-    largest = max(weights)
-    shares = [weight / largest for weight in weights]  # the sum of huge weights would overflow
-    if min(shares) < 1e-30:
-        raise RideError(f'{text} has weights from {min(weights):g} to {largest:g}; give some that are less far apart.')
-    total = math.fsum(shares)
-    return tuple(share / total for share in shares)
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """Names and weights as they stand in a file, repetitions too; JSON's objects become one, its lists do not."""
-
-
-def _read_file(text: str, class_names: Sequence[str]) -> _Pairs:
-    path = Path(text)
-    if not path.is_file():
-        raise RideError(f'--prior {text} was given and there is no such file; give uniform, train, a CSV or JSON file.')
-    try:
-        with path.open(encoding='utf-8-sig', newline='') as file:
-            if path.suffix.lower() == '.json':
-                pairs: Any = json.load(file, object_pairs_hook=_Pairs)
-            else:
-                pairs = _read_rows(text, file, class_names)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:  # errors of UTF-8 and of JSON are ValueErrors
-        reason = ' '.join(str(error).split())
-        raise RideError(f'{text} cannot be read ({reason}); write CSV or JSON in UTF-8.') from error
-    if not isinstance(pairs, _Pairs):
-        raise RideError(f'{text} holds no JSON object; write one of class name -> weight.')
-    return pairs
-
-
-def _read_rows(text: str, file: Iterable[str], class_names: Sequence[str]) -> _Pairs:
-    pairs = _Pairs()
-    reader = csv.reader(file)
-    for row in reader:
-        if row and len(row) != 2:
-            raise RideError(
-                f'{text} has {len(row)} fields in line {reader.line_num}; write `class name,weight`, with a name that '
-                'holds a comma in double quotes.'
-            )
-        if row:
-            pairs.append((from_csv_cell(row[0]), _number(row[1])))
-    if pairs and isinstance(pairs[0][1], str) and pairs[0][0] not in class_names:  # a heading
-        del pairs[0]
-    return pairs
-
-
-def _number(cell: str) -> float | str:
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
-
-
-def _by_class(text: str, pairs: _Pairs, class_names: Sequence[str]) -> list[float]:
-    """One weight a class, in label order."""
+    if not Path(text).is_file():
+        raise RideError(f'--prior {text} was given and there is no such file; give uniform, train or a JSON file.')
     known = set(class_names)
     if len(known) < len(class_names):
-        raise RideError(
-            f'{text} cannot tell classes of one name apart, and the network has such; use uniform or train.'
-        )
-    weights: dict[str, float] = {}
-    names = known_names([name for name, _ in pairs], class_names)
-    for name, (_, weight) in zip(names, pairs, strict=True):
-        if name not in known:
-            near = difflib.get_close_matches(name, class_names, 1)
-            raise RideError(
-                f'{text} names the class "{name}", which the network does not have'
-                f'{f" (nearest: {near[0]})" if near else ""}; give its {len(class_names)} classes and no other.'
-            )
-        if name in weights:
-            raise RideError(f'{text} names the class "{name}" twice; give every class one weight.')
-        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not number or not 0 < weight <= _LARGEST:
-            raise RideError(f'{text} gives the class "{name}" the weight {weight!r}; it must be a number above 0.')
-        weights[name] = float(weight)
-    missing = [name for name in class_names if name not in weights]
-    if missing:
-        raise RideError(
-            f'{text} lacks {len(missing)} of the {len(class_names)} classes, first "{missing[0]}"; give every class a '
-            'weight above 0.'
-        )
-    return [weights[name] for name in class_names]
+        raise RideError(f'--prior {text} cannot tell classes of one name apart; give uniform or train.')
+    found = read_object(Path(text))
+    found = dict(zip(known_names(list(found), class_names), found.values(), strict=True))
+    unknown = next((name for name in found if name not in known), None)
+    if unknown is not None:
+        raise RideError(f'{text} names the class "{unknown}", which the network does not have; give its classes alone.')
+    check_record(found, dict.fromkeys(class_names, number(1e-30, 1e30)), text, needed=tuple(class_names))
+    total = math.fsum(found.values())
+    return tuple(found[name] / total for name in class_names)

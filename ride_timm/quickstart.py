@@ -27,13 +27,13 @@ from ride_timm.data import (
     open_eval_split,
     open_train_split,
 )
-from ride_timm.engine.loading import load_trained
 from ride_timm.engine.results import environment, write_json
 from ride_timm.engine.router_stage import train_router
-from ride_timm.engine.run_folder import LAST, checkpoints_in, locked
+from ride_timm.engine.run_folder import checkpoints_in, locked
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure
+from ride_timm.inference.load import load
 from ride_timm.inference.network import DATA_CONFIG_KEYS
 from ride_timm.metrics import ClassResult
 from ride_timm.parser import Parser
@@ -154,9 +154,7 @@ def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: 
     ])  # fmt: skip
     if stopped:  # by Ctrl-C
         raise SystemExit(stopped)
-    options = argparse.Namespace(checkpoint=str(folder / name / LAST), model=None)
-    vars(options).update(use_ema=False, num_classes=None, model_kwargs={})
-    net = load_trained(options).model
+    net = load(folder / name).model
     train, val, loader = _val_loader(folder, net)
     found = measure(net, loader, train.class_counts, class_names=val.class_names)
     return Measured(net, found.metrics, found.per_class)

@@ -16,15 +16,15 @@ from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.images import stored_range
 from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.files import check_writable, writing
-from ride_timm.engine.inference_options import add_device_option, add_prior_option, choose_device
-from ride_timm.engine.loading import TrainedNet, load_trained
+from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
-from ride_timm.inference.network import data_config
+from ride_timm.inference.load import TrainedNet, load
+from ride_timm.inference.network import check_architecture, data_config
 from ride_timm.options import KeyValues
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
@@ -37,17 +37,16 @@ _logger = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm validate`."""
     parser = Parser(prog='ride-timm validate', description='Measure a trained network on images it has not seen.')
-    parser.add_argument('--model', metavar='NAME', help="architecture, 'local-dir:DIR' or 'hf-hub:ORG/NAME'")
-    parser.add_argument(
-        '--checkpoint', metavar='FILE', help='last.pth.tar, model_best.pth.tar, model.safetensors, or a folder of these'
-    )
-    parser.add_argument('--pretrained', action='store_true', help='the published weights')
+    add_model_argument(parser, 'source', nargs='?')
+    parser.add_argument('--model', metavar='NAME', help='architecture of a file that does not name its own')
+    parser.add_argument('--checkpoint', metavar='FILE', help='the same as MODEL')
+    parser.add_argument('--pretrained', action='store_true', help='with --model alone: its pretrained weights')
     parser.add_argument(
         '--use-ema',
         action='store_true',
         help="the moving average in the checkpoint (of a run's folder it is taken anyway)",
     )
-    parser.add_argument('--num-classes', type=int, metavar='N')
+    parser.add_argument('--num-classes', type=int, metavar='N', help='refuse a network of another number of classes')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')
     add_form_options(parser)
@@ -128,7 +127,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     for name in ('results_file', 'per_class_file'):
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = choose_device(args.device)
-    trained = load_trained(args)
+    trained = _load(args)
     prior = apply_options(trained, args)
     args.in_chans = trained.model.in_chans
     split, counts = open_images(args, trained)
@@ -138,7 +137,9 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
     config = data_config(model, vars(args))
-    results: OrderedDict[str, Any] = OrderedDict(model=trained.name, checkpoint=args.checkpoint or None)
+    results: OrderedDict[str, Any] = OrderedDict(
+        model=trained.name, checkpoint=trained.source if Path(trained.source).exists() else None
+    )
     results.update(_measure(args, model, split, counts, config, device))
     results['num_classes'] = split.num_classes
     results['data'] = split.source
@@ -151,12 +152,38 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     return results
 
 
+def _load(args: argparse.Namespace) -> TrainedNet:
+    """The network that MODEL names, or that `--checkpoint`, `--model` and `--pretrained` did before there was MODEL."""
+    if args.source and args.checkpoint:
+        raise RideError(f'{args.source} and --checkpoint {args.checkpoint} both name a network; leave one of them out.')
+    file = args.source or args.checkpoint
+    if not file and not args.model:
+        raise RideError('No network was given; name a MODEL: a run, a checkpoint, a folder, hf-hub:ORG/NAME or a name.')
+    if not file and not args.pretrained and ':' not in args.model:
+        check_architecture(args.model)
+        raise RideError(
+            f'--model {args.model} alone names an untrained network; add --pretrained or --checkpoint FILE.'
+        )
+    trained = load(
+        file or args.model, architecture=args.model if file else None, use_ema=args.use_ema or None,
+        model_kwargs=args.model_kwargs,
+    )  # fmt: skip
+    if args.num_classes not in (None, trained.model.num_classes):
+        raise RideError(
+            f'--num-classes {args.num_classes} was given and {trained.source} has {trained.model.num_classes} classes; '
+            'leave it out.'
+        )
+    return trained
+
+
 def _measure(
     args: argparse.Namespace, model: Any, split: DataSplit, counts: Any, config: Any, device: torch.device
 ) -> OrderedDict[str, Any]:
     routed = args.routed or args.threshold is not None
     if routed and getattr(model, 'router', None) is None:
-        raise RideError(f'Routing was asked for and {args.model or args.checkpoint} has no router; train one first.')
+        raise RideError(
+            f'Routing was asked for and {args.source or args.checkpoint or args.model} has no router; train one first.'
+        )
     if routed and args.tta:
         raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
     found = measure_split(
@@ -204,8 +231,8 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
         split = open_eval(args, args.in_chans, names, args.split)
     if split.num_classes != trained.model.num_classes:
         raise RideError(
-            f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; measure '
-            'it on the classes it was trained on, or pass --num-classes.'
+            f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; evaluate '
+            'it on the classes that it was trained on.'
         )
     split.dataset.pixel_range = stored_range(trained.about)
     return split, counts

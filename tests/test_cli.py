@@ -150,7 +150,7 @@ def test_unreadable_image(data, tmp_path, fails, run, more):
 
 def test_number_of_classes(data, tmp_path, fails, run):
     assert '--num-classes 7 was given and' in fails(options(data, tmp_path, 'x', '--num-classes', '7'))
-    assert 'does not fit' in fails(measuring(run, data, '--num-classes', '7'))
+    assert '--num-classes 7 was given and' in fails(measuring(run, data, '--num-classes', '7'))
 
 
 # model and recipe
@@ -210,10 +210,10 @@ def test_files_that_are_no_checkpoints(data, tmp_path, fails, bad_files):
 
 def test_the_folder_of_a_run_stands_for_its_last_checkpoint(data, run, capsys):
     printed = []
-    for path in (run, run / 'last.pth.tar'):
-        assert main(['validate', '--checkpoint', str(path), '--data-dir', str(data), '--device', 'cpu']) == 0
+    for named in ([run], [run / 'last.pth.tar'], ['--checkpoint', run]):
+        assert main(['validate', *map(str, named), '--data-dir', str(data), '--device', 'cpu']) == 0
         printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1] != ''
+    assert printed[0] == printed[1] == printed[2] != ''
 
 
 def test_checkpoint_without_a_training_state(data, run, tmp_path, fails):
@@ -253,11 +253,13 @@ def test_weights_of_another_architecture(data, run, fails):
 
 
 def test_a_moving_average_that_is_not_there(data, run, fails):
-    assert 'holds no state_dict_ema' in fails(measuring(run, data, '--use-ema'))
+    assert 'state_dict_ema' in fails(measuring(run, data, '--use-ema'))
 
 
 def test_nothing_to_measure(data, fails):
-    assert 'Neither --model nor --checkpoint' in fails(['validate', '--data-dir', data])
+    assert 'name a MODEL' in fails(['validate', '--data-dir', data])
+    assert '--model resnet18' in fails(['validate', '--model', 'resnet18', '--data-dir', data])  # it is untrained
+    assert '--checkpoint b' in fails(['validate', 'a', '--checkpoint', 'b', '--data-dir', data])
 
 
 # values

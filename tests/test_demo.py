@@ -25,9 +25,9 @@ from tiny_runs import CIFAR
 from ride_timm.convert import save_folder
 from ride_timm.demo import KnownHosts, _answer, _costs, main
 from ride_timm.engine.cost import gmacs
-from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.prediction import predict
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet, load
 
 
 @pytest.fixture(scope='module')
@@ -47,9 +47,9 @@ def images(tmp_path_factory):
 BUILD = """
 import json, sys
 from ride_timm.demo import build_demo
-from ride_timm.engine.loading import load_model
+from ride_timm.inference.load import load
 for folder, threshold in json.loads(sys.argv[1]):
-    demo = build_demo(load_model(folder), threshold=threshold)
+    demo = build_demo(load(folder), threshold=threshold)
     print(json.dumps([[part['type'], part['props']] for part in demo.get_config_file()['components']]))
 """
 
@@ -77,7 +77,7 @@ def thresholds(trained, images):
 
 
 def test_the_page_says_what_predict_says(folder, images):
-    trained = load_model(folder)
+    trained = load(folder)
     counted = set()
     for threshold in thresholds(trained, images):
         for path, found in zip(images, predict(trained, images, top_k=2, threshold=threshold), strict=True):
@@ -97,13 +97,13 @@ def test_the_page_says_what_predict_says(folder, images):
 
 
 def test_no_image_clears_the_page(folder):
-    assert answer(load_model(folder), None, 0.5) == [None, ''] * 4
+    assert answer(load(folder), None, 0.5) == [None, ''] * 4
 
 
 def test_no_answer_is_a_sentence_without_the_place_on_the_server(folder, tmp_path):
     bad = tmp_path / 'a <b>.png'
     bad.write_bytes(b'no image')
-    label, told, *rest = answer(load_model(folder), str(bad), 0.5)
+    label, told, *rest = answer(load(folder), str(bad), 0.5)
     assert label is None
     assert rest == [None, ''] * 3
     assert 'No answer: the image a &lt;b&gt;.png cannot be read (not an image' in told
@@ -129,7 +129,7 @@ def without_router(tmp_path_factory):
 
 
 def test_without_a_router_all_experts_answer(without_router, images):
-    trained = load_model(without_router)
+    trained = load(without_router)
     label, cost, *rest = answer(trained, images[0], 0.5)
     (found,) = predict(trained, images[:1], top_k=2)
     assert label == pytest.approx({vote.label: vote.confidence for vote in found.top}, abs=1e-5)
@@ -144,7 +144,7 @@ def test_the_parts_of_the_page(folder, without_router, tmp_path):
     save_folder(timm.create_model('test_resnet', num_classes=4), tmp_path / 'one', NAMES, [4, 3, 2, 1], {'loss': 'ce'})
     cases = (folder, None), (folder, 0.25), (without_router, None), (tmp_path / 'one', None)
     default, given, unrouted, plain = build(*cases)
-    assert default['slider'][0]['value'] == load_model(folder).model.router_threshold
+    assert default['slider'][0]['value'] == load(folder).model.router_threshold
     assert given['slider'][0]['value'] == 0.25
     assert [page['slider'][0]['visible'] for page in (default, unrouted, plain)] == [True, False, False]
     assert [len(page['label']) for page in (default, unrouted, plain)] == [4, 4, 1]

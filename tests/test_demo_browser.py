@@ -17,8 +17,8 @@ from demo_net import save_net
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import predict
+from ride_timm.inference.load import load
 
 FOUND = [path for name in ('chromium', 'chromium-browser', 'google-chrome') if (path := shutil.which(name))]
 BROWSER = os.environ.get('RIDE_TIMM_BROWSER') or next(iter(FOUND), None)
@@ -111,7 +111,7 @@ def route(page, threshold: float) -> None:
 
 def expect_answer(page, net, path: Path, threshold: float) -> None:
     """Compare the page with `predict`."""
-    (found,) = predict(load_model(net), [str(path)], top_k=2, threshold=threshold)
+    (found,) = predict(load(net), [str(path)], top_k=2, threshold=threshold)
     expect(page.get_by_text(f'{found.num_experts} of 3 experts, ')).to_be_visible()
     labels = page.get_by_test_id('label-output-value')
     expect(labels).to_have_text(found.top[0].label)
@@ -125,20 +125,20 @@ def expect_answer(page, net, path: Path, threshold: float) -> None:
 
 
 def test_drop_an_image_and_move_the_slider(page, net, images):
-    shares = [share for found in predict(load_model(net), [str(images[0])], threshold=0.0) for share in found.go_on]
+    shares = [share for found in predict(load(net), [str(images[0])], threshold=0.0) for share in found.go_on]
     drop(page, images[0])
-    expect_answer(page, net, images[0], load_model(net).model.router_threshold)
+    expect_answer(page, net, images[0], load(net).model.router_threshold)
     counted = set()
     for threshold in (1, 0, round(float(np.mean(shares)), 2), 0.99, 0.01):
         route(page, threshold)
-        (found,) = predict(load_model(net), [str(images[0])], threshold=threshold)
+        (found,) = predict(load(net), [str(images[0])], threshold=threshold)
         counted.add(found.num_experts)
         expect_answer(page, net, images[0], threshold)
     assert len(counted) > 1
 
 
 def test_other_kinds_of_images_and_another_image(page, net, images):
-    threshold = load_model(net).model.router_threshold
+    threshold = load(net).model.router_threshold
     for path in (images[-1], images[2], images[3]):
         assert path.suffix == '.png'
         page.locator('input[type=file]').first.set_input_files(path)
@@ -149,7 +149,7 @@ def test_other_kinds_of_images_and_another_image(page, net, images):
 
 def test_an_example(page, net, images):
     page.locator('.gallery-item').first.click()
-    expect_answer(page, net, images[0], load_model(net).model.router_threshold)
+    expect_answer(page, net, images[0], load(net).model.router_threshold)
 
 
 def test_what_is_no_image_is_told_and_the_page_goes_on(page, net, images, tmp_path):
@@ -160,7 +160,7 @@ def test_what_is_no_image_is_told_and_the_page_goes_on(page, net, images, tmp_pa
     expect(told).to_contain_text('No answer: the image notes')
     expect(page.locator('.confidence-set')).to_have_count(0)
     page.locator('.gallery-item').first.click()
-    expect_answer(page, net, images[0], load_model(net).model.router_threshold)
+    expect_answer(page, net, images[0], load(net).model.router_threshold)
 
 
 def test_names_of_classes_are_text(page, net, images):

@@ -10,9 +10,9 @@ from models.routed_nets import routed_net
 from tiny_runs import CIFAR, train, write_images
 
 import ride_timm
-from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
 from ride_timm.export import main as export
+from ride_timm.inference.load import load
 from ride_timm.models import CosineLinear
 from ride_timm.prior import fold_logit_adjustment, logit_adjustment
 from ride_timm.validate import build_parser, validate
@@ -90,8 +90,8 @@ def figures(folder, data, *options):
 
 
 def test_whoever_loads_the_folder_has_it(runs, data):
-    counts = load_model(runs / NET).class_counts
-    raw, images = load_model(runs / 'experts').model, torch.randn(3, 3, 8, 8)
+    counts = load(runs / NET).class_counts
+    raw, images = load(runs / 'experts').model, torch.randn(3, 3, 8, 8)
     logit_adjustment(raw, counts, tau=1.0)
     loaded = timm.create_model(f'local-dir:{runs / NET}', pretrained=True).eval()
     same(loaded(images), raw(images))
@@ -111,14 +111,14 @@ def test_whoever_loads_the_folder_has_it(runs, data):
 def test_fine_tuning_on_other_classes_begins_without_it(runs, tmp_path):
     other = write_images(tmp_path / 'other', {'dog': 12, 'eel': 9})
     run = train(other, tmp_path, 'tuned', '--init', str(runs / NET))
-    assert load_model(run).model.head == 'cosine'
-    assert load_model(run).about.get('logit_adjustment') is None
+    assert load(run).model.head == 'cosine'
+    assert load(run).about.get('logit_adjustment') is None
 
 
 def test_going_on_with_the_same_classes_keeps_the_heads(runs, data, tmp_path):
     still = ('--lr', '1e-12', '--warmup-epochs', '0', '--weight-decay', '0')
     run = train(data, tmp_path, 'on', '--init', str(runs / NET), *still)
-    before, after = load_model(runs / NET).model, load_model(run).model
+    before, after = load(runs / NET).model, load(run).model
     assert after.head == 'biased_cosine'
     torch.testing.assert_close(after.experts[0].fc.bias, before.experts[0].fc.bias)
 
@@ -126,7 +126,7 @@ def test_going_on_with_the_same_classes_keeps_the_heads(runs, data, tmp_path):
 def test_the_option_is_the_whole_adjustment(runs, data):
     with_it = figures(runs / NET, data)
     assert figures(runs / NET, data, '--logit-adjustment', '1')['loss'] == pytest.approx(with_it['loss'], abs=1e-4)
-    raw = load_model(runs / 'experts').model
+    raw = load(runs / 'experts').model
     without = figures(runs / NET, data, '--logit-adjustment', '0')
     assert without['loss'] != pytest.approx(with_it['loss'], abs=1e-3)
     argv = ['--checkpoint', str(runs / 'experts'), '--data-dir', str(data), '--device', 'cpu']
@@ -137,11 +137,11 @@ def test_the_option_is_the_whole_adjustment(runs, data):
 def test_a_router_is_trained_on_top(runs, data):
     router = json.loads((runs / 'router' / 'results.json').read_text())
     assert router['sweep']  # on the images that the experts held out
-    routed = load_model(runs / ROUTED)
+    routed = load(runs / ROUTED)
     assert routed.about['logit_adjustment'] == 1.0
     assert routed.model.router is not None
     images = torch.randn(3, 3, 8, 8)
-    same(routed.model(images), load_model(runs / NET).model(images))
+    same(routed.model(images), load(runs / NET).model(images))
     with pytest.raises(RideError, match=r'has a router, which knows the logits as they were; export the run of'):
         options = ['--output', str(runs / f'{CIFAR}.x'), '--logit-adjustment', '1']
         export([str(runs / 'router'), '--data-dir', str(data), *options])

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.cards import figures
 from ride_timm.cli import main
-from ride_timm.engine.loading import load_model
 from ride_timm.escaping import from_csv_cell
+from ride_timm.inference.load import load
+from ride_timm.pages import figures
 
 NAMES = ['10', '2', 'great white', 'a, b', '<script>alert(1)<', 'größe', '猫', '=1+1', 'it\'s "q" &amp;', '$x$']
 
@@ -86,7 +86,7 @@ def test_any_name_and_any_kind_of_image(tmp_path, run, monkeypatch):
     assert status == 0
     assert all(name in out for name in NAMES)
     folder = train(data, tmp_path / 'out', 'a run', '--model', CIFAR)
-    names = load_model(folder).class_names
+    names = load(folder).class_names
     assert names == ('2', '10', *sorted(NAMES[2:], key=str.lower))
     table = per_class(folder)
     assert {name: int(row['train_images']) for name, row in table.items()} == {
@@ -109,7 +109,7 @@ def test_numbers_as_names_and_a_class_missing_in_val(tmp_path, run, absent):
     data = write_images(tmp_path / 'data', {'0': 9, '1': 8, '2': 7, '10': 6}, val=3)
     shutil.rmtree(data / 'val' / absent)
     folder = train(data, tmp_path, 'run', '--model', CIFAR)
-    assert load_model(folder).class_names == ('0', '1', '2', '10')
+    assert load(folder).class_names == ('0', '1', '2', '10')
     table = per_class(folder)
     assert [(name, row['train_images'], row['test_images']) for name, row in table.items()] == [
         (name, count, '0' if name == absent else '3') for name, count in zip(('0', '1', '2', '10'), '9876', strict=True)
@@ -208,13 +208,13 @@ def test_twelve_bits_in_sixteen(tmp_path, run):
                 pixels = rng.integers(low, low + 1500, (8, 8)).astype(np.uint16)
                 Image.fromarray(pixels).save(folder / f'{number}.png')
     folder = train(tmp_path / 'data', tmp_path, 'run', '--model', CIFAR)
-    low, high = load_model(folder).about['pixel_range']
+    low, high = load(folder).about['pixel_range']
     assert 1000 <= low < 1010
     assert 3990 < high < 4000
     assert right_answers(run, folder, tmp_path / 'data').keys() == {'dim', 'bright'}
     status, _, err = run('publish', folder, 'me/x', '--dry-run', '--output', tmp_path / 'published')
     assert status == 0, err
-    assert load_model(tmp_path / 'published').about['pixel_range'] == [low, high]
+    assert load(tmp_path / 'published').about['pixel_range'] == [low, high]
     found = run('predict', tmp_path / 'published', tmp_path / 'data/val', '--csv', '--device', 'cpu')
     assert found[1] == run('predict', folder, tmp_path / 'data/val', '--csv', '--device', 'cpu')[1]
 
@@ -232,7 +232,7 @@ def test_five_channels(tmp_path, run):
     data = tmp_path / 'data'
     assert 'in-chans' in sentence(run('train', '--data-dir', data, '--model', CIFAR, '--output', tmp_path)[2])
     folder = train(data, tmp_path, 'run', '--model', CIFAR, '--in-chans', '5')
-    net = load_model(folder)
+    net = load(folder)
     assert net.model.in_chans == 5
     assert net.about['pixel_range'][1] > 3900
     assert right_answers(run, folder, data).keys() == {'crop', 'weed'}

@@ -18,10 +18,10 @@ import ride_timm.validate as validation
 from ride_timm.commands.predict import main
 from ride_timm.convert import save_folder
 from ride_timm.data import ImageSet, create_eval_loader, open_image
-from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import Skipped, forward_votes, predict
 from ride_timm.errors import RideError
 from ride_timm.evaluation import one_pass
+from ride_timm.inference.load import load
 from ride_timm.metrics import LongTailEvaluator
 
 NAMES = ['<b>bee', 'cat', 'été, "wild"']
@@ -69,7 +69,7 @@ def plain(tmp_path_factory, data):
 @pytest.fixture(scope='module')
 def threshold(experts, data):
     """One that lets the routers part the images."""
-    net = load_model(experts).model
+    net = load(experts).model
     probabilities = []
     for path in sorted((data / 'val').rglob('*.*')):
         with path.open('rb') as file:
@@ -162,7 +162,7 @@ def test_a_plain_network_of_a_run(plain, data, run, validated):
 
 
 def test_votes_of_the_experts_that_an_image_passed(experts, data, threshold):
-    net = load_model(experts).model
+    net = load(experts).model
     images = torch.randn(9, 3, 16, 16)
     every, routed = forward_votes(net, images), forward_votes(net, images, 0.0)
     torch.testing.assert_close(routed.expert_logits, every.expert_logits)
@@ -275,23 +275,23 @@ def test_a_missing_image_among_others(experts, broken, run):
 
 def test_an_image_that_is_being_written(experts, broken, monkeypatch):
     """Unreadable at first and not any more: no prediction, since nobody knows of what."""
-    load = ImageSet.load
+    intact = ImageSet.load
     failures = iter([True])
-    monkeypatch.setattr(ImageSet, 'load', lambda self, i: 1 / 0 if next(failures, False) else load(self, i))
-    (found,) = predict(load_model(experts), [str(broken / '1.jpg')])
+    monkeypatch.setattr(ImageSet, 'load', lambda self, i: 1 / 0 if next(failures, False) else intact(self, i))
+    (found,) = predict(load(experts), [str(broken / '1.jpg')])
     assert isinstance(found, Skipped)
     assert 'something is writing it' in found.reason
 
 
 def test_logits_that_are_not_finite(experts, broken):
-    trained = load_model(experts)
+    trained = load(experts)
     torch.nn.init.constant_(trained.model.experts[1].fc.weight, torch.nan)
     (found,) = predict(trained, [str(broken / '1.jpg')])
     assert found == (str(broken / '1.jpg'), f'the network gives the image {broken}/1.jpg no finite logits')
 
 
 def test_equal_logits_rank_by_index(experts, broken):
-    trained = load_model(experts)
+    trained = load(experts)
     trained.model.forward_experts = lambda images: torch.zeros(len(images), 3, 3)
     (found,) = predict(trained, [str(broken / '1.jpg')], top_k=2)
     assert [vote.class_index for vote in found.top] == [0, 1]

@@ -16,9 +16,8 @@ from tiny_runs import CIFAR, write_images
 from ride_timm.commands.predict import main as predict
 from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
-from ride_timm.engine.loading import TrainedNet, load_model
-from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet, load
 from ride_timm.prior import (
     apply_logit_adjustment,
     apply_prior,
@@ -27,6 +26,7 @@ from ride_timm.prior import (
     parse_prior,
     serve_prior,
 )
+from ride_timm.records.runs import read_per_class
 from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
@@ -47,8 +47,9 @@ def close(actual, wanted):
 
 @pytest.mark.parametrize('form', ['NFC', 'NFD'])
 def test_names_in_either_unicode_form(tmp_path, form):
-    path = tmp_path / 'p.csv'
-    path.write_text(unicodedata.normalize(form, 'ant,1\n"bee, wild",2\nété,5\n'), encoding='utf-8')
+    path = tmp_path / 'p.json'
+    names = (unicodedata.normalize(form, name) for name in NAMES)
+    path.write_text(json.dumps(dict(zip(names, (1, 2.0, 5), strict=True)), ensure_ascii=False), encoding='utf-8')
     assert parse_prior(str(path), NAMES, (1, 1, 1)) == (0.125, 0.25, 0.625)
 
 
@@ -204,68 +205,39 @@ class TestParsePrior:
         assert parse_prior('uniform', NAMES, (6, 3, 1)) == (1 / 3, 1 / 3, 1 / 3)
         assert parse_prior('train', NAMES, (6, 3, 0)) == pytest.approx((0.6, 0.3, 0.1))
 
-    @pytest.mark.parametrize(
-        'text',
-        [
-            'été,2\nant,5\n"bee, wild",3\n',
-            '\ufeffclass name,weight\r\nant,5\r\n"bee, wild",3\r\n\r\nété,2.0',
-        ],
-        ids=['plain', 'spreadsheet'],
-    )
-    def test_csv(self, tmp_path, text):
-        (tmp_path / 'prior.csv').write_bytes(text.encode())
-        assert self.parse(tmp_path / 'prior.csv') == pytest.approx((0.5, 0.3, 0.2))
-
     def test_json(self, tmp_path):
         (tmp_path / 'prior.json').write_text(json.dumps({'été': 20, 'ant': 50.0, 'bee, wild': 30}))
         assert self.parse(tmp_path / 'prior.json') == pytest.approx((0.5, 0.3, 0.2))
 
-    def test_huge_weights(self, tmp_path):
-        (tmp_path / 'prior.csv').write_text('ant,1e308\n"bee, wild",1e308\nété,1e308', encoding='utf-8')
-        assert self.parse(tmp_path / 'prior.csv') == pytest.approx((1 / 3, 1 / 3, 1 / 3))
-
     @pytest.mark.parametrize(
-        ('name', 'text', 'wanted'),
+        ('text', 'wanted'),
         [
-            ('a.csv', 'ant,1\n"bee, wild",1', r'lacks 1 of the 3 classes, first "été"'),
-            ('a.csv', '', r'lacks 3 of the 3 classes, first "ant"'),
-            ('a.csv', 'ant,1\nete,1', r'names the class "ete", which the network does not have'),
-            ('a.csv', 'ant,1\nants,1', r'\(nearest: ant\)'),
-            ('a.csv', 'ant,1\nant,1', r'names the class "ant" twice'),
-            ('a.csv', 'ant,1\nbee, wild,1', r'has 3 fields in line 2; .* in double quotes'),
-            ('a.csv', 'ant,0', r'gives the class "ant" the weight 0\.0; it must be a number above 0'),
-            ('a.csv', 'ant,-1', r'the weight -1\.0'),
-            ('a.csv', 'ant,nan', r'the weight nan'),
-            ('a.csv', 'ant,inf', r'the weight inf'),
-            ('a.csv', 'ant,many', r"the weight 'many'"),
-            ('a.csv', 'ant,1\n"bee, wild",1\nété,1e-40', r'weights from 1e-40 to 1; give some that are less far apart'),
-            ('a.json', '{"ant": true}', r'the weight True'),
-            ('a.json', '{"ant": "1"}', r"the weight '1'"),
-            ('a.json', '{"ant": 1, "ant": 2}', r'"ant" twice'),
-            ('a.json', '[1, 2, 3]', r'holds no JSON object'),
-            ('a.json', '{"ant": 1', r'cannot be read \(.*\); write CSV or JSON in UTF-8'),
-            ('a.json', '[' * 100_000, r'cannot be read'),
+            ('{"ant": 1, "bee, wild": 1}', 'été'),
+            ('{"ant": 1, "ants": 1}', '"ants"'),
+            *(
+                (f'{{"ant": {value}, "bee, wild": 1, "été": 1}}', 'ant')
+                for value in ('0', '-1', 'NaN', '1e400', 'true')
+            ),
+            ('{"ant": "1", "bee, wild": 1, "été": 1}', 'ant'),
+            ('[1, 2, 3]', 'a.json holds no JSON object'),
+            ('ant,1', 'a.json is not valid JSON'),
+            ('[' * 100_000, 'a.json is'),
         ],
-    )  # fmt: skip
-    def test_refusals(self, tmp_path, name, text, wanted):
-        (tmp_path / name).write_text(text, encoding='utf-8')
+    )
+    def test_refusals(self, tmp_path, text, wanted):
+        (tmp_path / 'a.json').write_text(text, encoding='utf-8')
         with pytest.raises(RideError, match=wanted) as error:
-            self.parse(tmp_path / name)
+            self.parse(tmp_path / 'a.json')
         assert '\n' not in str(error.value)
 
-    def test_other_encodings_and_no_file(self, tmp_path):
-        (tmp_path / 'latin.csv').write_bytes('été,1'.encode('latin-1'))
-        with pytest.raises(RideError, match=r'latin.csv cannot be read'):
-            self.parse(tmp_path / 'latin.csv')
-        with pytest.raises(
-            RideError, match=r'--prior unifrom was given and there is no such file; give uniform, train'
-        ):
+    def test_no_file(self):
+        with pytest.raises(RideError, match='--prior unifrom'):
             self.parse('unifrom')
 
     def test_classes_of_one_name(self, tmp_path):
-        (tmp_path / 'a.csv').write_text('crane,1')
-        with pytest.raises(RideError, match='cannot tell classes of one name apart'):
-            parse_prior(str(tmp_path / 'a.csv'), ('crane', 'crane'), (1, 1))
+        (tmp_path / 'a.json').write_text('{"crane": 1}')
+        with pytest.raises(RideError, match=r'a.json cannot tell classes of one name apart'):
+            parse_prior(str(tmp_path / 'a.json'), ('crane', 'crane'), (1, 1))
 
 
 class TestApplyPrior:
@@ -327,8 +299,8 @@ class TestValidate:
             assert uniform[key] == pytest.approx(plain[key], abs=1e-4), key
 
     def test_the_loss_is_that_of_the_corrected_logits(self, data, folder, tmp_path):
-        (tmp_path / 'prior.csv').write_text('bee,1\ncat,1\nant,8')
-        options = ['--prior', str(tmp_path / 'prior.csv')]
+        (tmp_path / 'prior.json').write_text('{"bee": 1, "cat": 1, "ant": 8}')
+        options = ['--prior', str(tmp_path / 'prior.json')]
         plain, served = self.figures(data, folder), self.figures(data, folder, *options)
         assert served['loss'] != pytest.approx(plain['loss'], abs=1e-3)
         for key in served:  # of every expert too, and at the same cost
@@ -338,10 +310,10 @@ class TestValidate:
             build_parser().parse_args(['--model', f'local-dir:{folder}', '--data-dir', str(data), *options])
         )
         assert results['prior'] == {'target': options[1], 'frequencies': pytest.approx((0.8, 0.1, 0.1))}
-        trained = load_model(folder)
+        trained = load(folder)
         apply_prior(trained, options[1])
         images = torch.zeros(1, 3, 8, 8)
-        raw = load_model(folder).model.forward_experts(images).tolist()
+        raw = load(folder).model.forward_experts(images).tolist()
         close(trained.model(images), served_logits(raw, [3], (30, 6, 2), (0.0, 1.0, 2.0), (8, 1, 1)))
 
     def test_a_prior_that_rules_all_but_one_class_out_in_practice(self, data, folder, tmp_path):

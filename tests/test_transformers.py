@@ -6,7 +6,7 @@ import torch
 from tiny_runs import CIFAR
 
 from ride_timm.convert import save_folder
-from ride_timm.engine.loading import load_model
+from ride_timm.inference.load import load
 
 transformers = pytest.importorskip('transformers')
 CLASSES = 5
@@ -56,7 +56,7 @@ def test_a_router_of_other_heads_is_dropped(folder, tmp_path):
         )
     assert model.timm_model.router is None
     model.save_pretrained(tmp_path)
-    found = load_model(tmp_path)
+    found = load(tmp_path)
     assert found.model.num_classes == 7
     assert found.model.router is None
     assert found.class_names is None or len(found.class_names) == 7

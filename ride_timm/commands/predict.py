@@ -45,12 +45,12 @@ from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.files import check_writable, write_whole, writing
 from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
-from ride_timm.engine.loading import TrainedNet, load_model
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
+from ride_timm.inference.load import TrainedNet, load
 from ride_timm.models import count_experts
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
     for problem in found.problems:
         _complain(problem)
-    trained = load_model(args.model)
+    trained = load(args.model)
     threshold = _threshold(args, trained)
     apply_options(trained, args)
     if trained.class_names is None:

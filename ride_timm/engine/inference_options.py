@@ -1,20 +1,23 @@
 """What the commands that ask a trained network share: which one, for which class frequencies, and computed where."""
 
 import argparse
+from typing import Any
 
 import torch
 
 __all__ = ['add_device_option', 'add_model_argument', 'add_prior_option', 'choose_device']
 
 
-def add_model_argument(parser: argparse.ArgumentParser) -> None:
+def add_model_argument(parser: argparse.ArgumentParser, dest: str = 'model', **more: Any) -> None:
     """Add MODEL.
 
     Args:
-        parser: Gets `model`, as `ride_timm.engine.loading.load_model` takes it.
+        parser: Gets the argument, as `ride_timm.load` takes it.
+        dest: Its name in the parsed arguments.
+        **more: Further arguments of `add_argument`.
     """
     parser.add_argument(
-        'model', metavar='MODEL',
+        dest, metavar='MODEL', **more,
         help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
     )  # fmt: skip
 
@@ -28,8 +31,8 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, or a file of `class name,weight` (CSV or JSON); for '
-        'losses with a tau list',
+        help='answer for other class frequencies: uniform, train, or a JSON file {class name: frequency}; for losses '
+        'with a tau list',
     )  # fmt: skip
     group.add_argument(
         '--logit-adjustment', type=float, metavar='TAU',

@@ -15,9 +15,9 @@ from torch import Tensor
 from ride_timm._compat import Reader
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
 from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels, stored_range
-from ride_timm.engine.loading import TrainedNet
 from ride_timm.engine.memory import FittingForward
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
@@ -81,7 +81,7 @@ def predict(
     """Predict image files, in order and a batch at a time.
 
     Args:
-        trained: Of `ride_timm.engine.loading.load_model`; `ride_timm.prior.apply_prior` may have changed it.
+        trained: Of `ride_timm.load`; `ride_timm.prior.apply_prior` may have changed it.
         images: Files, of any type that Pillow reads, or Pillow images.
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.

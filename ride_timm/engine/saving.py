@@ -8,7 +8,6 @@ import yaml
 from ride_timm.data import split_digest
 from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.files import write_whole
-from ride_timm.engine.initial import Initial
 from ride_timm.engine.loop import Trainer
 from ride_timm.engine.provenance import add_segment
 from ride_timm.engine.results import environment
@@ -17,6 +16,7 @@ from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import DAMAGED, LAST
 from ride_timm.engine.teacher import weights_digest
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.tasks import ExpertTask
 from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.stages import Stage
@@ -27,7 +27,7 @@ LESS_IS_BETTER = ('loss', 'ece', 'gmacs', 'mean_experts')
 """Figures of which the least is the best."""
 
 
-def record(stage: Stage, data: RunData, init: Initial | None, task: ExpertTask) -> dict[str, Any]:
+def record(stage: Stage, data: RunData, init: TrainedNet | None, task: ExpertTask) -> dict[str, Any]:
     """What the checkpoint's `ride` entry says of the stage, next to class names and counts.
 
     Args:

@@ -10,8 +10,8 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.data import DataSplit
-from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.tasks import Teacher
 from ride_timm.training.config import ResolvedConfig
 
@@ -24,7 +24,7 @@ def build_teacher(config: ResolvedConfig, train: DataSplit, images: Mapping[str,
     """Load the teacher and bring its classes into the order of the data.
 
     Args:
-        config: The run's options: `teacher` is anything that `load_model` loads. The folder of a run stands for the
+        config: The run's options: `teacher` is anything that `load` loads. The folder of a run stands for the
             moving average of its weights where it keeps one, a checkpoint for the weights themselves.
         train: The training images.
         images: timm's data configuration of the student, whose images the teacher is given.
@@ -32,7 +32,7 @@ def build_teacher(config: ResolvedConfig, train: DataSplit, images: Mapping[str,
     Raises:
         RideError: The teacher cannot be read, or has other classes or channels than the data.
     """
-    trained = load_model(str(config.teacher))
+    trained = load(str(config.teacher))
     model: Any = trained.model
     names = trained.class_names
     if names is None:

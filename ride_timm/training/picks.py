@@ -19,7 +19,7 @@ from torch import nn
 
 from ride_timm._compat import bfloat16_on_cpu
 from ride_timm.data import DataSplit
-from ride_timm.engine.initial import Initial
+from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
 from ride_timm.published import published_weights
@@ -97,7 +97,7 @@ def _side(image: Any) -> int:
     return min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:])
 
 
-def from_images(config: ResolvedConfig, train: DataSplit, init: Initial | None = None) -> ResolvedConfig:
+def from_images(config: ResolvedConfig, train: DataSplit, init: TrainedNet | None = None) -> ResolvedConfig:
     """Pick model, image size, batch, schedule and loss.
 
     Args:
@@ -129,11 +129,11 @@ def from_images(config: ResolvedConfig, train: DataSplit, init: Initial | None =
     return _with_loss(config, train)
 
 
-def _with_size(config: ResolvedConfig, side: int, init: Initial | None) -> ResolvedConfig:
+def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> ResolvedConfig:
     """The size that the weights were trained at, else that of the images, in steps that the network takes."""
     if init is not None and init.class_names is not None:  # plain weights of timm, without names, take any size
-        height, width = init.prepares_images_as()['input_size'][1:]
-        return replace(config, 'img_size', width, f'that of {init.path}') if height == width else config
+        height, width = init.model.pretrained_cfg['input_size'][1:]
+        return replace(config, 'img_size', width, f'that of {init.source}') if height == width else config
     model = str(config.model)
     cfg = None if ':' in model else timm.get_pretrained_cfg(model, allow_unregistered=True)
     own = max(cfg.input_size[1:]) if cfg is not None else LARGEST_SIDE
@@ -200,7 +200,7 @@ def from_network(config: ResolvedConfig, model: nn.Module) -> ResolvedConfig:
     return replace(config, 'channels_last', True, 'faster with it')
 
 
-def hint(config: ResolvedConfig, init: Initial | None) -> None:
+def hint(config: ResolvedConfig, init: TrainedNet | None) -> None:
     """Say what nobody can pick: mirrored images, a start from trained weights.
 
     Args:

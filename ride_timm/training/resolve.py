@@ -22,11 +22,12 @@ from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import has_eval_images
 from ride_timm.engine.inference_options import choose_device
-from ride_timm.engine.initial import Initial, counterpart
+from ride_timm.engine.initial import counterpart
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import experiment_name
 from ride_timm.engine.values import check_device, check_values
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
 from ride_timm.metrics import leading_accuracy
@@ -197,7 +198,7 @@ def join_processes(config: ResolvedConfig) -> tuple[ResolvedConfig, torch.device
     return config, device
 
 
-def from_init(config: ResolvedConfig, init: Initial | None) -> ResolvedConfig:
+def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig:
     """Take from `--init` what is open: architecture, and in later stages the augmentation.
 
     Args:
@@ -213,19 +214,19 @@ def from_init(config: ResolvedConfig, init: Initial | None) -> ResolvedConfig:
     if init is None:
         return config
     if not count_experts(init.model):
-        model = config.model or counterpart(init.name)
+        model = config.model or counterpart(init.architecture)
         if model.startswith(('ride_', 'test_ride_')):
             if not stage.first:
                 raise RideError(
-                    f'The stage {stage.name} goes on with a trained {model} and {init.path} is a plain network; train '
-                    'the experts first.'
+                    f'The stage {stage.name} goes on with a trained {model} and {init.source} is a plain network; '
+                    'train the experts first.'
                 )
             return config.but(model=model)
     known = get_model_args(init.model)
     left_out = {'num_classes', 'in_chans', 'img_size', 'router', 'router_threshold'}
     kwargs = {key: value for key, value in known.items() if key not in left_out}
     values = {
-        'model': init.name,
+        'model': init.architecture,
         'in_chans': config.in_chans or known.get('in_chans'),
         'model_kwargs': {**kwargs, **config.model_kwargs},
     }
@@ -234,7 +235,7 @@ def from_init(config: ResolvedConfig, init: Initial | None) -> ResolvedConfig:
         names = (*_AUGMENTATION, 'imb_factor') if same_data else _AUGMENTATION
         values |= {name: init.settings[name] for name in names if name in init.settings and name not in config.said}
         if is_primary(config):
-            _logger.info(f'{init.name}, its input and its augmentation as in {init.path}')
+            _logger.info(f'{init.architecture}, its input and its augmentation as in {init.source}')
     return config.but(**values)
 
 
@@ -254,7 +255,7 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     return config
 
 
-def from_data(config: ResolvedConfig, data: RunData, init: Initial | None) -> ResolvedConfig:
+def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) -> ResolvedConfig:
     """Note which images the run has; without a recipe pick model, image size, batch, schedule and loss.
 
     Args:

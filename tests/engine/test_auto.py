@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +14,8 @@ from torch import nn
 from ride_timm.commands.train import main
 from ride_timm.data import DataSplit
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.initial import Initial
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.training import picks, resolve
 
 
@@ -65,8 +64,8 @@ def hint(caplog, *options, init=None):
 
 def trained(name='ride_resnet18_3e', size=(64, 64), names=('a', 'b')):
     """Weights to initialise from, of images of this size; those of timm's come without names of classes."""
-    net = SimpleNamespace(pretrained_cfg={'input_size': (3, *size)})
-    return Initial(Path('weights'), net, name, names, None)
+    net = SimpleNamespace(pretrained_cfg={'input_size': (3, *size), 'architecture': name})
+    return TrainedNet(net, name, names, source='weights')
 
 
 def test_small_images():

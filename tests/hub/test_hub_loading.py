@@ -20,7 +20,7 @@ from published import (
 )
 
 from ride_timm import RideError, from_pretrained
-from ride_timm.engine.loading import load_model
+from ride_timm.inference.load import load
 from ride_timm.publish import main as publish_main
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
@@ -73,7 +73,7 @@ def test_ours(published, expected, pinned):
 
 @both_modes
 def test_the_routed_settings_survive(published, weight):
-    trained = load_model(f'hf-hub:{REPO}')
+    trained = load(f'hf-hub:{REPO}')
     counts = [row['train_images'] for row in json.loads((weight / 'results.json').read_text())['test']['per_class']]
     assert trained.class_names == tuple(CLASS_NAMES)
     assert trained.class_counts == tuple(counts)

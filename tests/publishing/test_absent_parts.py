@@ -10,8 +10,8 @@ import timm
 import torch
 from weight_results import make_results
 
-from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.inference.network import check_architecture
 from ride_timm.publish import main as publish
 from ride_timm.published import PretrainedError, published_weights, read_index, register_published
@@ -91,7 +91,7 @@ def test_parts_of_other_tensors_are_not_kept(folder):
 
 def test_the_folder_says_what_it_lacks(folder):
     with pytest.raises(RideError, match=r'are not all there \(model-00001-of-0000\d\.safetensors is missing'):
-        load_model(folder)
+        load(folder)
 
 
 def test_a_fresh_process_goes_to_the_hub_and_says_when_that_fails(folder):

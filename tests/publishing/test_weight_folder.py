@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from ride_timm.engine.initial import read_initial
-from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.published import SHARD_INDEX, WEIGHTS, read_index
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
@@ -97,7 +97,7 @@ def test_the_parts_come_back_as_the_network(net, folder):
     stored = cast_state(net.state_dict(), torch.float16)
     assert same(read_index(folder.parent)[NAME].load(), stored)
     round_network(net, torch.float16)
-    for found in (load_model(folder), load_model(folder / SHARD_INDEX)):
+    for found in (load(folder), load(folder / SHARD_INDEX)):
         assert torch.equal(logits(found.model), logits(net))
         assert found.class_names == tuple(NAMES)
         assert found.class_counts == (9, 7, 5, 3, 1)
@@ -109,7 +109,7 @@ def test_the_parts_come_back_as_the_network(net, folder):
 
 
 def test_new_heads_on_the_parts(net, folder):
-    found = load_model(folder, num_classes=7).model
+    found = load(folder, num_classes=7).model
     assert found.router is None
     assert logits(found).shape == (4, 7)
     stored = cast_state(net.state_dict(), torch.float16)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import ride_timm  # noqa: F401
 from ride_timm.engine.initial import read_initial
-from ride_timm.engine.loading import load_model
-from ride_timm.engine.provenance import stage_record
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.official import load_official
 from ride_timm.published import INDEX, PretrainedError, read_index
 from ride_timm.publishing.folder import save_folder
 from ride_timm.recipes import load_recipe
+from ride_timm.records.runs import read_run
 from ride_timm.report import _find_run
 
 NAME = 'test_ride_resnet_cifar_3e'
@@ -80,7 +80,7 @@ def check(read, path):
 
 def read_folder(path):
     """As predict, report and --teacher read an exported network."""
-    load_model(path.parent)
+    load(path.parent)
 
 
 def read_report(path):
@@ -93,16 +93,16 @@ def read_report(path):
 
 
 READERS = {
-    'config.json': (read_folder, lambda path: load_model(path.with_name('model.safetensors'))),
-    'results.json': (lambda path: stage_record(path.parent),),
+    'config.json': (read_folder, lambda path: load(path.with_name('model.safetensors'))),
+    'results.json': (lambda path: read_run(path.parent),),
     'args.yaml': (read_report,),
     'recipe.yaml': (lambda path: load_recipe(str(path)),),
     'list/index.json': (lambda path: read_index(path.parent),),
-    'sharded/model.safetensors.index.json': (read_folder, lambda path: load_model(path)),
+    'sharded/model.safetensors.index.json': (read_folder, lambda path: load(path)),
 }
 TENSORS = {
-    'model.safetensors': (read_folder, load_model, read_initial, load_official),
-    'x.pth.tar': (load_model, read_initial, load_official),
+    'model.safetensors': (read_folder, load, read_initial, load_official),
+    'x.pth.tar': (load, read_initial, load_official),
 }
 
 

@@ -6,9 +6,9 @@ import torch
 
 import ride_timm  # noqa: F401
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.loading import load_model
 from ride_timm.errors import RideError
 from ride_timm.hub import _check_hash
+from ride_timm.inference.load import load
 from ride_timm.official import load_official
 
 NAME = 'test_ride_resnet_cifar_3e'
@@ -37,7 +37,7 @@ def test_compressed_records_are_refused(tmp_path, read):
 )
 def test_sizes_that_no_tensor_has_are_refused(tmp_path, args):
     with pytest.raises(RideError, match='the tensors of the file allow'):
-        load_model(write(tmp_path / 'x.pth.tar', args=args))
+        load(write(tmp_path / 'x.pth.tar', args=args))
 
 
 def test_a_tensor_larger_than_its_memory_is_refused(tmp_path):
@@ -48,7 +48,7 @@ def test_a_tensor_larger_than_its_memory_is_refused(tmp_path):
 @pytest.mark.parametrize('name', ['hf-hub:org/name', 'local-dir:x', '/etc/passwd', '../x', 'https://host/x'])
 def test_an_architecture_in_a_file_is_no_source(tmp_path, name):
     with pytest.raises(RideError, match='"arch"'):
-        load_model(write(tmp_path / 'x.pth.tar', arch=name))
+        load(write(tmp_path / 'x.pth.tar', arch=name))
 
 
 def test_a_small_file_of_the_hub_has_the_hash_of_git(tmp_path):

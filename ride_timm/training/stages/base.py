@@ -13,10 +13,11 @@ from torch import nn
 from ride_timm.data.images import stored_range
 from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.checkpoint import trained_with
-from ride_timm.engine.initial import Initial, load_initial, read_initial
+from ride_timm.engine.initial import load_initial, read_initial
 from ride_timm.engine.run_data import HoldoutPlan, RunData, build_data, val_plan
 from ride_timm.engine.setup import build_model
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.models import count_experts
 from ride_timm.options import flag
 from ride_timm.tasks import ExpertTask
@@ -46,7 +47,7 @@ class Stage(ABC):
     first: ClassVar[bool] = False
     routed: ClassVar[bool] = False
 
-    def read_init(self, config: ResolvedConfig) -> Initial | None:
+    def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
         """Read `--init`.
 
         Args:
@@ -64,7 +65,7 @@ class Stage(ABC):
         given = {key: value for key, value in config.model_kwargs.items() if not key.startswith('router')}
         init = read_initial(config.init, config.model, config.init_ema, given)
         if is_averaged(init.settings) and not config.init_ema:
-            warn(config, f'{init.path} holds averaged weights too, which the results of its run use; see --init-ema.')
+            warn(config, f'{init.source} holds averaged weights too, which the results of its run use; see --init-ema.')
         return init
 
     def without_init(self) -> None:
@@ -74,7 +75,7 @@ class Stage(ABC):
             'model.safetensors.'
         )
 
-    def open_data(self, config: ResolvedConfig, init: Initial | None) -> RunData:
+    def open_data(self, config: ResolvedConfig, init: TrainedNet | None) -> RunData:
         """Open the images, in the order of the classes that `--init` knows, and with the images held out that it knows.
 
         Args:
@@ -90,7 +91,7 @@ class Stage(ABC):
             exact=self.needs_same_classes(config),
             holdout=self.holdout_plan(config, init),
             val_part=self.val_plan(config, init),
-            pixel_range=stored_range(init.ride) if init is not None else None,
+            pixel_range=stored_range(init.about) if init is not None else None,
             measure=self.first,  # later stages read images as their network did
         )
 
@@ -99,23 +100,23 @@ class Stage(ABC):
         return False
 
     @abstractmethod
-    def holdout_plan(self, config: ResolvedConfig, init: Initial | None) -> HoldoutPlan | None:
+    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
         """Which training images are held out for choices."""
 
-    def val_plan(self, config: ResolvedConfig, init: Initial | None) -> HoldoutPlan | None:
+    def val_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
         """Which training images are evaluated on, where the data has none for it: in later stages, those unseen."""
-        known = init.ride.get('val_part') if init is not None else None
+        known = init.about.get('val_part') if init is not None else None
         plan = val_plan(config, known, init is not None and not self.first)
         same_data = init is not None and init.settings.get('data_dir') == config.data_dir
         if plan is not None and same_data and (known is None or (known['fraction'], known['seed']) != plan[:2]):
             warn(config, f'The weights of {config.init} may have seen the images that are evaluated on.')
         return plan
 
-    def keeps_heads(self, config: ResolvedConfig, init: Initial, data: RunData) -> bool:
+    def keeps_heads(self, config: ResolvedConfig, init: TrainedNet, data: RunData) -> bool:
         """Whether the heads of `--init` are kept."""
         return self.needs_same_classes(config)
 
-    def model_options(self, config: ResolvedConfig, init: Initial | None, data: RunData) -> ResolvedConfig:
+    def model_options(self, config: ResolvedConfig, init: TrainedNet | None, data: RunData) -> ResolvedConfig:
         """The options with the arguments of the architecture that the stage asks for.
 
         Args:
@@ -129,7 +130,7 @@ class Stage(ABC):
         return config.but(model_kwargs={**config.model_kwargs, 'head': 'cosine'})  # the bias belongs to the old heads
 
     def build_network(
-        self, config: ResolvedConfig, init: Initial | None, data: RunData, device: torch.device
+        self, config: ResolvedConfig, init: TrainedNet | None, data: RunData, device: torch.device
     ) -> nn.Module:
         """Create the network, and copy the weights of `--init` into it.
 
@@ -151,10 +152,10 @@ class Stage(ABC):
         load_initial(model, init, keep, config.init_noise, config.seed)
         if is_primary(config):
             remarks = [*([] if keep else ['new heads']), *self.router_remarks(init)]
-            _logger.info(f'Weights of {init.path}' + (f' ({", ".join(remarks)})' if remarks else ''))
+            _logger.info(f'Weights of {init.source}' + (f' ({", ".join(remarks)})' if remarks else ''))
         return model
 
-    def router_remarks(self, init: Initial) -> list[str]:
+    def router_remarks(self, init: TrainedNet) -> list[str]:
         """What becomes of the router of `--init`, for the log."""
         return ['without its router'] if getattr(init.model, 'router', None) is not None else []
 
@@ -198,7 +199,7 @@ class Stage(ABC):
             ) from error
         return optimizer
 
-    def inherited_record(self, init: Initial | None) -> dict[str, Any]:
+    def inherited_record(self, init: TrainedNet | None) -> dict[str, Any]:
         """What the record of the run takes over from that of `--init`."""
         return {}
 
@@ -206,17 +207,17 @@ class Stage(ABC):
 class LaterStage(Stage):
     """A stage on top of trained experts, which holds out just what these have not seen."""
 
-    def open_data(self, config: ResolvedConfig, init: Initial | None) -> RunData:
+    def open_data(self, config: ResolvedConfig, init: TrainedNet | None) -> RunData:
         """As in `Stage`; a warning says where the images are not those that the experts were trained on."""
         data = super().open_data(config, init)
         assert init is not None
         if init.class_names is None and self.needs_same_classes(config):
             if init.model.num_classes != data.train.num_classes:
                 raise RideError(
-                    f'{init.path} has {init.model.num_classes} classes and {data.train.source} '
+                    f'{init.source} has {init.model.num_classes} classes and {data.train.source} '
                     f'{data.train.num_classes}; stage {self.name} needs the same classes.'
                 )
-            warn(config, f'{init.path} does not name its classes; they are taken to be in the order of the data.')
+            warn(config, f'{init.source} does not name its classes; they are taken to be in the order of the data.')
         counts = data.train.class_counts.tolist()
         if init.class_counts is not None and list(init.class_counts) != counts:
             warn(
@@ -226,25 +227,25 @@ class LaterStage(Stage):
             )
         return data
 
-    def holdout_plan(self, config: ResolvedConfig, init: Initial | None) -> HoldoutPlan | None:
+    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
         """The images that the experts have not seen."""
         assert init is not None
-        known = init.ride.get('holdout')
+        known = init.about.get('holdout')
         if config.holdout == 0.0 or (config.holdout is None and known is None):
             self.without_holdout(config)
             return None
         if known is None:
             raise RideError(
-                f'--holdout {config.holdout:g} was given and {init.path} was trained without one, so its experts have '
-                'seen the images that would be held out; leave it out, or train the experts with the same --holdout '
-                'first.'
+                f'--holdout {config.holdout:g} was given and {init.source} was trained without one, so its experts '
+                'have seen the images that would be held out; leave it out, or train the experts with the same '
+                '--holdout first.'
             )
         for name, kept in (('holdout', known['fraction']), ('holdout_seed', known['seed'])):
             given = getattr(config, name)
             if given not in (None, kept):
                 raise RideError(
-                    f'{flag(name)} {given:g} was given and {init.path} was trained with {kept:g}; leave it out to hold '
-                    'out the same images.'
+                    f'{flag(name)} {given:g} was given and {init.source} was trained with {kept:g}; leave it out to '
+                    'hold out the same images.'
                 )
         return HoldoutPlan(known['fraction'], known['seed'], known['digest'])
 
@@ -263,11 +264,11 @@ def warn(config: ResolvedConfig, text: str) -> None:
         _logger.warning(text)
 
 
-def experts_record(init: Initial) -> dict[str, Any]:
+def experts_record(init: TrainedNet) -> dict[str, Any]:
     """What users of trained experts need to know of their training, which a router does not change.
 
     Args:
         init: The experts.
     """
     counts = {} if init.class_counts is None else {'class_counts': list(init.class_counts)}
-    return {**trained_with(init.ride), **counts}
+    return {**trained_with(init.about), **counts}

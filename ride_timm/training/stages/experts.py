@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
-from ride_timm.engine.initial import Initial
 from ride_timm.engine.run_data import HoldoutPlan, RunData
 from ride_timm.engine.teacher import build_teacher
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import DistillationLoss
 from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask
 from ride_timm.training.config import ResolvedConfig
@@ -33,7 +33,7 @@ class ExpertsStage(Stage):
     def without_init(self) -> None:
         """Nothing is needed."""
 
-    def read_init(self, config: ResolvedConfig) -> Initial | None:
+    def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
         """As in `Stage`; parts train on top of `--init` alone."""
         added = config.teacher or any(getattr(config, name) for name in AUXILIARY)
         if config.train_only and (not config.init or added):
@@ -43,17 +43,17 @@ class ExpertsStage(Stage):
             )
         return super().read_init(config)
 
-    def holdout_plan(self, config: ResolvedConfig, init: Initial | None) -> HoldoutPlan | None:
+    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
         """What `--holdout` says."""
         if not config.holdout:
             return None
         plan = HoldoutPlan(config.holdout, config.seed if config.holdout_seed is None else config.holdout_seed)
-        known = init.ride.get('holdout') if init is not None else None
+        known = init.about.get('holdout') if init is not None else None
         if init is not None and (known is None or (known['fraction'], known['seed']) != plan[:2]):
-            warn(config, f'The weights of {init.path} may have seen the held-out images.')
+            warn(config, f'The weights of {init.source} may have seen the held-out images.')
         return plan
 
-    def keeps_heads(self, config: ResolvedConfig, init: Initial, data: RunData) -> bool:
+    def keeps_heads(self, config: ResolvedConfig, init: TrainedNet, data: RunData) -> bool:
         """For classes of the same names."""
         return init.class_names == data.train.class_names
 

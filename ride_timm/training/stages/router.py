@@ -4,9 +4,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from ride_timm.engine.initial import Initial, reorder_experts
+from ride_timm.engine.initial import reorder_experts
 from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import RouterLoss
 from ride_timm.tasks import ExpertTask, RouterTask
 from ride_timm.training.config import ResolvedConfig
@@ -35,13 +36,15 @@ class RouterStage(LaterStage):
         'warmup_epochs': 0,
     }
 
-    def read_init(self, config: ResolvedConfig) -> Initial | None:
+    def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
         """Several experts, in the order in which the router is to ask them."""
         init = super().read_init(config)
         assert init is not None
         experts = getattr(init.model, 'num_experts', 1)
         if experts < 2:
-            raise RideError(f'{init.path} is a {init.name} with {experts} expert; a router needs at least two.')
+            raise RideError(
+                f'{init.source} is a {init.architecture} with {experts} expert; a router needs at least two.'
+            )
         if config.expert_order:
             reorder_experts(init, config.expert_order)
         return init
@@ -59,7 +62,7 @@ class RouterStage(LaterStage):
             f'and {kept} one stays; train the experts with --holdout 0.1 for a choice.',
         )
 
-    def model_options(self, config: ResolvedConfig, init: Initial | None, data: RunData) -> ResolvedConfig:
+    def model_options(self, config: ResolvedConfig, init: TrainedNet | None, data: RunData) -> ResolvedConfig:
         """The threshold is an argument of the architecture, which every later user of the weights creates it with."""
         config = super().model_options(config, init, data)
         threshold = config.router_threshold
@@ -68,7 +71,7 @@ class RouterStage(LaterStage):
         chosen = {} if threshold is None else {'router_threshold': threshold}
         return config.but(model_kwargs={**config.model_kwargs, 'router': True, **chosen})
 
-    def router_remarks(self, init: Initial) -> list[str]:
+    def router_remarks(self, init: TrainedNet) -> list[str]:
         """Whether the router is new."""
         return ['its router trains on' if init.model.router is not None else 'a new router']
 
@@ -78,6 +81,6 @@ class RouterStage(LaterStage):
         """Right and wrong answers alone teach the router."""
         return RouterTask(model, RouterLoss(config.router_pos_weight), device=device)
 
-    def inherited_record(self, init: Initial | None) -> dict[str, Any]:
+    def inherited_record(self, init: TrainedNet | None) -> dict[str, Any]:
         """What the experts were trained with, which the router does not change."""
         return {} if init is None else experts_record(init)

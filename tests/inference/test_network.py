@@ -7,8 +7,8 @@ from tiny_runs import train, write_images
 
 import ride_timm  # noqa: F401  registers the networks
 from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.loading import load_model
 from ride_timm.engine.prediction import predict
+from ride_timm.inference.load import load
 from ride_timm.inference.network import data_config
 
 
@@ -29,6 +29,6 @@ def test_a_grey_network_is_trained_and_called(tmp_path):
     run = train(data, tmp_path, 'run', *common, size=32)
     kept = read_checkpoint(run / 'last.pth.tar')['args']['data_config']
     assert (kept['input_size'][0], len(kept['mean']), len(kept['std'])) == (1, 1, 1)
-    found = list(predict(load_model(run), [str(path) for path in sorted((data / 'val').glob('*/*'))]))
+    found = list(predict(load(run), [str(path) for path in sorted((data / 'val').glob('*/*'))]))
     assert len(found) == 8
     assert torch.tensor([row.top[0].confidence for row in found]).isfinite().all()
