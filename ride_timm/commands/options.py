@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_type_hints
 from ride_timm.options import DataForm, Option, base_of, flag, options_of
 
 __all__ = [
-    'KeyValues', 'add_device_option', 'add_form_options', 'add_model_argument', 'add_options', 'add_prior_option', 'chosen',
+    'KeyValues', 'add_device_option', 'add_form_options', 'add_model_argument', 'add_options', 'add_prior_option',
+    'chosen',
 ]  # fmt: skip
 
 _Config = TypeVar('_Config')
