@@ -104,7 +104,7 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 def read_run(step: str, folder: Path) -> dict[str, Any]:
     """What the ladder keeps of a finished run."""
     results = json.loads((folder / 'results.json').read_text())
-    last, environment = results['last'], results['environment']
+    last, stage, environment = results['last'], results['training'][0], results['test']['environment']
     with (folder / 'summary.csv').open(newline='') as file:
         epochs = list(csv.DictReader(file))
     with (folder / 'per_class.csv').open(newline='') as file:
@@ -112,10 +112,10 @@ def read_run(step: str, folder: Path) -> dict[str, Any]:
         for row in csv.DictReader(file):
             if int(row['test_images']):
                 images[row['group']].append(int(row['test_images']))
-    seconds = sum(results['train_images'] / float(row['train_images_per_second']) for row in epochs)
+    seconds = sum(stage['images'] / float(row['train_images_per_second']) for row in epochs)
     curve = [_balanced({group: float(row[f'eval_{group}']) for group in GROUPS}, images) for row in epochs[-LAST:]]
     return {
-        'step': step, 'seed': results['seed'], 'epochs': results['epochs'],
+        'step': step, 'seed': stage['seed'], 'epochs': stage['epochs'],
         'balanced': f'{_balanced(last, images):.2f}', 'se': f'{_standard_error(last, images):.2f}',
         'balanced_last10': f'{statistics.fmean(curve):.2f}',
         **{name: f'{last[name]:.2f}' for name in (*GROUPS, 'ece')},

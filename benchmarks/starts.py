@@ -21,7 +21,8 @@ import torch
 from PIL import Image, ImageOps
 
 from ride_timm.commands.train import main as train
-from ride_timm.engine.results import environment, read_per_class, write_json
+from ride_timm.engine.results import environment, write_json
+from ride_timm.records.runs import read_per_class
 
 EPOCHS = {32: 8, 64: 4}
 EXPERTS, PLAIN = 'ride_resnet32_3e.balpoe_cifar100lt', 'ride_resnet32_1e.ce_cifar100lt'

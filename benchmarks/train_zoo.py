@@ -128,7 +128,11 @@ class Zoo:
         if foreign is not None and foreign['choices'] is not None:
             return float(foreign['choices']['threshold'])
         found = self.recorded(_router_of(self.run(net, 'A', self.args.seeds[0])))
-        return None if found is None else float(json.loads((found / 'results.json').read_text())['router_threshold'])
+        if found is None:
+            return None
+        results = json.loads((found / 'results.json').read_text())
+        older = 'router_threshold' in results  # a run of before version 2 of the file
+        return float(results['router_threshold'] if older else results['choices']['threshold'])
 
     def foreign(self, net: Net) -> dict[str, Any] | None:
         """The `results.json` of a network that is published already, by a run that is not here; None if it is not."""

@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_MODULES = {'data': 'data_report', 'predict': 'commands.predict', 'train': 'commands.train'}
+_MODULES = {'data': 'data_report', **{name: f'commands.{name}' for name in ('predict', 'recipes', 'train')}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

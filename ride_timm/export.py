@@ -11,11 +11,11 @@ import itertools
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ride_timm.cards.results import SEED_FIGURES, read_results
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
 from ride_timm.data.images import stored_range
@@ -23,8 +23,8 @@ from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.files import check_folder
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
-from ride_timm.engine.provenance import base_model, hub_datasets, read_run, stage_record
-from ride_timm.engine.results import format_metrics, read_per_class, write_json
+from ride_timm.engine.provenance import base_model, hub_datasets
+from ride_timm.engine.results import format_metrics, write_json
 from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.run_folder import checkpoints_in
 from ride_timm.engine.values import check_values
@@ -36,13 +36,13 @@ from ride_timm.prior import fold_logit_adjustment, remaining_adjustment
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
 from ride_timm.publishing.precision import DTYPES, round_network
+from ride_timm.records.fields import to_json
+from ride_timm.records.results import FORMAT, SEED_RESULTS, Choices, Results, read_results
+from ride_timm.records.runs import read_per_class, read_run
 
 __all__ = ['build_parser', 'export', 'main', 'seed_rows']
 
 _logger = logging.getLogger(__name__)
-
-FORMAT = 1
-"""Version of the layout of `results.json`."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -114,16 +114,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     setup_logging()
     results = export(args)
-    test = results['test']
-    images = [row['test_images'] for row in test['per_class']]
-    print(f'{args.output}: all experts {format_metrics(test["all_experts"], images)}')
-    if test['routed'] is not None:
-        routed = format_metrics(test['routed'], images)
-        print(f'{args.output}: routed      {routed}, {test["routed"]["gmacs"]:.4f} GMACs')
+    test = results.test
+    images = [row.test_images for row in test.per_class]
+    print(f'{args.output}: all experts {format_metrics(test.all_experts, images)}')
+    if test.routed is not None:
+        print(f'{args.output}: routed      {format_metrics(test.routed, images)}, {test.routed["gmacs"]:.4f} GMACs')
     return 0
 
 
-def export(args: argparse.Namespace) -> dict[str, Any]:
+def export(args: argparse.Namespace) -> Results:
     """Measure a trained network and write its folder.
 
     Args:
@@ -137,7 +136,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from ride_timm.card import write_card
+    from ride_timm.pages.card import write_card
 
     if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
         raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
@@ -145,11 +144,10 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     check_folder(args.output, '--output')
     output = Path(args.output)
     name = output.resolve().name
-    first = read_run(Path(args.runs[0]))['args']
-    read_run(Path(args.runs[-1]))  # a run that is not finished has no results to say so
+    runs = [read_run(Path(run)) for run in args.runs]
     trained = load(args.runs[-1])
     _check(args, name, trained)
-    stages = [stage_record(Path(run)) for run in args.runs]
+    stages, first = [run.training[-1] for run in runs], runs[0].args or {}
     choices = _choices([Path(run) for run in args.choices], trained) if args.choices else None
     split = _open(args, trained)
     counts = _all_counts(Path(args.runs[-1]), trained)
@@ -171,11 +169,11 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),
     )  # fmt: skip
     stored = {'bytes': None} if args.figures_only else {'bytes': tensor_bytes(output), 'dtype': args.dtype}
-    results = {
+    content = {
         'format': FORMAT,
         'name': name,
         'architecture': trained.architecture,
-        'recipe': stages[0]['recipe'],
+        'recipe': stages[0].recipe,
         'method': trained.about.get('loss'),
         'data': {
             'name': args.data_name or Path(args.data_dir).resolve().name,
@@ -183,19 +181,22 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             'train_images': sum(counts),
             'imbalance_factor': max(counts) / max(min(counts), 1),
             'test_images': len(split.targets),
+            'evaluated_on': 'test',
             'source': split.source,
+            'dataset': args.dataset or None,
             'datasets': hub_datasets(first) if args.data_id is None else [args.data_id],
         },
         'base_model': base_model(first),
         'network': {**describe_network(trained.model, config['input_size']), **stored},
-        'training': stages,
-        'choices': choices,
+        'training': [to_json(stage) for stage in stages],
+        'choices': None if choices is None else to_json(choices),
         'test': test,
-        'seeds': seed_rows(stages[0]['seed'], test['all_experts'], [Path(folder) for folder in args.other_seeds]),
+        'seeds': seed_rows(stages[0].seed, test['all_experts'], [Path(folder) for folder in args.other_seeds]),
         'figures_only': args.figures_only,
         'note': args.note,
     }
-    write_json(output / 'results.json', results)
+    results = Results.from_json(content, str(output / 'results.json'))
+    write_json(output / 'results.json', results.to_json())
     write_card(output, others=[])
     if renew_entry(output.resolve()):
         _logger.info(f'{name} stands in {output.parent / "index.json"}')
@@ -215,12 +216,12 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
             'folder.'
         )
     last = read_run(Path(args.runs[-1]))
-    if getattr(trained.model, 'router', None) is not None and last['args']['stage'] != 'router':
+    if getattr(trained.model, 'router', None) is not None and last.training[0].stage != 'router':
         raise RideError(
             f'{args.runs[-1]} has a router and is no run of the router stage; name the run that trained it.'
         )
     for before, run in itertools.pairwise(args.runs):
-        begun = read_run(Path(run))['args'].get('init')
+        begun = read_run(Path(run)).training[0].init
         if begun is None or Path(begun).resolve() != (Path(before) / 'last.pth.tar').resolve():
             raise RideError(
                 f'{run} began with {begun} and not with {before}; name the runs in order, each after the one that it '
@@ -274,34 +275,24 @@ def _open(args: argparse.Namespace, trained: TrainedNet) -> DataSplit:
     return split
 
 
-def _choices(runs: list[Path], trained: TrainedNet) -> dict[str, Any]:
+def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
     """Where the threshold comes from; it must be the one that the network routes with."""
-    last = read_run(runs[-1])
-    threshold, own = last.get('router_threshold'), trained.model.router_threshold
-    if 'sweep' not in last:
+    made = [read_run(run) for run in runs]
+    last, own = made[-1], trained.model.router_threshold
+    if last.choices is None:
         raise RideError(f'{runs[-1]} held no images out and chose nothing; name runs with --holdout, or no --choices.')
+    threshold = last.choices.threshold
     if threshold != own:
         raise RideError(
             f'{runs[-1]} chose the threshold {threshold:g} and the network routes with {own:g}; train its router with '
             f'--router-threshold {threshold:g}.'
         )
-    if last['args'].get('model') != trained.name:
-        raise RideError(f'{runs[-1]} chose for {last["args"].get("model")} and the network is {trained.name}.')
-    sweep = last['sweep']
-    return {
-        'held_out': {
-            'fraction': last['args'].get('holdout'),
-            'images': last.get('held_out_images'),
-            'seed': last['args'].get('holdout_seed', last.get('seed')),
-        },
-        'training': [stage_record(run) for run in runs],
-        'threshold': threshold,
-        'rule': last.get('threshold_rule'),
-        'sweep': sweep,
-    }
+    if last.architecture != trained.architecture:
+        raise RideError(f'{runs[-1]} chose for {last.architecture} and the network is {trained.architecture}.')
+    return replace(last.choices, training=tuple(run.training[-1] for run in made))
 
 
-def seed_rows(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
+def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
     """The figures of every seed, the published one first.
 
     Args:
@@ -313,15 +304,15 @@ def seed_rows(seed: Any, figures: dict[str, Any], folders: list[Path]) -> list[d
         RideError: A folder is none of those, or a seed comes twice.
     """
 
-    def row(seed: Any, figures: dict[str, Any], published: bool) -> dict[str, Any]:
-        known = {key: figures.get(key) for key in SEED_FIGURES}
+    def row(seed: Any, figures: Mapping[str, Any], published: bool) -> dict[str, Any]:
+        known = {key: figures.get(key) for key in SEED_RESULTS}
         return {'seed': seed, **known, 'published': published}
 
     rows = [row(seed, figures, True)]
     for folder in folders:
         try:
             other = read_results(folder)
-            rows.append(row(other['training'][0].get('seed'), other['test']['all_experts'], False))
+            rows.append(row(other.training[0].seed, other.test.all_experts, False))
         except RideError as error:
             raise RideError(f'{folder} is no folder that ride-timm export wrote ({error}).') from None
     if len({item['seed'] for item in rows}) < len(rows):

@@ -31,13 +31,24 @@ from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
+from ride_timm.pages.figures import (
+    as_bytes,
+    draw_calibration,
+    draw_curves,
+    read_curves,
+    routing_figure,
+    tail_figure,
+    thumbnail,
+)
 from ride_timm.parser import Parser
 from ride_timm.records.kinds import ARGS_SCHEMA
+from ride_timm.records.results import ClassRow, Data, Network, Results
+from ride_timm.records.results import Measured as Figures
 from ride_timm.records.schema import read_object
-from ride_timm.reports.figures import draw_calibration, draw_curves, draw_routing, draw_tail, read_curves, thumbnail
 from ride_timm.reports.page import Content, Example, render
 
 __all__ = ['build_parser', 'main', 'write_report']
@@ -204,10 +215,11 @@ def _content(
     """What the page shows."""
     curves = _read_summary(run)
     pictures = {'calibration': draw_calibration(measured.answers, measured.metrics['ece'])}
+    results = _results(measured, trained, data, split)
     if measured.groups is not None:
-        pictures['tail'] = draw_tail(measured, trained.name, data, split.source)
+        pictures['tail'] = as_bytes(lambda path: tail_figure(results, path))
     if measured.sweep is not None:
-        pictures['routing'] = draw_routing(measured, trained.name, data, split.source)
+        pictures['routing'] = as_bytes(lambda path: routing_figure(results, path))
     if curves and len(curves['epoch']) > 1:  # a single one makes no curve
         pictures['curves'] = draw_curves(curves)
     return Content(
@@ -219,6 +231,43 @@ def _content(
         pictures=pictures,
         examples=_examples(split, measured),
         curves_note=_curves_note(run, curves),
+    )
+
+
+def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSplit) -> Results:
+    """What was measured, as the figures take it."""
+    groups = measured.groups.groups if measured.groups else {}
+    rows = [row.plain() for row in measured.per_class]
+    names = ('label', 'name', 'train_images', 'test_images', 'accuracy', 'group')
+    return Results(
+        name=printable(trained.name),
+        architecture=trained.name,
+        method=None,
+        data=Data(
+            name=printable(data),
+            num_classes=split.num_classes,
+            train_images=sum(row.train_images for row in measured.per_class),
+            test_images=len(measured.answers.targets),
+            evaluated_on='val_fraction' if trained.about.get('val_part') else 'test',
+        ),
+        network=Network(
+            parameters=0,
+            gmacs=measured.metrics['gmacs'],
+            gmacs_by_experts=None,
+            num_experts=measured.num_experts or 1,
+            multi_expert=measured.num_experts > 0,
+            router=measured.routed is not None,
+            input_size=tuple(measured.input_size),
+        ),
+        training=(),
+        test=Figures(
+            all_experts=measured.metrics,
+            routed=measured.routed,
+            sweep=None if measured.sweep is None else tuple(measured.sweep),
+            groups={name: [int(index) for index in members] for name, members in groups.items()},
+            per_class=tuple(ClassRow(**{name: row[name] for name in names}) for row in rows),
+        ),
+        seeds=(),
     )
 
 

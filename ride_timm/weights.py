@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ride_timm.cards.results import read_results
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.parser import Parser
 from ride_timm.published import PretrainedError, Weight, package_root, published_weights, read_index
+from ride_timm.records.results import Results, read_results
 
 __all__ = ['build_parser', 'list_weights', 'main', 'weights_root']
 
@@ -77,29 +77,24 @@ def weights_root() -> tuple[Path, dict[str, Weight]]:
 
 
 def _describe(weight: Weight) -> dict[str, Any]:
-    results = _results(weight)
-    test = results.get('test') or {}
-    everything, routed = test.get('all_experts') or {}, test.get('routed')
+    try:
+        results: Results | None = read_results(weight.folder)
+    except RideError:
+        results = None
+    everything = {} if results is None else results.test.all_experts
+    routed = None if results is None else results.test.routed
     sizes = [weight.files[name].size for name in weight.tensor_files]
     return {
         'name': weight.name,
-        'data': (results.get('data') or {}).get('name'),
+        'data': None if results is None else results.data.name,
         'overall': everything.get('top1'),
         **{name: everything.get(name) for name in _GROUPS},
-        'gmacs': (results.get('network') or {}).get('gmacs'),
-        'routed': None if routed is None else {'overall': routed.get('top1'), 'gmacs': routed.get('gmacs')},
+        'gmacs': None if results is None or results.network is None else results.network.gmacs,
+        'routed': None if routed is None else {'overall': routed['top1'], 'gmacs': routed['gmacs']},
         'bytes': sum(sizes) if sizes else None,
         'path': str(weight.folder) if weight.is_local else None,
         'hub': None if weight.hub is None else f'{weight.hub.repo_id}@{weight.hub.revision}',
     }
-
-
-def _results(weight: Weight) -> dict[str, Any]:
-    """Content of its `results.json`; empty where there is none to be read."""
-    try:
-        return read_results(weight.folder)
-    except RideError:
-        return {}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

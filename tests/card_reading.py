@@ -4,13 +4,20 @@ import re
 
 from weight_results import make_config, make_results
 
-from ride_timm.card import render_card
+from ride_timm.pages.card import models_table, render_card
+from ride_timm.records.results import Results
 
 
 def render(results=None, **options):
     """The card of results, by default of those of a routed network."""
     results = results or make_results()
-    return render_card(results, make_config(results), **options)
+    others = [Results.from_json(other) for other in options.pop('others', ())]
+    return render_card(Results.from_json(results), make_config(results), others=others, **options)
+
+
+def table_of(everything):
+    """The table of all published networks."""
+    return models_table([Results.from_json(results) for results in everything])
 
 
 def tables(text):

@@ -6,29 +6,33 @@ import statistics
 from pathlib import Path
 
 import pytest
-from card_reading import render, tables
+from card_reading import render, table_of, tables
 from huggingface_hub import ModelCard
 from weight_results import make_config, make_results, write_folder
 
-from ride_timm.card import BEGIN, END, main, models_table, render_card, update_model_card, write_card
-from ride_timm.cards import figures
-from ride_timm.cards.results import check_results, read_results
+from ride_timm.card import main
 from ride_timm.errors import RideError
+from ride_timm.pages.card import BEGIN, END, render_card, update_model_card, write_card
+from ride_timm.records.results import Results, read_results
 
 GROUPS = ('many', 'medium', 'few')
 
 # files
 
 
+def record(**options):
+    return Results.from_json(make_results(**options))
+
+
 def test_write_card(tmp_path):
     results = make_results()
     folder = write_folder(tmp_path, results)
-    write_card(folder, [make_results(method='balpoe')])
+    write_card(folder, [record(method='balpoe')])
     names = {'README.md', 'tail.png', 'routing.png', 'results.json', 'config.json'}
     assert {path.name for path in folder.iterdir()} == names
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert first['README.md'].decode() == render(results, others=[make_results(method='balpoe')])
-    write_card(str(folder), [make_results(method='balpoe')])
+    write_card(str(folder), [record(method='balpoe')])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     write_card(folder, repo_id='org/net')
     assert 'hf-hub:org/net' in (folder / 'README.md').read_text()
@@ -37,29 +41,17 @@ def test_write_card(tmp_path):
 def test_the_picture_of_a_single_point_is_taken_away(tmp_path):
     results = make_results(experts=1, method='ce')
     folder = write_folder(tmp_path, results)
-    write_card(folder, [make_results()])
+    write_card(folder, [record()])
     assert (folder / 'routing.png').exists()
     write_card(folder)
     assert not (folder / 'routing.png').exists()
     assert (folder / 'README.md').read_text() == render(results)
 
 
-def test_the_picture_over_cost_of_unbalanced_images(tmp_path, monkeypatch):
-    labels = []
-    monkeypatch.setattr(figures, 'place_labels', lambda axes, found, *_: labels.extend(label.text for label in found))
-    monkeypatch.setattr(figures, 'DPI', 50)
-    results, old = make_results(), make_results(method='balpoe', router=False)
-    results['test']['per_class'][0]['test_images'] = 400
-    for row in (results['test']['all_experts'], results['test']['routed'], *results['test']['sweep']):
-        row['balanced'] = 12.5
-    figures.routing_figure(results, tmp_path / 'a.png', [old])  # `old` does not know its mean over classes
-    assert labels[:2] == ['all 3 experts: 12.5 %', 'routed, threshold 0.65: 12.5 %']
-
-
 def test_the_card_of_another_network_is_refused():
     results = make_results()
     with pytest.raises(RideError, match=r'config\.json is of ride_resnet32_4e and results\.json of ride_resnet32_3e'):
-        render_card(results, make_config(results) | {'architecture': 'ride_resnet32_4e'})
+        render_card(Results.from_json(results), make_config(results) | {'architecture': 'ride_resnet32_4e'})
 
 
 def test_a_folder_without_config(tmp_path):
@@ -88,7 +80,8 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize(
     'key',
     [
-        'name', 'method', 'data.train_images', 'network.bytes', 'network.gmacs_by_experts', 'training.0.command',
+        'architecture', 'method', 'data.train_images', 'network.parameters', 'network.gmacs_by_experts',
+        'training.0.command',
         'choices.threshold', 'choices.training.1.stage', 'test.all_experts.top1', 'test.routed.gmacs',
         'test.sweep.3.threshold', 'test.groups', 'test.per_class.7.accuracy', 'seeds.0.top1',
     ],
@@ -105,18 +98,19 @@ def test_a_bad_key_is_named(key, how):
     else:
         holder[last] = object()
     named = re.sub(r'\.(\d+)\.', r'[\1].', key)
-    with pytest.raises(RideError, match=re.escape(f'somewhere/results.json: "{named}" ')) as error:
-        check_results(results, 'somewhere/results.json')
-    assert ('is missing' in str(error.value)) == (how == 'missing')
-    with pytest.raises(RideError, match=re.escape(named)):
-        render_card(results, {})
+    table = re.match(r'test\.(all_experts|routed|sweep)', named)  # which has numbers by name
+    named = table[1] if table else named
+    with pytest.raises(RideError, match=r'^somewhere/results\.json: .*' + re.escape(f'{named}" ')) as error:
+        Results.from_json(results, 'somewhere/results.json')
+    assert ('is missing' in str(error.value)) == (how == 'missing' and not table)
+    assert last in str(error.value)
 
 
 @pytest.mark.parametrize(
     ('key', 'value'),
     [
         ('test.all_experts.top1', float('nan')), ('test.all_experts.many', '57'), ('test.routed.top1', True),
-        ('data.num_classes', 99), ('test.groups.many', [100]), ('seeds', []), ('training', []), ('format', 2),
+        ('data.num_classes', 99), ('test.groups.many', [100]), ('seeds', []), ('training', []), ('format', 3),
     ],
 )  # fmt: skip
 def test_bad_values(key, value):
@@ -126,8 +120,10 @@ def test_bad_values(key, value):
     for part in parents:
         holder = holder[part]
     holder[last] = value
-    with pytest.raises(RideError, match=last if last != 'num_classes' else 'per_class'):
-        check_results(results)
+    with pytest.raises(
+        RideError, match='per_class' if last == 'num_classes' else key.split('.')[1] if '.' in key else key
+    ):
+        Results.from_json(results)
 
 
 def test_what_is_unknown_is_a_dash():
@@ -140,7 +136,7 @@ def test_what_is_unknown_is_a_dash():
     del results['test']['all_experts']['ece']
     text = render(results)
     assert 'None' not in text.replace('None switches routing off', '')
-    assert 'One seed was trained' in text
+    assert 'one seed:' in text
     assert tables(text)['CIFAR-100-LT'][0]['few'] == tables(text)['CIFAR-100-LT'][0]['ECE'] == '-'
     assert not any('few classes (all' in item.metric_name for item in ModelCard(text).data.eval_results)
 
@@ -151,10 +147,10 @@ def test_what_is_unknown_is_a_dash():
 def test_the_table_of_all_weights():
     everything = [make_results(seeds=3), make_results(method='balpoe', router=False, level=50),
                   make_results(experts=1, method='ce', level=40)]  # fmt: skip
-    text = models_table(everything)
-    assert text == models_table(everything[::-1])
+    text = table_of(everything)
+    assert text == table_of(everything[::-1])
     header, _, *lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
-    assert header[:8] == ['weights', 'data', 'overall', 'many', 'medium', 'few', 'ECE', 'GMACs']
+    assert header[:8] == ['checkpoint', 'data', 'overall', 'many', 'medium', 'few', 'ECE', 'GMACs']
     plain, balpoe, ride = lines
     for row, results in ((plain, everything[2]), (balpoe, everything[1]), (ride, everything[0])):
         figures, network = results['test']['all_experts'], results['network']
@@ -169,17 +165,17 @@ def test_the_table_of_all_weights():
     assert ride[14] == f'3 ({statistics.mean(values):.1f} ± {statistics.stdev(values):.1f})'
     assert plain[14] == '1'
     assert plain[1] == 'CIFAR-100-LT'
-    held = models_table([make_results(held_out=True)]).splitlines()[2]
+    held = table_of([make_results(held_out=True)]).splitlines()[2]
     assert held.split('|')[2].strip() == 'CIFAR-100-LT (90 % of the images)'
 
 
 def test_update_model_card(tmp_path):
     page = tmp_path / 'MODEL_CARD.md'
     page.write_text(f'# Models\n\n{BEGIN}\nold\n{END}\n\nafter\n')
-    update_model_card(page, [make_results()])
-    expected = f'# Models\n\n{BEGIN}\n\n{models_table([make_results()])}\n\n{END}\n\nafter\n'
+    update_model_card(page, [record()])
+    expected = f'# Models\n\n{BEGIN}\n\n{table_of([make_results()])}\n\n{END}\n\nafter\n'
     assert page.read_text() == expected
-    update_model_card(page, [make_results()])
+    update_model_card(page, [record()])
     assert page.read_text() == expected
 
 
@@ -188,7 +184,7 @@ def test_a_page_without_marks_is_left_alone(tmp_path, text):
     page = tmp_path / 'page.md'
     page.write_text(text)
     with pytest.raises(RideError, match=r'page\.md must have one line <!-- models: begin -->'):
-        update_model_card(page, [make_results()])
+        update_model_card(page, [record()])
     assert page.read_text() == text
 
 
@@ -207,14 +203,14 @@ def test_the_command(tmp_path, capsys):
     for folder, results in zip(folders, everything, strict=True):
         assert (folder / 'README.md').read_text() == render(results, others=everything)
         assert str(folder / 'README.md') in capsys.readouterr().out or folder is not folders[0]
-    assert models_table(everything) in page.read_text()
+    assert table_of(everything) in page.read_text()
 
 
 def test_the_command_writes_nothing_if_a_folder_is_bad(tmp_path):
     good = write_folder(tmp_path, make_results())
     bad = write_folder(tmp_path, make_results(method='balpoe'))
-    (bad / 'results.json').write_text(json.dumps({'format': 1}))
-    with pytest.raises(RideError, match='"name" is missing'):
+    (bad / 'results.json').write_text(json.dumps({'format': 2}))
+    with pytest.raises(RideError, match='"architecture" is missing'):
         main([str(good), str(bad)])
     assert not (good / 'README.md').exists()
     with pytest.raises(RideError, match='name each once'):

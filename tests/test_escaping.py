@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ride_timm.cards.markdown import code, escape, fence
 from ride_timm.engine.logs import setup_logging
-from ride_timm.engine.results import read_per_class, write_per_class
+from ride_timm.engine.results import write_per_class
 from ride_timm.errors import RideError, one_line
 from ride_timm.escaping import csv_cell, from_csv_cell, printable, shortened
 from ride_timm.metrics import ClassResult
+from ride_timm.pages.markdown import code, escape, fence
 from ride_timm.prior import _read_rows
+from ride_timm.records.runs import read_per_class
 
 EVIL = 'X\x1b]0;owned\x07\x1b[31m\u202e\x9b\r'
 COMMANDS = '\x1b\x07\u202e\x9b\r\x00\x7f\u2028\u2066'

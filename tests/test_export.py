@@ -33,7 +33,7 @@ def runs(tmp_path_factory, data):
     output = tmp_path_factory.mktemp('runs')
     first = train(data, output, 'A', *RIDE, '--holdout', '0.25')
     chosen = train(data, output, 'A-router', '--stage', 'router', '--init', str(first / 'last.pth.tar'))
-    threshold = json.loads((chosen / 'results.json').read_text())['router_threshold']
+    threshold = json.loads((chosen / 'results.json').read_text())['choices']['threshold']
     second = train(data, output, 'B', *RIDE, '--seed', '5')
     options = ('--stage', 'router', '--init', str(second / 'last.pth.tar'), '--router-threshold', f'{threshold}')
     train(data, output, 'B-router', *options)
@@ -122,7 +122,7 @@ def test_how_it_was_made(results, runs):
     choices = results['choices']
     assert choices['held_out']['fraction'] == 0.25
     assert choices['held_out']['images'] + choices['training'][0]['images'] == sum(COUNTS.values())
-    assert choices['threshold'] == json.loads((runs / 'A-router' / 'results.json').read_text())['router_threshold']
+    assert choices['threshold'] == json.loads((runs / 'A-router' / 'results.json').read_text())['choices']['threshold']
 
 
 def test_what_the_network_is(results):
@@ -208,7 +208,7 @@ def test_held_out_images_count_for_the_groups_and_not_as_seen(held_out):
     seen = results['training'][0]['images']
     assert seen + results['choices']['held_out']['images'] == sum(COUNTS.values())
     assert (
-        f'only a part of the training images**: {seen} of {sum(COUNTS.values())};'
+        f'**Trained on a part of the training images**: {seen} of {sum(COUNTS.values())}.'
         in (held_out / NAME / 'README.md').read_text()
     )
 
@@ -231,7 +231,7 @@ def test_figures_alone(data, runs, tmp_path):
     results = json.loads((tmp_path / NAME / 'results.json').read_text())
     assert results['figures_only']
     assert results['network']['bytes'] is None
-    assert 'Are not kept' in (tmp_path / NAME / 'README.md').read_text()
+    assert 'only its results' in (tmp_path / NAME / 'README.md').read_text()
 
 
 class TestRefusals:

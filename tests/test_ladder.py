@@ -29,8 +29,8 @@ def write_run(folder, seed=42, epochs=12, many=60.0):
             writer = csv.DictWriter(file, table[0])
             writer.writeheader()
             writer.writerows(table)
-    results = {'last': last, 'seed': seed, 'epochs': epochs, 'train_images': 100,
-               'environment': {'hardware': '2 CPU cores', 'commit': 'abc'}}  # fmt: skip
+    results = {'last': last, 'training': [{'seed': seed, 'epochs': epochs, 'images': 100}],
+               'test': {'environment': {'hardware': '2 CPU cores', 'commit': 'abc'}}}  # fmt: skip
     (folder / 'results.json').write_text(json.dumps(results))
 
 

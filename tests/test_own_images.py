@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.cards import figures
 from ride_timm.cli import main
 from ride_timm.escaping import from_csv_cell
 from ride_timm.inference.load import load
+from ride_timm.pages import figures
 
 NAMES = ['10', '2', 'great white', 'a, b', '<script>alert(1)<', 'größe', '猫', '=1+1', 'it\'s "q" &amp;', '$x$']
 

@@ -16,7 +16,6 @@ from tiny_runs import CIFAR, write_images
 from ride_timm.commands.predict import main as predict
 from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
-from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.prior import (
@@ -27,6 +26,7 @@ from ride_timm.prior import (
     parse_prior,
     serve_prior,
 )
+from ride_timm.records.runs import read_per_class
 from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)

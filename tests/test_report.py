@@ -14,7 +14,6 @@ from report_reading import Page, read, report, validated
 from timm.models._input import update_model_args
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.cards import figures
 from ride_timm.cli import guarded
 from ride_timm.convert import save_folder
 from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
@@ -24,8 +23,9 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import Answers, Measured, measure_split
 from ride_timm.inference.load import load
 from ride_timm.metrics import ClassResult, expected_calibration_error, wilson_interval
+from ride_timm.pages import figures
+from ride_timm.pages.figures import draw_curves, read_curves, thumbnail
 from ride_timm.report import build_parser, main
-from ride_timm.reports.figures import draw_curves, read_curves, thumbnail
 from ride_timm.reports.measure import agreement, reliability, worst_pairs
 from ride_timm.reports.page import Content, Example, render
 
@@ -197,7 +197,7 @@ def test_precision_and_intervals_stand_next_to_accuracy(routed, unbalanced, tmp_
 def test_the_curve_of_the_mean_over_classes(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        'ride_timm.reports.figures._line', lambda axes, epochs, values, colour, label, width=1: drawn.append(label)
+        'ride_timm.pages.figures._line', lambda axes, epochs, values, colour, label, width=1: drawn.append(label)
     )
     curves = {'epoch': [0, 1], 'lr': [0.1, 0.1], 'eval_top1': [50.0, 60.0], 'eval_balanced': [50.0, 60.0 + 1e-12]}
     draw_curves(curves)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import train, write_images
 
-from ride_timm.cards.results import read_results
 from ride_timm.export import main as export
 from ride_timm.published import read_index
+from ride_timm.records.results import read_results
 
 COUNTS = {'ant': 48, 'bee': 32, 'cat': 21, 'dog': 10, 'elk': 4}
 NAME = 'ride_resnet50_4e.ride_tinyimagenetlt'
@@ -75,24 +75,24 @@ def test_the_files_are_small_and_in_the_index(root):
     assert {key for key in tensors if re.search(r'bn\d|downsample\.1|^router', key)} == {
         *kept, *(key for key in tensors if key.endswith('num_batches_tracked'))
     }  # fmt: skip
-    assert read_results(root / NAME)['network']['bytes'] == sum(weight.files[name].size for name in weight.tensor_files)
+    assert read_results(root / NAME).net.bytes == sum(weight.files[name].size for name in weight.tensor_files)
 
 
 def test_classes_are_counted_with_the_images_that_were_held_out(root):
     results = read_results(root / NAME)
-    assert [row['train_images'] for row in results['test']['per_class']] == list(COUNTS.values())
+    assert [row.train_images for row in results.test.per_class] == list(COUNTS.values())
     assert read_index(root)[NAME].config['ride']['class_counts'] == list(COUNTS.values())
-    seen = results['training'][0]['images']
-    assert seen + results['choices']['held_out']['images'] == results['data']['train_images'] == sum(COUNTS.values())
-    assert read_results(root / PLAIN)['data']['train_images'] == sum(COUNTS.values())
+    seen = results.training[0].images
+    assert seen + results.choices.held_out.images == results.data.train_images == sum(COUNTS.values())
+    assert read_results(root / PLAIN).data.train_images == sum(COUNTS.values())
 
 
 def test_the_card_is_honest(root):
     text = (root / NAME / 'README.md').read_text()
-    assert '**It saw only a part of the training images**: 92 of 115;' in text
+    assert '**Trained on a part of the training images**: 92 of 115.' in text
     assert 'that this training held out, never on test images' in text
-    assert 'but for `--epochs 3` (experts)' in text
-    assert 'It is not a network of ImageNet-LT' in text
+    assert 'except `--epochs 3` (experts)' in text
+    assert 'It is not an ImageNet-LT network' in text
     assert 'in float16 (normalisation, biases and router in float32)' in text
     assert '3x64x64' in text
 
@@ -101,9 +101,9 @@ def test_the_plain_network_is_figures_alone(root):
     assert {path.suffix for path in (root / PLAIN).iterdir()} == {'.json', '.md', '.png'}
     assert not read_index(root)[PLAIN].has_tensors
     results = read_results(root / PLAIN)
-    assert results['network']['bytes'] is None
-    assert results['architecture'] == 'resnet50'
-    assert results['network']['num_experts'] == 1
+    assert results.net.bytes is None
+    assert results.architecture == 'resnet50'
+    assert results.net.num_experts == 1
 
 
 def test_it_is_what_pretrained_means(root):
@@ -137,7 +137,8 @@ def test_validate_prints_the_cards_figures(root, data, tmp_path, way):
     ]
     fresh(root, *command, *way, '--results-file', str(tmp_path / 'found.json'), '--device', 'cpu')
     found = json.loads((tmp_path / 'found.json').read_text())
-    expected = read_results(root / NAME)['test']['routed' if way else 'all_experts']
+    test = read_results(root / NAME).test
+    expected = test.routed if way else test.all_experts
     for name in ('top1', 'many', 'medium', 'few', 'ece', 'loss', 'gmacs', 'mean_experts', 'worst_class'):
         assert (name in expected) == (name in found), name
         if name in expected:

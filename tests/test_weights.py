@@ -7,11 +7,12 @@ import pytest
 import timm
 import torch
 
-from ride_timm.card import models_table, render_card
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.sweep import choose_threshold
+from ride_timm.pages.card import models_table, render_card
 from ride_timm.published import package_root, published_weights, read_index
 from ride_timm.publishing.index import hash_folder
+from ride_timm.records.results import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = read_index(package_root()) if (package_root() / 'index.json').is_file() else {}
@@ -25,7 +26,7 @@ def results_of(weight):
 
 
 def all_results():
-    return [results_of(weight) for weight in WEIGHTS.values()]
+    return [read_results(weight.folder) for weight in WEIGHTS.values()]
 
 
 def test_every_folder_is_in_the_index():
@@ -85,7 +86,7 @@ def test_the_threshold_was_chosen_on_held_out_images(weight):
         pytest.skip('no router')
     choices = results['choices']
     # what was given by hand is what the rule would take over the images alone, and the card says why
-    by_hand = choices['rule'].startswith('--router-threshold')
+    by_hand = choices['by_hand']
     assert choices['threshold'] == choose_threshold(choices['sweep'], **({'measures': ['top1']} if by_hand else {}))
     assert not by_hand or 'chosen on run A' in results['note']
     assert choices['held_out']['images'] + choices['training'][0]['images'] == results['data']['train_images']
@@ -113,8 +114,8 @@ def test_the_per_class_figures_add_up(weight):
 
 @every_weight
 def test_the_card_is_made_from_the_results(weight):
-    others = [results for results in all_results() if results['name'] != weight.name]
-    assert (weight.folder / 'README.md').read_text() == render_card(results_of(weight), weight.config, others=others)
+    card = render_card(read_results(weight.folder), weight.config, others=all_results())
+    assert (weight.folder / 'README.md').read_text() == card
 
 
 def test_the_model_cards_table():

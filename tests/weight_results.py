@@ -5,7 +5,7 @@
     results = make_results(experts=1, method='ce')             # the plain net beside them
     folder = write_folder(tmp_path, results)                   # tmp_path/<name>/{results,config}.json
 
-Each is what `ride_timm.cards.results.check_results` accepts.
+Each is what `Results.from_json` takes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make_results(
     everything = {**_accuracies(per_class, groups), 'ece': 12.345, 'loss': 2.1, 'top5': 77.7, 'gmacs': gmacs[-1]}
     everything |= {f'expert{k}_top1': everything['top1'] - 2.5 - k / 4 for k in range(experts)} if experts > 1 else {}
     return {
-        'format': 1,
+        'format': 2,
         'name': name or f'{architecture}.{method}_cifar100lt',
         'architecture': architecture,
         'recipe': f'cifar100lt_{method}',
@@ -78,11 +78,11 @@ def make_results(
         'data': {
             'name': 'CIFAR-100-LT', 'num_classes': classes, 'train_images': sum(counts),
             'imbalance_factor': max(counts) / min(counts), 'test_images': TEST_IMAGES * classes,
-            'source': 'torch/cifar100 (val)',
+            'source': 'torch/cifar100 (val)', 'dataset': 'torch/cifar100', 'evaluated_on': 'test',
         },
         'network': {
             'parameters': PARAMETERS[experts], 'gmacs': gmacs[-1], 'gmacs_by_experts': gmacs, 'num_experts': experts,
-            'router': router, 'input_size': [3, 32, 32], 'bytes': 4 * PARAMETERS[experts] + 9000,
+            'multi_expert': True, 'router': router, 'input_size': [3, 32, 32], 'bytes': 4 * PARAMETERS[experts] + 9000,
         },
         'training': stages,
         'choices': _choices(method, experts, sum(counts), sweep) if router and not held_out else None,
@@ -196,6 +196,8 @@ def _stage(stage: str, method: str, experts: int, images: int, held_out: bool) -
         'command': f'ride-timm train --recipe {recipe} --model ride_resnet32_{experts}e {data}{more}'
         + (' --holdout 0.1' if held_out else ''),
         'recipe': recipe,
+        'init': None if stage == 'experts' else 'output/experts/last.pth.tar',
+        'holdout': 0.1 if held_out else None,
         'seed': 42,
         'epochs': 200 if stage == 'experts' else 5,
         'images': images,
@@ -213,5 +215,6 @@ def _choices(method: str, experts: int, images: int, sweep: list[dict[str, float
         'training': [_stage(stage, method, experts, images - kept, True) for stage in ('experts', 'router')],
         'threshold': THRESHOLD,
         'rule': RULE,
+        'rule_threshold': THRESHOLD,
         'sweep': sweep,
     }

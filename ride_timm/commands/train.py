@@ -16,7 +16,9 @@ __all__ = ['build_parser', 'main', 'parse']
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm train`; what is not given is None, and picked later."""
     parser = Parser(
-        prog='ride-timm train', description='Train a RIDE network, or any timm classifier, on long-tailed images.'
+        prog='ride-timm train',
+        usage='%(prog)s --data-dir DIR [options]',
+        description='Train a RIDE network, or any timm classifier, on long-tailed images.',
     )
     add_options(parser, TrainConfig)
     return parser

@@ -63,8 +63,8 @@ def describe_network(model: Any, input_size: Sequence[int]) -> dict[str, Any]:
         input_size: (channels, height, width).
 
     Returns:
-        `parameters`, `gmacs` of all experts, `gmacs_by_experts` (None for a plain network), `num_experts`, `router`,
-        `input_size`.
+        `parameters`, `gmacs` of all experts, `gmacs_by_experts` (None for a plain network), `num_experts`,
+        `multi_expert`, `router`, `input_size`.
     """
     experts = count_experts(model)
     return {
@@ -72,6 +72,7 @@ def describe_network(model: Any, input_size: Sequence[int]) -> dict[str, Any]:
         'gmacs': gmacs(model, input_size),
         'gmacs_by_experts': gmacs_by_experts(model, input_size) if experts else None,
         'num_experts': experts or 1,
+        'multi_expert': experts > 0,
         'router': getattr(model, 'router', None) is not None,
         'input_size': list(input_size),
     }

@@ -1,6 +1,5 @@
-"""Where figures come from: the commit of the code, the command, the stages of a training."""
+"""Where results come from: the commit of the code, the commands, data and checkpoints on the Hub."""
 
-import csv
 import re
 import shlex
 import subprocess
@@ -10,12 +9,9 @@ from typing import Any
 
 import timm
 
-from ride_timm.errors import RideError
 from ride_timm.published import published_weights
-from ride_timm.records.kinds import RUN_SCHEMA
-from ride_timm.records.schema import read_object
 
-__all__ = ['add_segment', 'base_model', 'hub_datasets', 'read_run', 'source_commit', 'stage_record']
+__all__ = ['add_segment', 'base_model', 'hub_datasets', 'source_commit']
 
 _ON_THE_HUB = {'torch/cifar10': 'uoft-cs/cifar10', 'torch/cifar100': 'uoft-cs/cifar100'}
 
@@ -72,70 +68,6 @@ def add_segment(
     return segments if same else [*segments, now]
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What a finished run wrote into its `results.json`.
-
-    Args:
-        folder: The run's folder.
-
-    Raises:
-        RideError: There is none, or it is not one of ours.
-    """
-    path = folder / 'results.json'
-    if not folder.exists():
-        raise RideError(f'There is no folder {folder}; name that of a finished run.')
-    if not path.is_file():
-        raise RideError(
-            f'{folder} holds no results.json, which a training writes at its end; finish the run with --resume auto, '
-            'or name the folder of another.'
-        )
-    return read_object(path, RUN_SCHEMA, needed=('args', 'args.stage'))
-
-
-def stage_record(folder: Path) -> dict[str, Any]:
-    """One stage of a training, for the `results.json` of the weights.
-
-    Args:
-        folder: The run's folder.
-
-    Returns:
-        Stage, command (a line for each that the run was gone on with), recipe, seed, epochs, number of training
-        images, seconds of the training steps (without evaluation), precision, commit and environment; None for what
-        the run did not write down.
-
-    Raises:
-        RideError: As `read_run`.
-    """
-    run = read_run(folder)
-    args, environment = run['args'], dict(run.get('environment') or {})
-    images = run.get('train_images')
-    command = args.get('command')
-    segments = run.get('segments') or []
-    if len(segments) > 1:
-        where = [str(segment['environment'].get('hardware')) for segment in segments]
-        if len(set(where)) > 1:
-            later = zip(segments[1:], where[1:], strict=True)
-            parts = [where[0], *(f'from epoch {segment["epoch"] + 1} on {name}' for segment, name in later)]
-            environment['hardware'] = '; '.join(parts)
-        lines = []
-        for segment in segments:
-            lines += [f'# from epoch {segment["epoch"] + 1} on:'] if segment['epoch'] else []
-            lines += [segment['command']] if segment['command'] else []
-        command = '\n'.join(lines)
-    return {
-        'stage': args['stage'],
-        'command': command,
-        'recipe': run.get('recipe') or None,
-        'seed': run.get('seed'),
-        'epochs': run.get('epochs'),
-        'images': images,
-        'seconds': _seconds(folder, images),
-        'amp': (args.get('amp_dtype') or 'float16') if args.get('amp') else None,
-        'commit': environment.pop('commit', None),
-        'environment': environment,
-    }
-
-
 def hub_datasets(args: Mapping[str, Any]) -> list[str] | None:
     """The data sets of the Hugging Face Hub that a run was trained on, for the card; None if it was none of them.
 
@@ -164,15 +96,3 @@ def base_model(args: Mapping[str, Any]) -> str | None:
     cfg = timm.get_pretrained_cfg(name)
     repository = cfg.hf_hub_id if cfg is not None else None
     return None if repository is None else str(repository).partition('@')[0]
-
-
-def _seconds(folder: Path, images: int | None) -> float | None:
-    """Time of all training steps, from the speeds in `summary.csv`, which outlast interruptions."""
-    path = folder / 'summary.csv'
-    if images is None or not path.is_file():
-        return None
-    try:
-        with path.open(newline='', encoding='utf-8') as file:
-            return sum(images / float(row['train_images_per_second']) for row in csv.DictReader(file))
-    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError, csv.Error):  # cut short, or no file of ours
-        return None

@@ -1,9 +1,9 @@
 """What a run or an evaluation leaves behind for people and programs."""
 
 import csv
+import dataclasses
 import io
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,15 @@ from numpy.typing import ArrayLike
 
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.provenance import source_commit
-from ride_timm.errors import RideError
-from ride_timm.escaping import csv_cell, from_csv_cell
+from ride_timm.engine.sweep import TOLERANCE, choose_threshold
+from ride_timm.escaping import csv_cell
 from ride_timm.metrics import ClassResult, accuracy_labels
+from ride_timm.records.runs import plain, run_results
 from ride_timm.version import __version__
 
-__all__ = ['environment', 'format_metrics', 'read_per_class', 'write_json', 'write_per_class', 'write_results']
+__all__ = ['environment', 'format_metrics', 'write_json', 'write_per_class', 'write_results']
 
+_WHERE = 'on held-out images, over images and over classes'
 SHOWN = ('many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
 
 
@@ -52,7 +54,7 @@ def format_metrics(metrics: Mapping[str, float], images: ArrayLike) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON in one step; what is not a number becomes null, which JSON has and NaN it has not."""
-    write_whole(path, json.dumps(_plain(content), indent=2, allow_nan=False) + '\n')
+    write_whole(path, json.dumps(plain(content), indent=2, allow_nan=False) + '\n')
 
 
 def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
@@ -64,76 +66,50 @@ def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
     write_whole(path, text.getvalue())
 
 
-def read_per_class(path: Path) -> list[dict[str, Any]]:
-    """Read a `per_class.csv`.
-
-    Args:
-        path: The file.
-
-    Returns:
-        A row a class: `label`, `name`, `group`, `train_images`, `test_images`, `accuracy` (percent, or None).
-
-    Raises:
-        RideError: It cannot be read.
-    """
-    try:
-        with path.open(newline='', encoding='utf-8') as file:
-            return [_class_row(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise RideError(f'{path} cannot be read ({error!r}); finish the run with --resume auto.') from error
-
-
-def _class_row(row: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        'label': int(row['label']),
-        'name': from_csv_cell(row['name']),
-        'group': row['group'],
-        'train_images': int(row['train_images']),
-        'test_images': int(row['test_images']),
-        'accuracy': float(row['accuracy']) if row['accuracy'] else None,
-    }
-
-
 def write_results(
-    path: Path,
+    folder: Path,
     settings: Mapping[str, Any],
+    record: Mapping[str, Any],
     last: Mapping[str, float],
-    best: float | None,
-    best_epoch: int | None,
-    more: Mapping[str, Any] | None = None,
+    best: tuple[float | None, int | None],
+    table: Sequence[ClassResult],
+    found: Mapping[str, Any],
 ) -> None:
-    """Write a training run's results: the last epoch first, the best one named as what it is.
+    """Write a run's `results.json`.
 
     Args:
-        path: The JSON file.
+        folder: The run's folder, with its `summary.csv`.
         settings: The run's options.
-        last: Figures of the last epoch.
-        best: Best value of the ranking metric over all evaluated epochs.
-        best_epoch: The epoch of it, from 0.
-        more: What else was found, such as the router's `sweep`.
+        record: What its checkpoints hold as `ride`.
+        last: Results of the last epoch, routed in the router's stage.
+        best: Best value of the ranking metric over all evaluated epochs, and the epoch of it, from 0.
+        table: The results of each class in the last epoch.
+        found: `source` of the images evaluated on, `own_epochs`, and in the router's stage `sweep` or `all_experts`.
     """
-    write_json(
-        path,
-        {
-            'model': settings['model'],
-            'last_epoch': settings['epochs'] - 1,
-            'last': dict(last),
-            **(more or {}),
-            'best_on_evaluation_images': {settings['eval_metric']: best, 'epoch': best_epoch},
-            'recipe': settings['recipe'],
-            'seed': settings['seed'],
-            'epochs': settings['epochs'],
-            'environment': environment(),
-            'args': dict(settings),
-        },
+    facts = {
+        'method': record.get('loss'),
+        'evaluated_on': 'held_out' if record.get('holdout') else 'val_fraction' if record.get('val_part') else 'test',
+        **_choice(settings, found),
+        'segments': record.get('segments') or (),
+        'environment': environment(),
+        **found,
+    }
+    results = run_results(folder, settings, facts, last, [row.plain() for row in table])
+    value, epoch = best
+    ranked = {settings['eval_metric']: value, 'epoch': epoch}
+    content = dataclasses.replace(
+        results, last_epoch=settings['epochs'] - 1, last=dict(last), best_on_evaluation_images=ranked, args=settings
     )
+    write_json(folder / 'results.json', content.to_json())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _choice(settings: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The threshold of a router, and what the rule takes on the images that were held out."""
+    if 'sweep' not in found:
+        return {}
+    return {
+        'threshold': settings['model_kwargs']['router_threshold'],
+        'rule': f'fewest GMACs at most {TOLERANCE} points below all experts {_WHERE}',
+        'rule_threshold': choose_threshold(found['sweep']),
+        'by_hand': settings['router_threshold'] is not None,
+    }

@@ -5,28 +5,30 @@ Only safetensors, JSON, Markdown and pictures get into it, and what is in it loa
 
 import re
 import shutil
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import timm
 import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError
 
-from ride_timm.card import FIGURES, render_card, write_card
-from ride_timm.cards.markdown import escape
-from ride_timm.cards.results import Results, images_name, read_json, read_results
 from ride_timm.convert import save_folder
 from ride_timm.engine.checkpoint import read_checkpoint, trained_with
-from ride_timm.engine.provenance import read_run
+from ride_timm.engine.measure import describe_network
+from ride_timm.engine.provenance import base_model, hub_datasets
 from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
+from ride_timm.pages.card import FIGURES, render_card, write_card
+from ride_timm.pages.markdown import escape
 from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
-from ride_timm.publishing.run_results import run_results
 from ride_timm.publishing.shards import merge_shards
-from ride_timm.records.kinds import check_sizes
+from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
+from ride_timm.records.results import Network, Results, read_results
+from ride_timm.records.runs import join_stages
 from ride_timm.records.schema import OBJECT, read_object
 from ride_timm.records.tensors import read_shapes
 
@@ -78,9 +80,8 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
         _check_loads(target)
         results = read_results(target)
         figures = list(takewhile(lambda name: (target / name).is_file(), FIGURES))
-        card = render_card(
-            results, read_json(target / CONFIG), repo_id=repo_id, others=_others(source), figures=figures
-        )  # fmt: skip
+        config = read_object(target / CONFIG, CONFIG_SCHEMA)
+        card = render_card(results, config, repo_id=repo_id, others=_others(source), figures=figures)
         if is_run:
             card = _tell_measured(card, results)
         (target / _CARD).write_text(card, encoding='utf-8')
@@ -91,7 +92,7 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
             f'{where} cannot be read or written ({reason}), so nothing was published; make room or change who may.'
         ) from error
     _check_secrets(target)
-    return Staged(results['name'], target, card)
+    return Staged(results.name or target.name, target, card)
 
 
 def _copy_weight(source: Path, target: Path) -> None:
@@ -123,25 +124,35 @@ def _check_hashes(source: Path) -> None:
 
 def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) -> None:
     """Tensors, configuration, figures and pictures of a run."""
-    settings, checkpoint = read_run(run), run / 'last.pth.tar'
-    if read_checkpoint(checkpoint).get('epoch') != settings.get('last_epoch'):
+    results, checkpoint = join_stages(run), run / 'last.pth.tar'
+    args = results.args or {}
+    if read_checkpoint(checkpoint).get('epoch') != results.last_epoch:
         raise RideError(
-            f'{checkpoint} is of another epoch than the figures in {run / _RESULTS}; finish the run with --resume auto.'
+            f'{checkpoint} is of another epoch than the results in {run / _RESULTS}; finish the run with --resume auto.'
         )
     trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
     save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.about))
-    data = data_name or _data_name(settings['args'])
-    name = _weight_name(trained.architecture, repo_id, f'{trained.about.get("loss") or "ce"}_{data}')
-    num_bytes = (target / WEIGHTS).stat().st_size
-    write_json(target / _RESULTS, run_results(run, trained, name=name, data_name=data, num_bytes=num_bytes))
+    data = data_name or results.data.name
+    method = trained.about.get('loss')
+    described = describe_network(trained.model, trained.model.pretrained_cfg['input_size'])
+    network = replace(Network(**described), bytes=(target / WEIGHTS).stat().st_size)
+    test = results.test
+    if 'gmacs' not in test.all_experts:
+        test = replace(test, all_experts={**test.all_experts, 'gmacs': network.gmacs})
+    results = replace(
+        results,
+        name=_weight_name(results.architecture, repo_id, f'{method or "ce"}_{data}'),
+        method=method,
+        data=replace(results.data, name=data, datasets=tuple(hub_datasets(args) or ()) or None),
+        network=network,
+        test=test,
+        base_model=base_model(args),
+        last_epoch=None, last=None, best_on_evaluation_images=None, args=None,
+    )  # fmt: skip
+    write_json(target / _RESULTS, results.to_json())
     write_card(target)  # for its pictures
-
-
-def _data_name(args: dict[str, Any]) -> str:
-    name = (args.get('dataset') or '').rpartition('/')[2] or Path(args.get('data_dir') or 'data').resolve().name
-    return f'{name}-LT' if args.get('imb_factor') else name
 
 
 def _weight_name(architecture: str, repo_id: str, tag: str) -> str:
@@ -154,7 +165,7 @@ def _weight_name(architecture: str, repo_id: str, tag: str) -> str:
 
 def _check_loads(folder: Path) -> None:
     """Create the network as transformers does, from `config.json` alone, and compare its tensors with the file's."""
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG, CONFIG_SCHEMA)
     try:
         architecture, number = config['architecture'], config['num_classes']
         options = config.get('model_args') or {}
@@ -177,15 +188,15 @@ def _check_loads(folder: Path) -> None:
 
 
 def _tell_measured(card: str, results: Results) -> str:
-    """Say under the title of a run's card which images its figures are of."""
-    where = escape(results['data']['source'] or 'images that it does not name')
-    text = f'The figures are those that the training run measured itself at its end, on {where}.'
-    if images_name(results) != 'test images':
-        text += ' **These are no test images**: they were held out of the training images.'
+    """Say under the title of a run's card which images its results are of."""
+    where = escape(results.data.source or 'images that it does not name')
+    text = f'The results are those that the training run measured at its end, on {where}.'
+    if results.data.evaluated_on != 'test':
+        text += ' **These are not test images**: they were held out of the training images.'
     return re.sub(r'^# .*$', lambda title: f'{title[0]}\n\n> {text}', card, count=1, flags=re.MULTILINE)
 
 
-def _others(source: Path) -> list[dict[str, Any]]:
+def _others(source: Path) -> list[Results]:
     """Figures of the other weights beside this one, which its card compares it with."""
     root = source.resolve().parent
     if not (source / CONFIG).is_file() or not (root / INDEX).is_file():

@@ -1,19 +1,17 @@
-"""Named training settings, one YAML file each, and `ride-timm recipes`, which shows them."""
+"""Named training settings, one YAML file each."""
 
-import argparse
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.escaping import printable, shortened
-from ride_timm.parser import Parser
+from ride_timm.escaping import shortened
 from ride_timm.records.schema import OBJECT, TEXT, check_record, list_of, parse_object, read_text
 
-__all__ = ['Recipe', 'build_parser', 'list_recipes', 'load_recipe', 'main', 'recipe_text']
+__all__ = ['Recipe', 'list_recipes', 'load_recipe', 'recipe_text']
 
 
 _FACTS = {'title': TEXT, 'reference': list_of(OBJECT), 'measured': list_of(TEXT)}
@@ -65,38 +63,6 @@ def recipe_text(name: str) -> str:
     raise RideError(
         f'There is no recipe {shortened(name)}{hint} Choose one of `ride-timm recipes` or the path of a YAML file.'
     )
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of `ride-timm recipes`."""
-    parser = Parser(
-        prog='ride-timm recipes', description='List the named training settings, or print one with its commands.'
-    )
-    parser.add_argument('name', nargs='?', metavar='NAME', help='the recipe to print')
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`ride-timm recipes`: list the recipes, or print one.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: There is no such recipe, or it cannot be read.
-    """
-    name = build_parser().parse_args(argv).name
-    if name is not None:
-        print('\n'.join(map(printable, recipe_text(name).splitlines())))
-        return 0
-    width = max(map(len, list_recipes()))
-    for recipe in list_recipes():
-        print(f'{recipe:<{width}}  {load_recipe(recipe).title}')
-    print('\nride-timm recipes NAME prints one, with its commands and what to expect of it.')
-    return 0
 
 
 def load_recipe(name: str) -> Recipe:

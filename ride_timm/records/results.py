@@ -63,12 +63,12 @@ class Data:
     name: str = item(TEXT)
     num_classes: int = item(_COUNT)
     train_images: int = item(_COUNT)
-    test_images: int = item(_COUNT)
     imbalance_factor: float | None = item(nullable(_NUMBER), None)
-    evaluated_on: str = item(one_of('test', 'held_out', 'val_fraction'), 'test')
+    test_images: int = item(_COUNT)
     source: str | None = item(nullable(TEXT), None)
-    dataset: str | None = item(nullable(TEXT), None)
     datasets: tuple[str, ...] | None = item(nullable(list_of(TEXT)), None)
+    evaluated_on: str = item(one_of('test', 'held_out', 'val_fraction'), 'test')
+    dataset: str | None = item(nullable(TEXT), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,11 @@ class Network:
     gmacs: float = item(_NUMBER)
     gmacs_by_experts: tuple[float, ...] | None = item(nullable(list_of(_NUMBER)))
     num_experts: int = item(whole(1, 1000))
-    multi_expert: bool = item(FLAG)
     router: bool = item(FLAG)
     input_size: tuple[int, ...] = item(list_of(whole(1, 8192), 3, 3))
     bytes: int | None = item(nullable(_COUNT), None)
     dtype: str = item(TEXT, 'float32')
+    multi_expert: bool = item(FLAG)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,14 +115,14 @@ class Stage:
     recipe: str | None = item(nullable(TEXT))
     seed: int | None = item(nullable(whole(-(2**64), 2**64)), None)
     epochs: int | None = item(nullable(_COUNT))
-    own_epochs: bool = item(FLAG, False)
     images: int | None = item(nullable(_COUNT))
     seconds: float | None = item(nullable(_NUMBER))
     amp: str | None = item(nullable(TEXT), None)
-    init: str | None = item(nullable(TEXT), None)
-    holdout: float | None = item(nullable(number(0.0, 1.0)), None)
     commit: str | None = item(nullable(TEXT))
     environment: Mapping[str, Any] | None = item(nullable(OBJECT), None)
+    own_epochs: bool = item(FLAG, False)
+    init: str | None = item(nullable(TEXT), None)
+    holdout: float | None = item(nullable(number(0.0, 1.0)), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,10 +161,10 @@ class ClassRow:
 
     label: int = item(_LABEL)
     name: str = item(TEXT)
+    group: str = item(TEXT, '')
     train_images: int = item(_COUNT)
     test_images: int = item(_COUNT)
     accuracy: float | None = item(nullable(_NUMBER))
-    group: str = item(TEXT, '')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ class Measured:
     routed: Mapping[str, float] | None = item(nullable(_ROUTED))
     sweep: tuple[Mapping[str, float], ...] | None = item(nullable(list_of(_ROUTED)))
     groups: Mapping[str, Sequence[int]] = item(_GROUPS)
-    per_class: tuple[ClassRow, ...] = parts(ClassRow, shortest=1)
+    per_class: tuple[ClassRow, ...] = parts(ClassRow)
     environment: Mapping[str, Any] | None = item(nullable(OBJECT), None)
 
 
@@ -219,17 +219,17 @@ class Results:
             best of all epochs, and the arguments.
     """
 
+    name: str | None = item(nullable(TEXT), None)
     architecture: str = item(TEXT)
+    recipe: str | None = item(nullable(TEXT), None)
     method: str | None = item(nullable(TEXT))
     data: Data = part(Data)
+    base_model: str | None = item(nullable(TEXT), None)
+    network: Network | None = part(Network, None)
     training: tuple[Stage, ...] = parts(Stage, shortest=1)
+    choices: Choices | None = part(Choices, None)
     test: Measured = part(Measured)
     seeds: tuple[SeedRow, ...] = parts(SeedRow, shortest=1)
-    name: str | None = item(nullable(TEXT), None)
-    recipe: str | None = item(nullable(TEXT), None)
-    network: Network | None = part(Network, None)
-    choices: Choices | None = part(Choices, None)
-    base_model: str | None = item(nullable(TEXT), None)
     figures_only: bool = item(FLAG, False)
     note: str | None = item(nullable(TEXT), None)
     last_epoch: int | None = item(nullable(whole(-1, 10**9)), None)
@@ -335,7 +335,8 @@ def comparable(results: Results, others: Sequence[Results]) -> list[Results]:
 def _check_classes(results: Results, source: str) -> None:
     """Every class once in the table, and groups of classes that there are."""
     classes, labels = results.data.num_classes, sorted(row.label for row in results.test.per_class)
-    if len(labels) != classes or labels != list(range(classes)):
+    known = labels or results.network is None  # an old run may have lost its table
+    if not known or len(labels) != classes or labels != list(range(classes)):
         raise RideError(
             f'{source}: "test.per_class" has {len(labels)} rows and must have one for each of the {classes} classes; '
             'write the file again.'

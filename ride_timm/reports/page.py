@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ride_timm.cards.figures import GREY, GROUP_COLOURS
 from ride_timm.data.descriptions import readable_label
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured
 from ride_timm.metrics import ClassResult, accuracy_labels, wilson_interval
+from ride_timm.pages.figures import GREY, GROUP_COLOURS
 from ride_timm.reports.measure import agreement, worst_pairs
 from ride_timm.reports.style import PAGE, STYLE
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ride_timm.cards.fonts import font_families
 from ride_timm.engine.files import write_whole
 from ride_timm.escaping import printable
+from ride_timm.pages.figures import font_families
 from ride_timm.surveys.survey import Survey
 
 __all__ = ['draw_tail']

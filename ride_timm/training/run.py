@@ -231,9 +231,7 @@ def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts:
         kept.callback(tracker.close)
     # last of all: a run that is refused leaves the files of an earlier one as they are
     run.saver = in_primary(config, device, lambda: create_saver(config, folder, data, trainer, entry, resumed))
-    run.found = {'evaluated_on': data.val.source, 'train_images': len(data.train.targets)}
-    if run.saver is not None and len(run.saver.extra['segments']) > 1:
-        run.found['segments'] = run.saver.extra['segments']
+    run.found = {'source': data.val.source, 'own_epochs': 'epochs' in config.explicit}
     return run
 
 
@@ -306,11 +304,11 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
 
 def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
     assert run.saver is not None
-    best, best_epoch = run.saver.best_metric, run.saver.best_epoch
+    best = run.saver.best_metric, run.saver.best_epoch
     write_per_class(run.folder / 'per_class.csv', run.table)
     if 'sweep' in run.found:
         write_sweep(run.folder / 'sweep.csv', run.found['sweep'])
-    write_results(run.folder / 'results.json', run.settings, metrics, best, best_epoch, run.found)
+    write_results(run.folder, run.settings, run.saver.extra, metrics, best, run.table, run.found)
     _logger.info(f'Last epoch: {format_metrics(metrics, run.data.val.class_counts)}. Written to {run.folder}')
     folder = shlex.quote(str(run.folder))
     _logger.info(f'Next: `ride-timm report {folder}` shows what it can, `ride-timm predict {folder} IMAGES` uses it')
@@ -372,13 +370,12 @@ def _measure(run: Run, model: Any, **options: Any) -> Measured:
 def _settle_router(run: Run, model: Any) -> dict[str, Any]:
     """Choose the threshold on held-out images, write it where the weights are saved, and report."""
     config, data, trainer = run.config, run.data, run.trainer
-    found: dict[str, Any] = {'router_threshold': model.router_threshold}
+    found: dict[str, Any] = {}
     measured = _measure(run, model, routed=True, thresholds=THRESHOLDS)
     if data.holdout is not None:
         assert measured.sweep is not None
         rule = settle_threshold(model, measured.sweep, config.router_threshold)
-        found |= {'router_threshold': model.router_threshold, 'threshold_rule': rule, 'sweep': measured.sweep}
-        found['held_out_images'] = len(data.val.targets)
+        found['sweep'] = measured.sweep
         if trainer.primary:
             _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(measured.sweep, model.router_threshold)}')
             _logger.info(f'Router threshold {model.router_threshold:g}: {rule}')

@@ -23,53 +23,51 @@ PAIR = [('a/x.jpg', '0'), ('b/y.JPEG', '12')]
 
 
 @pytest.mark.parametrize(
-    'content',
+    ('name', 'content'),
     [
-        'a/x.jpg 0\nb/y.JPEG 12\n',
-        'a/x.jpg 0\r\nb/y.JPEG 12\r\n',
-        'a/x.jpg 0\rb/y.JPEG 12',
-        '\n  a/x.jpg \t 0  \n\n\nb/y.JPEG 12',
-        'a/x.jpg,0\nb/y.JPEG,12',
-        'a/x.jpg , 0\nb/y.JPEG, 12',
-        'a/x.jpg\t0\nb/y.JPEG\t12',
-        'a/x.jpg;0\nb/y.JPEG;12',
-        '"a/x.jpg","0"\n"b/y.JPEG","12"',
-        'path label\na/x.jpg 0\nb/y.JPEG 12',
-        'path,label\na/x.jpg,0\nb/y.JPEG,12',
-        'one,two\na/x.jpg,0\nb/y.JPEG,12',
-        'Label,Width,Image Path\n0,640,a/x.jpg\n12,480,b/y.JPEG',
-        b'\xef\xbb\xbfa/x.jpg 0\nb/y.JPEG 12',
-        b'\xef\xbb\xbfpath,label\r\na/x.jpg,0\r\nb/y.JPEG,12',
-        'path,label\na/x.jpg,0\nb/y.JPEG,12'.encode('utf-16'),
+        ('list.txt', 'a/x.jpg 0\nb/y.JPEG 12\n'),
+        ('list.txt', 'a/x.jpg 0\r\nb/y.JPEG 12\r\n'),
+        ('list.txt', 'a/x.jpg 0\rb/y.JPEG 12'),
+        ('list.txt', '\n  a/x.jpg \t 0  \n\n\nb/y.JPEG 12'),
+        ('list.txt', 'a/x.jpg,0\nb/y.JPEG,12'),
+        ('list.txt', 'a/x.jpg\t0\nb/y.JPEG\t12'),
+        ('list.txt', 'path label\na/x.jpg 0\nb/y.JPEG 12'),
+        ('list', b'\xef\xbb\xbfa/x.jpg 0\nb/y.JPEG 12'),
+        ('list.csv', 'a/x.jpg,0\nb/y.JPEG,12'),
+        ('list.csv', 'a/x.jpg , 0\nb/y.JPEG, 12'),
+        ('list.csv', 'a/x.jpg;0\nb/y.JPEG;12'),
+        ('list.csv', '"a/x.jpg","0"\n"b/y.JPEG","12"'),
+        ('list.csv', 'Label,Width,Image Path\n0,640,a/x.jpg\n12,480,b/y.JPEG'),
+        ('list.csv', 'label;size;file\n0;1,5;a/x.jpg\n12;2;b/y.JPEG'),
+        ('list.csv', b'\xef\xbb\xbfpath,label\r\na/x.jpg,0\r\nb/y.JPEG,12'),
+        ('LIST.CSV', 'path,label\na/x.jpg,0\nb/y.JPEG,12'.encode('utf-16')),
+        ('list.tsv', 'label\tfile\n0\ta/x.jpg\n12\tb/y.JPEG'),
     ],
 )
-@pytest.mark.parametrize('name', ['list.txt', 'list.csv'])
-def test_forms_of_one_list(listed, content, name):
+def test_forms_of_one_list(listed, name, content):
     assert listed(content, name) == PAIR
 
 
 @pytest.mark.parametrize(
-    ('line', 'pair'),
+    ('name', 'line', 'pair'),
     [
-        ('my cat/a b.jpg 3', ('my cat/a b.jpg', '3')),
-        ('cats, dogs/a,b.jpg 3', ('cats, dogs/a,b.jpg', '3')),
-        ('my,cat.jpg,3', ('my,cat.jpg', '3')),
-        ('"my,cat.jpg",3', ('my,cat.jpg', '3')),
-        ('x.jpg,"Smith, John"', ('x.jpg', 'Smith, John')),
-        ('x.jpg, "Smith, John"', ('x.jpg', 'Smith, John')),
-        ('"my,cat.jpg", "big, grey"', ('my,cat.jpg', 'big, grey')),
-        ('x.jpg great white shark', ('x.jpg', 'great white shark')),
-        ('photos.png/x.jpg great white shark', ('photos.png/x.jpg', 'great white shark')),
-        ('Bär/große Katze.jpg Größe', ('Bär/große Katze.jpg', 'Größe')),
-        ('猫/一.png 猫', ('猫/一.png', '猫')),
-        ('a\u2028b.jpg 1', ('a\u2028b.jpg', '1')),
-        ('<script>alert(1)</script>.jpg <script>', ('<script>alert(1)</script>.jpg', '<script>')),
-        ('#1.jpg 7', ('#1.jpg', '7')),
-        ('no_suffix 4', ('no_suffix', '4')),
+        ('list.txt', 'my cat/a b.jpg 3', ('my cat/a b.jpg', '3')),
+        ('list.txt', 'cats, dogs/a,b.jpg 3', ('cats, dogs/a,b.jpg', '3')),
+        ('list.txt', 'my,cat.jpg,3', ('my,cat.jpg', '3')),
+        ('list.csv', '"my,cat.jpg",3', ('my,cat.jpg', '3')),
+        ('list.csv', 'x.jpg, "Smith, John"', ('x.jpg', 'Smith, John')),
+        ('list.csv', 'x.jpg,great white shark', ('x.jpg', 'great white shark')),
+        ('list.tsv', 'my cat.jpg\tgreat white shark', ('my cat.jpg', 'great white shark')),
+        ('list.txt', 'Bär/große Katze.jpg Größe', ('Bär/große Katze.jpg', 'Größe')),
+        ('list.txt', '猫/一.png 猫', ('猫/一.png', '猫')),
+        ('list.txt', 'a\u2028b.jpg 1', ('a\u2028b.jpg', '1')),
+        ('list.txt', '<script>alert(1)</script>.jpg <script>', ('<script>alert(1)</script>.jpg', '<script>')),
+        ('list.txt', '#1.jpg 7', ('#1.jpg', '7')),
+        ('list.txt', 'no_suffix 4', ('no_suffix', '4')),
     ],
 )
-def test_names(listed, line, pair):
-    assert listed(f'{line}\n') == [pair]
+def test_names(listed, name, line, pair):
+    assert listed(f'{line}\n', name) == [pair]
 
 
 def test_lines_keep_their_numbers(tmp_path):
@@ -79,26 +77,25 @@ def test_lines_keep_their_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'words'),
+    ('name', 'content', 'words'),
     [
-        ('a.jpg 0\nb.jpg\n', r'line 2 of .*"b.jpg", is no image and label: write "path label"'),
-        ('a.jpg,0\nb.jpg,\n', r'line 2 of .*"b.jpg,", is no image'),
-        ('a.jpg,0\n,1\n', r'line 2 of .*",1"'),
-        ('a.jpg 0\nb.jpg c.jpg\n', r'would give the image b.jpg the label "c.jpg"'),
-        ('a.jpg\tcat\tid1\nb.jpg\tcat\tid2\n', r'line 1 of .*would give the image a.jpg the label'),
-        ('a.jpg 0 1\n', r'would give the image a.jpg the label "0 1"'),
-        ('0 a.jpg\n1 b.jpg\n', r'line 1 of .*would give the image 0 the label "a.jpg"'),
-        ('a,b,c\nx.jpg,1,2\n', r'line 1 of .*names no column of paths \(such as path\) and labels'),
-        ('path,size,label\nx.jpg,1\n', r'line 2 of .*is no image and label'),
-        ('path,label\n', 'has a header and no image'),
-        ('', 'is empty: write one entry on each line'),
-        ('\n \r\n', 'is empty'),
-        (b'a.jpg 0\nb\xe4r.jpg 1\n', r'is not in UTF-8 \(line 2\)'),
+        ('list.txt', 'a.jpg 0\nb.jpg\n', 'line 2 of .*"b.jpg"'),
+        ('list.csv', 'a.jpg,0\nb.jpg,\n', 'line 2 of .*"b.jpg,"'),
+        ('list.csv', 'a.jpg,0\n,1\n', 'line 2 of .*",1"'),
+        ('list.txt', 'a.jpg 0\nb.jpg c.jpg\n', 'line 2 of .*"b.jpg c.jpg"'),
+        ('list.tsv', 'a.jpg\tcat\tid1\nb.jpg\tcat\tid2\n', 'line 1 of .*header'),
+        ('list.txt', '0 a.jpg\n1 b.jpg\n', 'line 1 of .*"0 a.jpg"'),
+        ('list.csv', 'a,b,c\nx.jpg,1,2\n', 'line 1 of .*header that names the columns'),
+        ('list.csv', 'path,size,label\nx.jpg,1\n', 'line 2 of '),
+        ('list.csv', 'path,label\n', 'has a header and no image'),
+        ('list.txt', '', 'is empty'),
+        ('list.txt', '\n \r\n', 'is empty'),
+        ('list.txt', b'a.jpg 0\nb\xe4r.jpg 1\n', r'is not in UTF-8 \(line 2\)'),
     ],
 )
-def test_malformed_lists_are_one_sentence(listed, content, words):
+def test_malformed_lists_are_one_sentence(listed, name, content, words):
     with pytest.raises(RideError, match=words) as error:
-        listed(content)
+        listed(content, name)
     assert '\n' not in str(error.value)
 
 

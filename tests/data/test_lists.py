@@ -149,10 +149,9 @@ def test_slashes_and_unicode_forms_of_other_systems(root):
 @pytest.mark.parametrize('name', ['my cat, 1.png', '<script>alert(1).png', 'größe.png', '猫.png'])
 def test_names_with_blanks_commas_markup_and_other_letters(root, name):
     (root / 'images/a/0.png').rename(root / 'images/a' / name)
-    for lines in ((f'images/a/{name} x', 'images/b/0.png y'), (f'"images/a/{name}",x', 'images/b/0.png,y')):
-        split = train(root, *lines)
-        assert (split.class_names, split.targets.tolist()) == (('x', 'y'), [0, 1])
-        assert split.dataset.load(0).size == (8, 8)
+    split = train(root, f'images/a/{name} x', 'images/b/0.png y')
+    assert (split.class_names, split.targets.tolist()) == (('x', 'y'), [0, 1])
+    assert split.dataset.load(0).size == (8, 8)
 
 
 def test_an_image_with_two_labels(root, caplog):

@@ -5,8 +5,13 @@ import logging
 import pytest
 from configs import resolved
 
+from ride_timm import data
+from ride_timm.commands.train import build_parser
+from ride_timm.engine import trackers
 from ride_timm.errors import RideError
-from ride_timm.training.config import TrainConfig
+from ride_timm.losses import list_losses
+from ride_timm.options import options_of
+from ride_timm.training.config import AUGMENTATIONS, LOSSES, TRACKERS, TrainConfig
 from ride_timm.training.resolve import _with_lr
 from ride_timm.training.stages import STAGES
 
@@ -119,6 +124,23 @@ def test_python_says_the_same_as_the_command_line():
     assert (config.lr, config.scale) == (0.1, [0.5, 1.0])
     with pytest.raises(RideError, match=r'--epochs 2\.5 was given'):
         TrainConfig(epochs=2.5)
+
+
+def test_choices_without_torch_are_those_of_the_package():
+    assert (list(LOSSES), set(AUGMENTATIONS), set(TRACKERS)) == (
+        list_losses(),
+        set(data.AUGMENTATIONS),
+        set(trackers.TRACKERS),
+    )
+
+
+def test_every_option_says_what_it_does(capsys):
+    assert all(len(entry.help) > 8 for entry in options_of(TrainConfig).values())
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(['--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert '--weight-decay W weight decay (default: 2e-05)' in text
+    assert '80 % of the epochs' in text
 
 
 def test_unknown_flags_fail(capsys):

@@ -1,13 +1,10 @@
-import csv
-import json
 import re
 import subprocess
 
 import pytest
 
-from ride_timm.engine.provenance import add_segment, base_model, hub_datasets, source_commit, stage_record
+from ride_timm.engine.provenance import add_segment, base_model, hub_datasets, source_commit
 from ride_timm.engine.results import environment
-from ride_timm.errors import RideError
 
 
 def git(folder, *command):
@@ -73,40 +70,6 @@ def test_the_weights_that_a_run_began_with(init, wanted):
     assert base_model({'init': init}) == wanted
 
 
-def write_run(folder, **more):
-    content = {
-        'recipe': 'r', 'seed': 3, 'epochs': 2, 'train_images': 100,
-        'environment': {'torch': '2', 'commit': 'c'},
-        'args': {'stage': 'experts', 'command': 'ride-timm train', 'amp': True, 'amp_dtype': 'bfloat16'}, **more,
-    }  # fmt: skip
-    (folder / 'results.json').write_text(json.dumps(content))
-    with (folder / 'summary.csv').open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerows([['epoch', 'train_images_per_second'], [0, 50.0], [1, 20.0]])
-
-
-def test_a_stage(tmp_path):
-    write_run(tmp_path)
-    assert stage_record(tmp_path) == {
-        'stage': 'experts', 'command': 'ride-timm train', 'recipe': 'r', 'seed': 3, 'epochs': 2, 'images': 100,
-        'seconds': 2.0 + 5.0, 'amp': 'bfloat16', 'commit': 'c', 'environment': {'torch': '2'},
-    }  # fmt: skip
-
-
-def test_what_a_run_did_not_write_down_is_none(tmp_path):
-    write_run(tmp_path, train_images=None, environment=None)
-    record = stage_record(tmp_path)
-    assert record['seconds'] is record['images'] is record['commit'] is None
-
-
-@pytest.mark.parametrize('content', [None, '', '[]', '{"args": {}}'])
-def test_a_folder_of_no_run(tmp_path, content):
-    if content is not None:
-        (tmp_path / 'results.json').write_text(content)
-    with pytest.raises(RideError, match=r'results\.json'):
-        stage_record(tmp_path)
-
-
 HERE, THERE = {'hardware': 'one GPU', 'torch': '2.11.0'}, {'hardware': '2 CPU cores', 'torch': '2.14.1'}
 
 
@@ -119,20 +82,3 @@ def test_a_segment_for_each_change():
     assert [segment['epoch'] for segment in second] == [0, 3]
     assert add_segment(second, 3, 'ride-timm train --lr 0.1 --resume auto', HERE) == first  # epoch 3 was never trained
     assert len(add_segment(second, 5, 'ride-timm train --lr 0.2', THERE)) == 3
-
-
-def test_a_stage_tells_where_it_ran(tmp_path):
-    segments = add_segment([], 0, 'ride-timm train --cuda-graph', HERE)
-    segments = add_segment(segments, 72, 'ride-timm train --torchcompile', THERE)
-    run = {
-        'args': {'stage': 'experts', 'command': 'ride-timm train --torchcompile --resume auto'},
-        'environment': THERE,
-    }
-    (tmp_path / 'results.json').write_text(json.dumps({**run, 'segments': segments}))
-    record = stage_record(tmp_path)
-    assert record['environment']['hardware'] == 'one GPU; from epoch 73 on 2 CPU cores'
-    assert record['command'].splitlines() == [
-        'ride-timm train --cuda-graph',
-        '# from epoch 73 on:',
-        'ride-timm train --torchcompile',
-    ]

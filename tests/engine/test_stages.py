@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import pickle
-import re
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from tiny_runs import CIFAR, COUNTS, train, write_images
 
 from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.loop import train_epoch
-from ride_timm.engine.sweep import THRESHOLDS
+from ride_timm.engine.sweep import THRESHOLDS, choose_threshold
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
 from ride_timm.validate import main as validate
@@ -65,7 +64,7 @@ def test_held_out_images_are_evaluated_on(experts):
     assert (entry['holdout']['fraction'], entry['holdout']['seed']) == (0.25, 42)
     results = json.loads(experts.with_name('results.json').read_text())
     assert results['last']['num_images'] == 10
-    assert re.search(r'10 of 41 training images of .*train, held out', results['evaluated_on'])
+    assert (results['data']['evaluated_on'], results['data']['test_images']) == ('held_out', 10)
 
 
 def test_router_stage_changes_the_router_alone(experts, router):
@@ -83,10 +82,10 @@ def test_router_stage_holds_out_what_the_experts_did_not_see(experts, router):
 
 def test_router_stage_sweeps_and_stores_the_threshold(router):
     results = json.loads((router / 'results.json').read_text())
-    sweep = results['sweep']
+    sweep = results['choices']['sweep']
     assert [row['threshold'] for row in sweep] == list(THRESHOLDS)
     assert (sweep[0]['mean_experts'], sweep[-1]['mean_experts']) == (3.0, 1.0)
-    chosen = results['router_threshold']
+    chosen = results['choices']['threshold']
     assert results['last']['threshold'] == chosen
     at_chosen = next(row for row in sweep if row['threshold'] == chosen)
     for name in ('top1', 'mean_experts', 'gmacs'):
@@ -97,7 +96,7 @@ def test_router_stage_sweeps_and_stores_the_threshold(router):
 
 
 def test_later_users_find_the_threshold(router, data, tmp_path):
-    chosen = json.loads((router / 'results.json').read_text())['router_threshold']
+    chosen = json.loads((router / 'results.json').read_text())['choices']['threshold']
     checkpoint = read_checkpoint(router / 'last.pth.tar')
     assert checkpoint['ride']['router_threshold'] == chosen
     assert checkpoint['args']['model_kwargs']['router_threshold'] == chosen
@@ -112,13 +111,15 @@ def test_a_threshold_of_ones_own_stays(data, runs, experts):
     options = ('--stage', 'router', '--init', str(experts), '--router-threshold', '0.37')
     folder = train(data, runs, 'own', *options)
     results = json.loads((folder / 'results.json').read_text())
-    assert results['router_threshold'] == results['last']['threshold'] == 0.37
-    assert re.fullmatch(r'--router-threshold \([\d.]+ has the fewest GMACs .*\)', results['threshold_rule'])
+    choices = results['choices']
+    assert choices['threshold'] == results['last']['threshold'] == 0.37
+    assert choices['by_hand']
+    assert choices['rule_threshold'] == choose_threshold(choices['sweep'])
     assert loaded(folder / 'last.pth.tar').model.router_threshold == 0.37
     # a later router stage takes it over, where nothing chooses another
     options = ('--stage', 'router', '--init', str(folder / 'last.pth.tar'), '--holdout', '0')
     again = train(data, runs, 'kept', *options)
-    assert json.loads((again / 'results.json').read_text())['router_threshold'] == 0.37
+    assert json.loads((again / 'results.json').read_text())['test']['routed']['threshold'] == 0.37
 
 
 def test_without_held_out_images_there_is_no_choice(data, runs, tmp_path, caplog):
@@ -127,10 +128,10 @@ def test_without_held_out_images_there_is_no_choice(data, runs, tmp_path, caplog
     folder = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(whole))
     assert "no threshold is chosen and the network's one stays" in caplog.text
     results = json.loads((folder / 'results.json').read_text())
-    assert 'sweep' not in results
-    assert results['router_threshold'] == 0.5
+    assert results['choices'] is None
+    assert results['test']['routed']['threshold'] == 0.5
     assert results['last']['num_images'] == 12  # of val/
-    assert results['all_experts']['num_images'] == 12
+    assert results['test']['all_experts']['num_images'] == 12
     assert not (folder / 'sweep.csv').exists()
     fails(
         'its experts have seen the images', data, tmp_path, 'no',

@@ -49,7 +49,7 @@ def test_the_same_images_whatever_the_seed(data, runs, experts):
     assert entry(other)['class_counts'] == [18, 9, 4]
     results = json.loads((other / 'results.json').read_text())
     assert results['last']['num_images'] == 10
-    assert '10 of 41 training images of' in results['evaluated_on']
+    assert (results['data']['evaluated_on'], results['data']['test_images']) == ('val_fraction', 10)
     drawn = train(data, runs, 'drawn', *MODEL, '--val-fraction', '0.25', '--val-seed', '1')
     assert entry(drawn)['val_part']['digest'] != part['digest']
 

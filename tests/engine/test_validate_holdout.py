@@ -5,8 +5,8 @@ import json
 import pytest
 from tiny_runs import train, write_images
 
-from ride_timm.engine.results import read_per_class
 from ride_timm.errors import RideError
+from ride_timm.records.runs import read_per_class
 from ride_timm.validate import main as validate
 
 

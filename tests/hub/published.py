@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from weight_results import make_results
 
-from ride_timm.card import render_card
 from ride_timm.convert import save_folder
+from ride_timm.pages.card import render_card
 from ride_timm.publishing.index import renew_entry
+from ride_timm.records.results import Results
 
 ARCHITECTURE = 'test_ride_resnet_cifar_3e'
 NAME = f'{ARCHITECTURE}.ride_toys'
@@ -42,7 +43,7 @@ def make_weight(root: Path, name: str = NAME, *, router: bool = True, seed: int 
     results['network']['bytes'] = (folder / 'model.safetensors').stat().st_size
     (folder / 'results.json').write_text(json.dumps(results), encoding='utf-8')
     config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    (folder / 'README.md').write_text(render_card(results, config), encoding='utf-8')
+    (folder / 'README.md').write_text(render_card(Results.from_json(results), config), encoding='utf-8')
     for picture in ('tail.png', 'routing.png'):
         (folder / picture).write_bytes(PICTURE)
     if not (root / 'index.json').is_file():

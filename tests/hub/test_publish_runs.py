@@ -63,12 +63,11 @@ def test_a_routers_run(hub, hub_login, runs):
 
     results, run, experts = published_results(hub), read_run(runs / 'A-router'), read_run(runs / 'A')
     assert results['name'] == f'{CIFAR}.mine'
-    assert results['data']['source'] == run['evaluated_on']
-    assert results['data']['source'].endswith('held out')
-    assert results['data']['test_images'] == run['held_out_images']
-    assert results['data']['train_images'] == sum(COUNTS.values()) - run['held_out_images']
-    assert results['choices']['threshold'] == run['router_threshold'] == net.router_threshold
-    assert results['choices']['sweep'] == run['sweep']
+    assert results['data']['evaluated_on'] == 'held_out'
+    assert results['data']['test_images'] == run['choices']['held_out']['images'] == 10
+    assert results['data']['train_images'] == sum(COUNTS.values()) - 10
+    assert results['choices']['threshold'] == run['choices']['threshold'] == net.router_threshold
+    assert results['choices']['sweep'] == run['choices']['sweep']
     assert results['test']['routed'] == run['last']
     assert [stage['stage'] for stage in results['training']] == ['experts', 'router']
     for name in ('top1', 'ece', 'expert0_top1'):
@@ -80,7 +79,7 @@ def test_a_routers_run(hub, hub_login, runs):
 def test_the_card_names_the_images(hub, hub_login, runs, capsys):
     publish(runs / 'A-router', '--data-name', 'Colours')
     card = hub.files(REPO)['README.md'].decode()
-    assert 'no test images' in card
+    assert 'not test images' in card
     assert 'held-out training images' in card
     assert 'training images of' in card.split('##')[0]
     assert 'Colours' in card
@@ -91,12 +90,12 @@ def test_without_the_experts_run(hub, hub_login, runs, tmp_path):
     """The figures of all experts are then those of threshold 0; the accuracies of the classes are not known."""
     shutil.copytree(runs / 'A-router', tmp_path / 'alone')
     run = read_run(tmp_path / 'alone')
-    run['args']['init'] = str(tmp_path / 'gone' / 'last.pth.tar')
+    run['training'][0]['init'] = str(tmp_path / 'gone' / 'last.pth.tar')
     (tmp_path / 'alone' / 'results.json').write_text(json.dumps(run))
     publish(tmp_path / 'alone')
     results = published_results(hub)
     assert [stage['stage'] for stage in results['training']] == ['router']
-    assert results['test']['all_experts']['top1'] == run['sweep'][0]['top1']
+    assert results['test']['all_experts']['top1'] == run['choices']['sweep'][0]['top1']
     assert [row['accuracy'] for row in results['test']['per_class']] == [None] * len(COUNTS)
     assert [row['train_images'] for row in results['test']['per_class']] == [18, 9, 4]
 
@@ -107,14 +106,14 @@ def test_a_run_on_all_images(hub, hub_login, runs):
     publish(runs / 'B', repo_id=repo_id)
     results, run = published_results(hub, repo_id), read_run(runs / 'B')
     assert results['name'] == f'{CIFAR}.balpoe_colours'
-    assert results['data']['source'].endswith('val')
+    assert results['data']['evaluated_on'] == 'test'
     assert results['choices'] is results['test']['routed'] is None
     assert {key: results['test']['all_experts'][key] for key in run['last']} == run['last']
     assert results['seeds'][0]['seed'] == 5
     saved = load(hub.files(repo_id)['model.safetensors'])
     average = torch.load(runs / 'B' / 'last.pth.tar', weights_only=True)['state_dict_ema']
     assert all(torch.equal(saved[key.removeprefix('module.')], average[key]) for key in average)
-    assert 'no test images' not in hub.files(repo_id)['README.md'].decode()
+    assert 'not test images' not in hub.files(repo_id)['README.md'].decode()
 
     before = hub.head(repo_id)
     publish(runs / 'B', repo_id=repo_id)
@@ -135,7 +134,7 @@ def test_an_unfinished_run(hub, hub_login, runs, tmp_path):
     shutil.copytree(runs / 'B', tmp_path / 'run')
     content = read_run(tmp_path / 'run')
     (tmp_path / 'run' / 'results.json').write_text(json.dumps(content | {'last_epoch': 7}))
-    with pytest.raises(RideError, match=r'is of another epoch than the figures'):
+    with pytest.raises(RideError, match=r'is of another epoch than the results'):
         publish(tmp_path / 'run')
     (tmp_path / 'run' / 'results.json').unlink()
     with pytest.raises(RideError, match=r'holds no results\.json, which a training writes at its end'):

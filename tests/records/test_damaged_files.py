@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import ride_timm  # noqa: F401
 from ride_timm.engine.initial import read_initial
-from ride_timm.engine.provenance import stage_record
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
 from ride_timm.official import load_official
 from ride_timm.published import INDEX, PretrainedError, read_index
 from ride_timm.publishing.folder import save_folder
 from ride_timm.recipes import load_recipe
+from ride_timm.records.runs import read_run
 from ride_timm.report import _find_run
 
 NAME = 'test_ride_resnet_cifar_3e'
@@ -94,7 +94,7 @@ def read_report(path):
 
 READERS = {
     'config.json': (read_folder, lambda path: load(path.with_name('model.safetensors'))),
-    'results.json': (lambda path: stage_record(path.parent),),
+    'results.json': (lambda path: read_run(path.parent),),
     'args.yaml': (read_report,),
     'recipe.yaml': (lambda path: load_recipe(str(path)),),
     'list/index.json': (lambda path: read_index(path.parent),),

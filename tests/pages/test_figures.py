@@ -1,24 +1,18 @@
-"""The figures of the cards: what they show, their size, and that they are the same bytes each time."""
+"""The figures of cards: what they show, their size, and that they are the same bytes each time."""
 
 import sys
 
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 from weight_results import GMACS, THRESHOLD, make_results
 
-from ride_timm.cards import figures
-from ride_timm.cards.figure_labels import PointLabel, place_labels, spread
-from ride_timm.cards.figures import routing_figure, tail_figure
-from ride_timm.cards.fonts import font_families
 from ride_timm.errors import RideError
+from ride_timm.pages import figures
+from ride_timm.pages.figures import font_families, routing_figure, tail_figure
+from ride_timm.records.results import Results
 
 PLAIN = {'experts': 1, 'method': 'ce', 'level': 40}
 
@@ -30,7 +24,11 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(figures, '_save', lambda canvas, path: kept.append(canvas.figure))
 
     def draw(function, *args):
-        function(args[0], tmp_path / 'unused.png', *args[1:])
+        function(
+            Results.from_json(args[0]),
+            tmp_path / 'unused.png',
+            *([[*map(Results.from_json, args[1])]] if args[1:] else []),
+        )
         return kept[-1]
 
     return draw
@@ -40,10 +38,23 @@ def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
+def legend(figure):
+    """Texts of the legends, and the place that each stands for."""
+    found = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found[label] = handle.get_xydata()[-1].tolist() if hasattr(handle, 'get_xydata') else None
+    return found
+
+
+def record(**options):
+    return Results.from_json(make_results(**options))
+
+
 @pytest.mark.parametrize(('draw', 'height'), [(tail_figure, 800), (routing_figure, 840)])
 @pytest.mark.parametrize('router', [True, False])
 def test_the_file(tmp_path, draw, height, router):
-    draw(make_results(router=router), tmp_path / 'a.png')
+    draw(record(router=router), tmp_path / 'a.png')
     with Image.open(tmp_path / 'a.png') as image:
         image.load()
         assert image.format == 'PNG'
@@ -56,18 +67,18 @@ def test_the_file(tmp_path, draw, height, router):
 
 @pytest.mark.parametrize('draw', [tail_figure, routing_figure])
 def test_the_same_figure_is_the_same_bytes_whatever_the_users_style(tmp_path, draw):
-    draw(make_results(), tmp_path / 'a.png')
+    draw(record(), tmp_path / 'a.png')
     with matplotlib.rc_context({'font.size': 20, 'axes.facecolor': 'black', 'savefig.dpi': 30}):
-        draw(make_results(), tmp_path / 'b.png')
+        draw(record(), tmp_path / 'b.png')
         assert matplotlib.rcParams['font.size'] == 20
-    draw(make_results(level=49), tmp_path / 'c.png')
+    draw(record(level=49), tmp_path / 'c.png')
     assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
     assert (tmp_path / 'a.png').read_bytes() != (tmp_path / 'c.png').read_bytes()
 
 
 def test_no_pyplot(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.pyplot', None)
-    routing_figure(make_results(), tmp_path / 'a.png')
+    routing_figure(record(), tmp_path / 'a.png')
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
@@ -75,7 +86,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     with pytest.raises(RideError, match=r'pip install "ride-timm\[quickstart\]"'):
-        tail_figure(make_results(), tmp_path / 'a.png')
+        tail_figure(record(), tmp_path / 'a.png')
 
 
 def test_the_tail_shows_every_class_by_falling_count(drawn):
@@ -129,11 +140,12 @@ def test_letters_of_other_scripts_come_from_fonts_that_are_there(monkeypatch):
 
 def test_the_tail_names_groups_and_their_means(drawn):
     results = make_results()
-    _, axes = drawn(tail_figure, results).axes
+    figure = drawn(tail_figure, results)
+    _, axes = figure.axes
     means = {name: results['test']['all_experts'][name] for name in ('many', 'medium', 'few')}
-    names = [f'{name}: mean {mean:.1f} %' for name, mean in means.items()]
-    assert texts(axes) == [text for name, number in zip(names, (35, 35, 30), strict=True)
-                           for text in (name, f'{number} classes')]  # fmt: skip
+    names = [text.get_text() for text in figure.legends[0].texts]
+    numbers = zip(means.items(), (35, 35, 30), strict=True)
+    assert names == [f'{name}: mean {mean:.1f} %, {number} classes' for (name, mean), number in numbers]
     lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
     assert [tuple(line.get_xdata()) for line in lines] == [(0, 35), (35, 70), (70, 100)]
     assert [line.get_ydata()[0] for line in lines] == pytest.approx(list(means.values()))
@@ -145,42 +157,33 @@ def test_classes_without_figures_and_without_group(drawn):
     rows, groups = results['test']['per_class'], results['test']['groups']
     rows[1]['accuracy'] = None
     groups['few'].remove(5)
-    _, axes = drawn(tail_figure, results).axes
+    figure = drawn(tail_figure, results)
+    _, axes = figure.axes
     points = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections])
     assert points[:, 0] == pytest.approx([0.5, 2.5, 3.5, 4.5, 5.5])
-    assert texts(axes)[-2:] == ['no group', '1 class']
-
-
-def test_narrow_groups_have_names_side_by_side(drawn):
-    results = make_results()
-    results['test']['groups'] = {'many': [0], 'medium': [1], 'few': list(range(2, 100))}
-    figure = drawn(tail_figure, results)
-    extents = [text.get_window_extent() for text in figure.axes[1].texts]
-    for one in range(0, len(extents), 2):
-        assert not any(extents[one].overlaps(extents[two]) for two in range(one + 2, len(extents), 2))
+    assert figure.legends[0].texts[-1].get_text() == 'no group: 1 class'
 
 
 def test_routing_shows_curve_default_and_all_experts(drawn):
     results = make_results()
-    (axes,) = drawn(routing_figure, results).axes
-    (curve,) = (line.get_xydata() for line in axes.lines if len(line.get_xdata()) > 2)
-    sweep = results['test']['sweep']
+    figure = drawn(routing_figure, results)
+    curve = next(line.get_xydata() for line in figure.axes[0].lines if len(line.get_xdata()) > 2)
+    sweep, routed = results['test']['sweep'], results['test']['routed']
     assert curve == pytest.approx(np.array([(row['gmacs'], row['top1']) for row in sweep]))
-    markers = {line.get_marker(): line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
-    routed = results['test']['routed']
-    assert markers['D'] == pytest.approx([routed['gmacs'], routed['top1']])
-    assert markers['o'] == pytest.approx([GMACS[3][-1], results['test']['all_experts']['top1']])
-    assert f'routed, threshold {THRESHOLD}: {routed["top1"]:.1f} %' in texts(axes)
-    assert f'all 3 experts: {results["test"]["all_experts"]["top1"]:.1f} %' in texts(axes)
+    found = legend(figure)
+    together = results['test']['all_experts']['top1']
+    assert found[f'routed, threshold {THRESHOLD}: {routed["top1"]:.1f} %'] == [routed['gmacs'], routed['top1']]
+    assert found[f'all 3 experts: {together:.1f} %'] == [GMACS[3][-1], together]
+    assert {text.get_text() for text in figure.legends[0].texts} == set(found)
 
 
 def test_the_plain_net_has_a_line_at_its_cost(drawn):
     plain = make_results(**PLAIN)
     for nets in ((make_results(), [plain]), (plain, [make_results(method='balpoe')])):
-        (axes,) = drawn(routing_figure, *nets).axes
-        upright = [line for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+        figure = drawn(routing_figure, *nets)
+        upright = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [0, 1]]
         assert [line.get_xdata()[0] for line in upright] == GMACS[1]
-        assert f'plain network, {plain["test"]["all_experts"]["top1"]:.1f} %' in texts(axes)
+        assert f'plain network: {plain["test"]["all_experts"]["top1"]:.1f} %' in legend(figure)
     (axes,) = drawn(routing_figure, make_results()).axes
     assert not [line for line in axes.lines if list(line.get_ydata()) == [0, 1]]
 
@@ -188,37 +191,43 @@ def test_the_plain_net_has_a_line_at_its_cost(drawn):
 def test_others_of_the_same_data_only_and_never_itself(drawn):
     other, foreign = make_results(method='balpoe'), make_results(method='sade')
     foreign['data']['name'] = 'Elsewhere'
-    (axes,) = drawn(routing_figure, make_results(), [make_results(), foreign, other]).axes
-    grey = [text for text in texts(axes) if text.startswith('ride_resnet32')]
-    assert grey == [f'{other["name"]}, {other["test"]["all_experts"]["top1"]:.1f} %']
-    (note,) = (text for text in axes.texts if text.get_text() == grey[0])
-    assert note.xy == (GMACS[3][-1], other['test']['all_experts']['top1'])  # where its line ends
+    found = legend(drawn(routing_figure, make_results(), [make_results(), foreign, other]))
+    top1 = other['test']['all_experts']['top1']
+    grey = {label: place for label, place in found.items() if label.startswith('ride_resnet32')}
+    assert grey == {f'{other["name"]}: {top1:.1f} %': [GMACS[3][-1], top1]}
 
 
 def test_without_router_there_are_points_only(drawn):
-    (axes,) = drawn(routing_figure, make_results(router=False), [make_results(**PLAIN)]).axes
-    assert all(len(line.get_xdata()) == 1 for line in axes.lines if list(line.get_ydata()) != [0, 1])
-    assert len(texts(axes)) == 2
+    figure = drawn(routing_figure, make_results(router=False), [make_results(**PLAIN)])
+    assert all(len(line.get_xdata()) == 1 for line in figure.axes[0].lines if list(line.get_ydata()) != [0, 1])
+    assert len(legend(figure)) == 2
 
 
-def test_labels_do_not_hide_each_other(drawn):
-    others = [make_results(**PLAIN)]
-    others += [make_results(method=f'm{i}', level=49 + i / 4) for i in range(5)]
+def test_the_mean_over_classes_of_unbalanced_images(drawn):
+    results, old = make_results(), make_results(method='balpoe', router=False)
+    results['test']['per_class'][0]['test_images'] = 400
+    for row in (results['test']['all_experts'], results['test']['routed'], *results['test']['sweep']):
+        row['balanced'] = 12.5
+    found = legend(drawn(routing_figure, results, [old]))  # `old` does not know its mean over classes
+    assert {'all 3 experts: 12.5 %', 'routed, threshold 0.65: 12.5 %'} <= set(found)
+    assert not any('balpoe' in label for label in found)
+
+
+def test_the_legend_stays_in_the_figure(drawn):
+    others = [make_results(**PLAIN)] + [make_results(method=f'm{i}', level=49 + i / 4) for i in range(5)]
     figure = drawn(routing_figure, make_results(), others)
-    extents = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the lines to the points
-    assert len(extents) == 9
-    for index, extent in enumerate(extents):
-        assert not any(extent.overlaps(other) for other in extents[index + 1 :])
-        assert figure.bbox.x0 <= extent.x0
-        assert extent.x1 <= figure.bbox.x1
+    extent = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].texts) == 9
+    assert figure.bbox.x0 <= extent.x0
+    assert extent.x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize('name', ['$x_{1$', '长尾 数据', 'a\\frac', 'x' * 200])
 def test_any_name_of_the_data(tmp_path, name):
     results = make_results(classes=6, largest=90, factor=30)
     results['data']['name'] = name
-    tail_figure(results, tmp_path / 'a.png')
-    routing_figure(results, tmp_path / 'b.png')
+    tail_figure(Results.from_json(results), tmp_path / 'a.png')
+    routing_figure(Results.from_json(results), tmp_path / 'b.png')
 
 
 def test_a_long_title_stays_in_the_figure(drawn):
@@ -229,35 +238,3 @@ def test_a_long_title_stays_in_the_figure(drawn):
         titles = [axes.title if axes.title.get_text() else axes._left_title for axes in figure.axes]
         assert titles[0].get_text()
         assert titles[0].get_window_extent().x1 <= figure.bbox.x1
-
-
-def test_a_label_avoids_the_curve():
-    figure = Figure(figsize=(4, 3), dpi=100)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set(xlim=(0, 10), ylim=(0, 10))
-    figure.draw_without_rendering()
-    right_of_it = np.array([(x, 5.0) for x in np.linspace(5, 10, 100)])
-    (label,) = place_labels(axes, [PointLabel('text', 5, 5, 'black')], right_of_it, 9)
-    box = label.get_window_extent()
-    pixels = axes.transData.transform(right_of_it)
-    assert not ((pixels >= (box.x0, box.y0)) & (pixels <= (box.x1, box.y1))).all(1).any()
-
-
-WIDTHS = st.lists(st.floats(0.5, 20), min_size=1, max_size=6)
-
-
-@settings(deadline=None)
-@given(WIDTHS, st.data())
-def test_spread_keeps_order_and_distance(widths, data):
-    centres = sorted(data.draw(st.lists(st.floats(0, 200), min_size=len(widths), max_size=len(widths))))
-    found = spread(centres, widths, 0, 200)
-    for i in range(len(widths) - 1):
-        assert found[i + 1] - found[i] >= (widths[i] + widths[i + 1]) / 2 - 1e-9
-    assert found[0] - widths[0] / 2 >= -1e-9
-    assert found[-1] + widths[-1] / 2 <= 200 + 1e-9
-
-
-def test_spread_moves_nothing_that_has_room():
-    assert spread([10, 50, 90], [10, 10, 10], 0, 100) == [10, 50, 90]
-    assert spread([], [], 0, 1) == []

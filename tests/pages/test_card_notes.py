@@ -3,11 +3,10 @@
 import shlex
 
 import pytest
-from card_reading import blocks, render, section, tables
+from card_reading import blocks, render, section, table_of, tables
 from configs import resolved
 from weight_results import make_results
 
-from ride_timm.card import models_table
 from ride_timm.convert import build_parser as convert_parser
 
 
@@ -20,10 +19,10 @@ def tiny(size=64, **options):
 
 def test_tiny_imagenet_is_not_imagenet_lt():
     text = section(render(tiny()), 'Intended use and limits')
-    assert 'It is not a network of ImageNet-LT' in text
-    assert 'shrunk to 64 pixels.' in text
+    assert 'It is not an ImageNet-LT network' in text
+    assert 'scaled down to 64 pixels.' in text
     assert 'enlarged' not in text
-    assert 'shrunk to 64 pixels, enlarged to 128 for this network.' in render(tiny(128))
+    assert 'scaled down to 64 pixels, enlarged to 128 for this network.' in render(tiny(128))
     (commands,) = blocks(text, 'bash')
     train, convert = (shlex.split(line) for line in commands.splitlines())
     args = resolved(train[2:])
@@ -41,17 +40,18 @@ def test_a_threshold_given_by_hand():
     results = make_results()
     rule = results['choices']['rule']
     assert f'The rule: {rule}.' in section(render(results), 'How each choice was made')
-    results['choices']['rule'] = f'--router-threshold (0.05 has the {rule})'  # as the router's stage writes it
+    results['choices'] |= {'by_hand': True, 'rule_threshold': 0.05}
     text = section(render(results), 'How each choice was made')
-    assert f'It was given by hand; the rule ({rule}) would have taken 0.05.' in text
+    assert f'It was set by hand; the rule ({rule}) would have chosen 0.05.' in text
     assert 'The rule:' not in text
 
 
 def test_a_plain_network_is_not_trained_by_rides_recipe():
     results = tiny(experts=1, method='ce', name='resnet50.ce_tinyimagenetlt')
-    results['architecture'], results['network']['gmacs_by_experts'] = 'resnet50', None
+    results['architecture'] = 'resnet50'
+    results['network'] |= {'gmacs_by_experts': None, 'multi_expert': False}
     text = section(render(results), 'Intended use and limits')
-    assert 'It is not a network of ImageNet-LT' in text
+    assert 'It is not an ImageNet-LT network' in text
     assert not blocks(text, 'bash')
 
 
@@ -66,12 +66,12 @@ def test_a_network_whose_figures_alone_are_kept():
     results = tiny(experts=1, method='balanced_softmax', name='resnet50.balanced_softmax_tinyimagenetlt')
     results['figures_only'], results['network']['bytes'] = True, None
     text = render(results, others=[tiny()])
-    assert 'only its figures' in text
+    assert 'only its results' in text
     assert not blocks(text, 'python')
-    assert '\n## Check it' not in text
+    assert '\n## Reproduce the results' not in text
     assert '--pretrained' not in text
     assert len(tables(text)['all experts']) == 2
-    assert models_table([results]).splitlines()[2].split('|')[13].strip() == '-'
+    assert table_of([results]).splitlines()[2].split('|')[13].strip() == '-'
 
 
 def test_the_comparison_has_calibration_and_says_who_saw_less():
@@ -91,8 +91,7 @@ def test_half_precision_is_named():
 
 def test_another_number_of_epochs_than_the_recipes():
     results = tiny()
-    assert 'but for' not in section(render(results), 'How each choice was made')
-    results['training'][0]['command'] += ' --epochs 40'
-    results['training'][0]['epochs'] = 40
+    assert 'except' not in section(render(results), 'How each choice was made')
+    results['training'][0] |= {'own_epochs': True, 'epochs': 40}
     text = section(render(results), 'How each choice was made')
-    assert '`ride-timm recipes NAME` prints, but for `--epochs 40` (experts).' in text
+    assert 'printed by `ride-timm recipes NAME`, except `--epochs 40` (experts).' in text

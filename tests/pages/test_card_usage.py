@@ -8,9 +8,9 @@ from card_reading import blocks, render, section, tables
 from huggingface_hub import ModelCard
 from weight_results import make_results
 
-from ride_timm.cards.markdown import code, duration, escape, fence, gmacs
 from ride_timm.commands.train import build_parser as train_parser
 from ride_timm.losses import RideLoss
+from ride_timm.pages.markdown import code, duration, escape, fence, gmacs
 from ride_timm.validate import build_parser as validate_parser
 
 # code
@@ -54,23 +54,24 @@ def test_fine_tuning_trains_each_expert_by_the_loss_of_the_card():
 
 def test_a_network_of_timms_own():
     results = make_results(experts=1, method='ce', name='resnet50.ce_mine')
-    results['architecture'], results['network']['gmacs_by_experts'] = 'resnet50', None
+    results['architecture'] = 'resnet50'
+    results['network'] |= {'gmacs_by_experts': None, 'multi_expert': False}
     text = render(results)
     assert all('ride_timm' not in snippet for snippet in blocks(text, 'python'))
     assert "create_model('local-dir:resnet50.ce_mine', pretrained=True)" in text
 
 
 @pytest.mark.parametrize('repo_id', [None, 'org/net'])
-@pytest.mark.parametrize('source', ['torch/cifar100 (val)', 'data/mine/val', None])
-def test_the_commands_are_understood(repo_id, source):
+@pytest.mark.parametrize('dataset', ['torch/cifar100', None])
+def test_the_commands_are_understood(repo_id, dataset):
     results = make_results()
-    results['data']['source'] = source
+    results['data']['dataset'] = dataset
     text = render(results, repo_id=repo_id)
-    lines = [line for block in blocks(section(text, 'Check it'), 'bash') for line in block.splitlines()]
+    lines = [line for block in blocks(section(text, 'Reproduce the results'), 'bash') for line in block.splitlines()]
     parsed = [validate_parser().parse_args(shlex.split(line)[2:]) for line in lines]
     assert [args.routed for args in parsed] == [False, True]
     assert {args.model for args in parsed} == {'hf-hub:org/net' if repo_id else results['name']}
-    assert {args.dataset for args in parsed} == {'torch/cifar100' if source and 'torch' in source else ''}
+    assert {args.dataset for args in parsed} == {dataset or ''}
     assert all(args.pretrained and args.data_dir == 'DIR' for args in parsed)
     (line,) = blocks(section(text, 'Use it'), 'bash')
     assert train_parser().parse_args(shlex.split(line)[2:]).init == parsed[0].model
@@ -167,5 +168,5 @@ def test_the_terms_of_the_data():
     results['data']['name'] = 'My birds'
     text = render(results)
     assert 'CIFAR' not in section(text, 'Data and licence')
-    assert 'My birds, has terms of its own' in text
+    assert 'My birds, have terms of their own' in text
     assert 'Apache-2.0' in text
