@@ -18,6 +18,7 @@ from ride_timm.metrics import ClassResult, accuracy_labels, wilson_interval
 from ride_timm.pages.figures import GREY, GROUP_COLOURS
 from ride_timm.reports.measure import agreement, worst_pairs
 from ride_timm.reports.style import PAGE, STYLE
+from ride_timm.tables import counted
 
 __all__ = ['Content', 'Example', 'render']
 
@@ -143,7 +144,7 @@ def _accuracy(measured: Measured) -> str:
         note += f' The images are not balanced, {min(tested):,} to {max(tested):,} a class, so the mean over the '
         note += 'classes leads; the accuracy over images is mostly that of the classes with the most images here.'
     untested = int(figures['num_classes_without_images'])
-    note += f' {_counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
+    note += f' {counted(untested, "class has", "classes have")} no images here and are left out.' if untested else ''
     cost = _table(['cost of an image', *heads[1:]], _cost(measured))
     meaning = '<p>A GMAC is a billion multiplications, each with an addition.</p>'
     return f'<p>{_text(note)}</p>{_table(heads, table)}{cost}{meaning}'
@@ -233,7 +234,7 @@ def _routing(content: Content) -> str:
     if routed is None or 'routing' not in content.pictures:
         return ''
     shares = ', '.join(
-        f'{100 * routed[f"share_{k}"]:.1f} % pass {_counted(k, "expert", "experts")}'
+        f'{100 * routed[f"share_{k}"]:.1f} % pass {counted(k, "expert", "experts")}'
         for k in range(1, measured.num_experts + 1)
     )
     text = (
@@ -259,7 +260,7 @@ def _errors(content: Content) -> str:
     if not wrong:
         return '<p>Every answer is right.</p>'
     shown = len(content.examples)
-    first = f'{wrong:,} of {_counted(len(answers.targets), "answer", "answers")} {"is" if wrong == 1 else "are"} wrong'
+    first = f'{wrong:,} of {counted(len(answers.targets), "answer", "answers")} {"is" if wrong == 1 else "are"} wrong'
     note = f'{first}; the {shown} with the highest confidence:' if shown < wrong else f'{first}:'
     return f'<p>{note}</p><ul class="errors">{"".join(map(_example, content.examples))}</ul>'
 
@@ -387,7 +388,3 @@ def _number(value: float | None) -> str:
 
 def _percent(right: np.ndarray) -> float:
     return 100 * float(right.mean()) if len(right) else math.nan
-
-
-def _counted(number: int, one: str, several: str) -> str:
-    return f'{number:,} {one if number == 1 else several}'

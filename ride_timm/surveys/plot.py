@@ -11,6 +11,7 @@ from ride_timm.engine.files import write_whole
 from ride_timm.escaping import printable
 from ride_timm.pages.figures import font_families
 from ride_timm.surveys.survey import Survey
+from ride_timm.tables import counted
 
 __all__ = ['draw_tail']
 
@@ -54,7 +55,7 @@ def _draw(figure: Any, found: Survey, title: str) -> None:
     place = np.empty(len(order), dtype=int)
     place[order] = np.arange(len(order))
     for group, members in found.groups.groups.items():
-        number = f'{group}: {_counted(len(members), "class", "es")}, {_counted(sizes[members].sum(), "image", "s")}'
+        number = f'{group}: {counted(len(members), "class", "classes")}, {counted(int(sizes[members].sum()), "image")}'
         axes.bar(place[members], sizes[members], 0.9 if len(order) < 80 else 1.0, color=_COLOURS[group], label=number)
     axes.set_yscale('log')
     room = (sizes.max() / 0.7) ** 0.25 if _write_numbers(axes, sizes[order]) else 2
@@ -90,10 +91,6 @@ def _write_numbers(axes: Any, sizes: np.ndarray) -> bool:
         height = max(sizes[spot], 0.7) * 1.04
         axes.text(spot, height, texts[spot], ha=side, va='bottom', color=_GREY, rotation=90 * turned)
     return turned
-
-
-def _counted(number: int, one: str, plural: str) -> str:
-    return f'{number:,} {one}{plural if number != 1 else ""}'
 
 
 def _short(name: str) -> str:

@@ -1,6 +1,5 @@
 """The report on a data set as text for a terminal."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from ride_timm.data import imbalance_factor
 from ride_timm.escaping import printable
 from ride_timm.surveys.survey import Finding, Survey
+from ride_timm.tables import padded, shortened_to, text_width
 
 __all__ = ['render', 'tail_lines']
 
@@ -117,14 +117,14 @@ def _ruler(found: Survey, columns: int, dash: str) -> str:
 
 def _bars(found: Survey, width: int, blocks: bool) -> str:
     """Every class with its name, where there are few."""
-    rows = [(_shortened(name, width // 3), count, tested, group) for name, count, tested, group in _rows(found)]
-    wide = max(max(_width(row[0]) for row in rows), 5)
+    rows = [(shortened_to(width // 3, name), count, tested, group) for name, count, tested, group in _rows(found)]
+    wide = max(max(text_width(row[0]) for row in rows), 5)
     space = max(min(width - wide - 36, 60), 8)
     largest = max(max(row[1] for row in rows), 1)
     lines = [f'{"class":<{wide}}  {"training":>8}  {"":<{space}}  evaluation  group']
     for name, count, tested, group in rows:
         bar = _bar(count / largest * space, blocks)
-        lines.append(f'{_padded(name, wide)}  {count:>8,}  {bar:<{space}}  {tested:>10,}  {group}')
+        lines.append(f'{padded(name, wide)}  {count:>8,}  {bar:<{space}}  {tested:>10,}  {group}')
     return '\n'.join(lines)
 
 
@@ -164,7 +164,7 @@ def _named(title: str, items: Sequence[tuple[str, int]], width: int) -> str:
     lines = [title.ljust(9)]
     for place, (name, count) in enumerate(items, 1):
         word = f' {printable(name)} {count:,}' + ',' * (place < len(items))
-        if _width(lines[-1] + word) > width and lines[-1].strip() not in ('', title):
+        if text_width(lines[-1] + word) > width and lines[-1].strip() not in ('', title):
             lines.append(' ' * 9)
         lines[-1] += word
     return '\n'.join(lines)
@@ -172,9 +172,9 @@ def _named(title: str, items: Sequence[tuple[str, int]], width: int) -> str:
 
 def _classes(found: Survey) -> str:
     rows = _rows(found)
-    wide = max(_width(row[0]) for row in rows)
+    wide = max(text_width(row[0]) for row in rows)
     head = f'{"class":<{wide}}  training  evaluation  group'
-    return '\n'.join([head, *(f'{_padded(name, wide)}  {n:>8,}  {v:>10,}  {group}' for name, n, v, group in rows)])
+    return '\n'.join([head, *(f'{padded(name, wide)}  {n:>8,}  {v:>10,}  {group}' for name, n, v, group in rows)])
 
 
 def _rows(found: Survey) -> list[tuple[str, int, int, str]]:
@@ -188,28 +188,6 @@ def _rows(found: Survey) -> list[tuple[str, int, int, str]]:
         for index, (name, count) in enumerate(found.train.counts.items())
     ]
     return sorted(rows, key=lambda row: -row[1])
-
-
-def _width(text: str) -> int:
-    """Columns that a text takes; letters of East Asian scripts take two."""
-    return sum((unicodedata.east_asian_width(c) in 'WF') + (not unicodedata.combining(c)) for c in text)
-
-
-def _shortened(text: str, width: int) -> str:
-    """The text without its middle where it takes more columns: names are often told apart by their ends."""
-    width = max(width, 8)  # room for a letter or two on either side of the dots, however narrow the terminal
-    if _width(text) <= width:
-        return text
-    head, tail = text, text
-    while _width(head) > width // 2 - 2:
-        head = head[:-1]
-    while _width(tail) > width - width // 2 - 1:
-        tail = tail[1:]
-    return f'{head}...{tail}'
-
-
-def _padded(text: str, width: int) -> str:
-    return text + ' ' * (width - _width(text))
 
 
 def _files(found: Survey) -> str:
