@@ -26,7 +26,7 @@ from .options import KeyValues
 from .parser import Parser
 from .publishing.folder import save_folder
 
-__all__ = ['build_parser', 'convert', 'from_official', 'load_official', 'main', 'save_folder']
+__all__ = ['build_parser', 'convert', 'main']
 
 StateDict = dict[str, torch.Tensor]
 Floats = Sequence[float]

@@ -67,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(to_json(found), indent=2))
     else:
         _print(args, form, found)
-    if args.plot and found.groups is not None:
-        from ride_timm.surveys.plot import draw_tail
+    if args.plot and found.train is not None and found.groups is not None:
+        from ride_timm.pages.figures import counts_figure
 
         with writing(args.plot, '--plot'):
-            draw_tail(found, args.plot, data_name(filled(form)))
+            groups = {name: members.tolist() for name, members in found.groups.groups.items()}
+            counts_figure(found.train.counts, groups, Path(args.plot), data_name(filled(form)))
         logging.getLogger(__name__).info(f'Plot written to {args.plot}')
     return 0 if found.trainable else 1
 

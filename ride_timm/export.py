@@ -144,7 +144,7 @@ def export(args: argparse.Namespace) -> Results:
     check_folder(args.output, '--output')
     output = Path(args.output)
     name = output.resolve().name
-    runs = [read_run(Path(run)) for run in args.runs]
+    runs = [read_run(Path(run)) for run in args.runs]  # a run that is not finished has no results to say so
     trained = load(args.runs[-1])
     _check(args, name, trained)
     stages, first = [run.training[-1] for run in runs], runs[0].args or {}

@@ -44,12 +44,12 @@ from ride_timm.pages.figures import (
     tail_figure,
     thumbnail,
 )
+from ride_timm.pages.report import Content, Example, render
 from ride_timm.parser import Parser
 from ride_timm.records.kinds import ARGS_SCHEMA
 from ride_timm.records.results import ClassRow, Data, Network, Results
 from ride_timm.records.results import Measured as Figures
 from ride_timm.records.schema import read_object
-from ride_timm.reports.page import Content, Example, render
 
 __all__ = ['build_parser', 'main', 'write_report']
 
@@ -277,7 +277,7 @@ def _about(
     """Lines of the header."""
     made = environment()
     counts = trained.class_counts
-    total = f', {sum(counts):,} images, {max(counts):,} to {min(counts):,} a class' if counts else ''
+    total = f', {sum(counts):,} images, {max(counts):,} to {min(counts):,} per class' if counts else ''
     now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
     return {
         'Measured on': f'{len(split.targets):,} images of {split.num_classes:,} classes: {split.source}',

@@ -16,13 +16,13 @@ from tiny_runs import CIFAR, train, write_images
 
 import ride_timm.validate as validation
 from ride_timm.commands.predict import main
-from ride_timm.convert import save_folder
 from ride_timm.data import ImageSet, create_eval_loader, open_image
 from ride_timm.engine.prediction import Skipped, forward_votes, predict
 from ride_timm.errors import RideError
 from ride_timm.evaluation import one_pass
 from ride_timm.inference.load import load
 from ride_timm.metrics import LongTailEvaluator
+from ride_timm.publishing.folder import save_folder
 
 NAMES = ['<b>bee', 'cat', 'été, "wild"']
 COUNTS = {NAMES[0]: 12, NAMES[1]: 4, NAMES[2]: 2}
