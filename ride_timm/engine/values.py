@@ -1,6 +1,5 @@
 """Values of command-line arguments that no later step could use, refused before any work is done."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.optim import list_optimizers
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, did_you_mean
 
 __all__ = ['RANGES', 'check_device', 'check_values', 'choose_device']
 
@@ -170,9 +169,8 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
 def _check_name(name: str, value: str, known: Sequence[str]) -> None:
     if not value or value in known:
         return
-    close = difflib.get_close_matches(value, known, n=1)
-    hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(known)}.'
-    raise RideError(f'{_flag(name)} {value} was given and timm knows no such one; {hint}')
+    hint = did_you_mean(value, known, f'; choose one of {", ".join(known)}.')
+    raise RideError(f'{_flag(name)} {value} was given and timm knows no such one{hint}')
 
 
 def _check_count(options: Mapping[str, Any], name: str, counts: Sequence[int]) -> None:
