@@ -359,7 +359,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ('name', 'wanted'),
         [
-            ('my-run', 'There is no my-run; name a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.'),
+            ('my-run', 'There is no my-run. Name a checkpoint, a folder, '),
             ('ride_resnet32_4', 'There is no ride_resnet32_4, did you mean ride_resnet32_4e? Name a checkpoint, '),
             ('net.pt', 'There is no checkpoint net.pt'),
             ('ride_resnet32_4e.none', 'There are no weights ride_resnet32_4e.none; those of ride_resnet32_4e are: '),
