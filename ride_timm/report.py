@@ -21,15 +21,15 @@ import numpy as np
 import timm
 
 from ride_timm import validate as validation
+from ride_timm.commands.options import add_device_option, add_form_options
 from ride_timm.data import DataSplit, check_images
-from ride_timm.engine.data_options import add_form_options, check_form, data_name
+from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, write_whole, writing
-from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
 from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.sweep import THRESHOLDS
-from ride_timm.engine.values import check_values
+from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split

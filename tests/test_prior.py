@@ -14,7 +14,6 @@ from reference.prior import served_logits
 from tiny_runs import CIFAR, write_images
 
 from ride_timm.commands.predict import main as predict
-from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet, load
@@ -26,6 +25,7 @@ from ride_timm.prior import (
     parse_prior,
     serve_prior,
 )
+from ride_timm.publishing.folder import save_folder
 from ride_timm.records.runs import read_per_class
 from ride_timm.records.training_record import TrainingRecord
 from ride_timm.validate import build_parser, validate
@@ -264,7 +264,9 @@ class TestApplyPrior:
 
 class TestApplyLogitAdjustment:
     def test_experts_with_a_tau_list(self):
-        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(tau=(0, 1, 2), loss='balpoe'))
+        trained = TrainedNet(
+            torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(tau=(0, 1, 2), loss='balpoe')
+        )
         with pytest.raises(RideError, match=r'0\.5 was given and some_net \(loss balpoe\) was .* use --prior uniform'):
             apply_logit_adjustment(trained, 0.5)
 

@@ -15,7 +15,6 @@ from timm.models._input import update_model_args
 from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.cli import guarded
-from ride_timm.convert import save_folder
 from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
 from ride_timm.engine.prediction import predict
 from ride_timm.engine.sweep import THRESHOLDS
@@ -27,6 +26,7 @@ from ride_timm.pages import figures
 from ride_timm.pages.answers import agreement, reliability, worst_pairs
 from ride_timm.pages.figures import draw_curves, read_curves, thumbnail
 from ride_timm.pages.report import Content, Example, render
+from ride_timm.publishing.folder import save_folder
 from ride_timm.report import build_parser, main
 
 NAMES = ['<script>alert(1)</script>', 'a & b "wild" <img src=x onerror=alert(1)>', "été d'hiver 猫 {x} $title"]

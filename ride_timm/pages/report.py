@@ -16,6 +16,7 @@ from ride_timm.evaluation.one_pass import Measured
 from ride_timm.metrics import ClassResult, accuracy_labels, wilson_interval
 from ride_timm.pages.answers import agreement, worst_pairs
 from ride_timm.pages.figures import GREY, GROUP_COLOURS
+from ride_timm.tables import counted
 
 __all__ = ['Content', 'Example', 'render']
 
@@ -86,7 +87,7 @@ def render(content: Content) -> str:
         about={'Model': content.model, 'Data': content.data, **content.about},
         tiles=[(name, metrics.get(key)) for name, key in _tiles(measured).items()],
         tested=f'{min(tested):,} to {max(tested):,}' if len(_accuracies(measured)) > 1 else '',
-        untested=_counted(untested, 'class has', 'classes have') if untested else '',
+        untested=counted(untested, 'class has', 'classes have') if untested else '',
         columns=_columns(measured), accuracy=_accuracy(measured), cost=_cost(measured),
         pairs=worst_pairs(measured.confusion),
         train_images=lambda label: _training_images(measured, label),
@@ -167,7 +168,7 @@ def _wrong(content: Content) -> str:
     wrong, shown = int((answers.answers != answers.targets).sum()), len(content.examples)
     if not wrong:
         return ''
-    first = f'{wrong:,} of {_counted(len(answers.targets), "answer", "answers")} {"is" if wrong == 1 else "are"} wrong'
+    first = f'{wrong:,} of {counted(len(answers.targets), "answer", "answers")} {"is" if wrong == 1 else "are"} wrong'
     return f'{first}; the {shown} with the highest confidence:' if shown < wrong else f'{first}:'
 
 
@@ -205,7 +206,3 @@ def _shown(value: Any) -> Any:
 
 def _number(value: float | None) -> str:
     return NOTHING if value is None or math.isnan(value) else f'{value:.2f}'
-
-
-def _counted(number: int, one: str, several: str) -> str:
-    return f'{number:,} {one if number == 1 else several}'

@@ -1,6 +1,5 @@
 """The report on a data set as text for a terminal."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from ride_timm.data import imbalance_factor
 from ride_timm.escaping import printable
 from ride_timm.surveys.survey import Finding, Survey
+from ride_timm.tables import padded, shortened_to, text_width
 
 __all__ = ['render']
 
@@ -56,16 +56,16 @@ def _sides(found: Survey) -> str:
 
 def _classes(found: Survey, every: bool, width: int, blocks: bool) -> str:
     """A bar for each class, the largest first; of many classes some at equal distances, with both ends."""
-    rows = [(_shortened(name, width // 3), count, tested, group) for name, count, tested, group in _rows(found)]
+    rows = [(shortened_to(width // 3, name), count, tested, group) for name, count, tested, group in _rows(found)]
     largest, total = max(rows[0][1], 1), len(rows)
     if total > _ONE_BY_ONE and not every:
         rows = [rows[index] for index in np.linspace(0, total - 1, _ONE_BY_ONE).round().astype(int)]
-    wide = max(max(_width(row[0]) for row in rows), 5)
+    wide = max(max(text_width(row[0]) for row in rows), 5)
     space = max(min(width - wide - 36, 60), 8)
     lines = [f'{"class":<{wide}}  {"training":>8}  {"":<{space}}  evaluation  group']
     for name, count, tested, group in rows:
         bar = _bar(count / largest * space, blocks)
-        lines.append(f'{_padded(name, wide)}  {count:>8,}  {bar:<{space}}  {tested:>10,}  {group}')
+        lines.append(f'{padded(name, wide)}  {count:>8,}  {bar:<{space}}  {tested:>10,}  {group}')
     if len(rows) < total:
         lines.append(f'{len(rows)} of {total:,} classes, evenly spaced from the largest to the smallest (all: --all)')
     return '\n'.join(lines)
@@ -108,28 +108,6 @@ def _rows(found: Survey) -> list[tuple[str, int, int, str]]:
         for index, (name, count) in enumerate(found.train.counts.items())
     ]
     return sorted(rows, key=lambda row: -row[1])
-
-
-def _width(text: str) -> int:
-    """Columns that a text takes; letters of East Asian scripts take two."""
-    return sum((unicodedata.east_asian_width(c) in 'WF') + (not unicodedata.combining(c)) for c in text)
-
-
-def _shortened(text: str, width: int) -> str:
-    """The text without its middle where it takes more columns: names are often told apart by their ends."""
-    width = max(width, 8)  # room for a letter or two on either side of the dots, however narrow the terminal
-    if _width(text) <= width:
-        return text
-    head, tail = text, text
-    while _width(head) > width // 2 - 2:
-        head = head[:-1]
-    while _width(tail) > width - width // 2 - 1:
-        tail = tail[1:]
-    return f'{head}...{tail}'
-
-
-def _padded(text: str, width: int) -> str:
-    return text + ' ' * (width - _width(text))
 
 
 def _files(found: Survey) -> str:

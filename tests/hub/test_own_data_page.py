@@ -1,4 +1,4 @@
-"""The tutorial, block by block as a reader would type it, in an empty folder, with the fake Hub as the Hub."""
+"""docs/own-data.md, block by block as a reader would type it, in an empty folder, with the fake Hub as the Hub."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ import pytest
 
 from ride_timm.cli import main
 
-PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'tutorial.md'
+PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'own-data.md'
 
 
 def blocks():
@@ -21,7 +21,7 @@ def test_every_block_runs(hub, hub_login, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for language, text in blocks():
         if language == 'python':
-            exec(compile(text, 'tutorial.md', 'exec'), {'__name__': '__main__'})
+            exec(compile(text, 'own-data.md', 'exec'), {'__name__': '__main__'})
             continue
         for line in text.splitlines():
             command = shlex.split(line.replace('my-org/', 'ride-timm/'))  # the account of the fake Hub
