@@ -1,7 +1,6 @@
 """The console command `ride-timm`: one subcommand a module, imported only when it is called."""
 
 import contextlib
-import difflib
 import errno
 import importlib
 import io
@@ -11,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ride_timm.errors import RideError, one_line
+from ride_timm.errors import RideError, did_you_mean, one_line
 from ride_timm.escaping import printable, shortened
 from ride_timm.registration import explained
 from ride_timm.version import __version__
@@ -63,10 +62,7 @@ def _without_command(name: str) -> int:
     if name == '--version':
         print(f'ride-timm {__version__}')
         return 0
-    begun = [command for command in COMMANDS if command.startswith(name)]
-    close = begun or difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f', did you mean {close[0]}?' if close else ';'
-    raise RideError(f'there is no command {shortened(name)}{hint} see ride-timm --help.')
+    raise RideError(f'there is no command {shortened(name)}{did_you_mean(name, COMMANDS, ";")} see ride-timm --help.')
 
 
 def module_of(name: str) -> Any:

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ride_timm.commands.options import add_options, chosen
 from ride_timm.data import imbalance_factor
 from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
-from ride_timm.options import DataForm, add_options, chosen, filled, flag, options_of
+from ride_timm.options import DataForm, filled, flag, options_of
 from ride_timm.parser import Parser
 from ride_timm.surveys.survey import Side, Survey, survey
 from ride_timm.surveys.text import render
@@ -67,11 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(to_json(found), indent=2))
     else:
         _print(args, form, found)
-    if args.plot and found.groups is not None:
-        from ride_timm.surveys.plot import draw_tail
+    if args.plot and found.train is not None and found.groups is not None:
+        from ride_timm.pages.figures import counts_figure
 
         with writing(args.plot, '--plot'):
-            draw_tail(found, args.plot, data_name(filled(form)))
+            groups = {name: members.tolist() for name, members in found.groups.groups.items()}
+            counts_figure(found.train.counts, groups, Path(args.plot), data_name(filled(form)))
         logging.getLogger(__name__).info(f'Plot written to {args.plot}')
     return 0 if found.trainable else 1
 

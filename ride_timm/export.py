@@ -287,8 +287,8 @@ def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
             f'{runs[-1]} chose the threshold {threshold:g} and the network routes with {own:g}; train its router with '
             f'--router-threshold {threshold:g}.'
         )
-    if last.architecture != trained.name.partition('.')[0]:
-        raise RideError(f'{runs[-1]} chose for {last.architecture} and the network is {trained.name}.')
+    if last.architecture != trained.architecture:
+        raise RideError(f'{runs[-1]} chose for {last.architecture} and the network is {trained.architecture}.')
     return replace(last.choices, training=tuple(run.training[-1] for run in made))
 
 

@@ -1,10 +1,10 @@
 """The argument parser of every command: an error is one line, with the option that was probably meant."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ride_timm.errors import did_you_mean
 from ride_timm.escaping import printable
 
 __all__ = ['Parser']
@@ -37,5 +37,4 @@ class Parser(argparse.ArgumentParser):
         if option is None:
             self.error(f'there is no use for {" ".join(unknown)}')
         name = option.partition('=')[0]
-        close = difflib.get_close_matches(name, self._option_string_actions, n=1)
-        self.error(f'there is no option {name}' + (f', did you mean {close[0]}?' if close else ''))
+        self.error(f'there is no option {name}{did_you_mean(name, self._option_string_actions)}')

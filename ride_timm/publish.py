@@ -1,7 +1,7 @@
-"""`ride-timm publish`: a weight's folder or a finished run becomes a repository on the Hugging Face Hub.
+"""`ride-timm publish`: an exported folder or a finished run becomes a repository on the Hugging Face Hub.
 
-All files go up in one commit, or none does. The commit and the hashes are then written into the `index.json` beside the
-weight's folder, from where `pretrained=True` takes them.
+All files are uploaded in one commit, or none is. Commit and hashes are then written into the `index.json` next to an
+exported folder, which `pretrained=True` reads.
 """
 
 import argparse
@@ -30,21 +30,23 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm publish`."""
     parser = Parser(
         prog='ride-timm publish',
-        description='Publish a weight or a run on the Hugging Face Hub: safetensors, configuration, measured figures '
-        'and the model card, in one commit. Log in first, with `hf auth login`.',
+        description='Publish an exported folder or a finished run on the Hugging Face Hub: safetensors, configuration, '
+        'results and model card, in one commit. Log in first, with `hf auth login`.',
     )
-    parser.add_argument('source', nargs='?', metavar='DIR', help='folder of a weight or of a finished run')
-    parser.add_argument('repo_id', nargs='?', metavar='ORG/NAME', help='the repository; it is made if there is none')
-    parser.add_argument('--all', action='store_true', help=f'every weight of the index, to {hub_org()}/<its name>')
+    parser.add_argument('source', nargs='?', metavar='DIR', help='exported folder or finished run')
+    parser.add_argument('repo_id', nargs='?', metavar='ORG/NAME', help='the repository; created if it does not exist')
+    parser.add_argument('--all', action='store_true', help=f'publish everything in the index, to {hub_org()}/<name>')
     parser.add_argument('--private', action='store_true', help='make a new repository private')
     parser.add_argument(
-        '--revision', metavar='BRANCH', help='commit to this branch, which is made if there is none (default: main)'
+        '--revision', metavar='BRANCH', help='branch to commit to, created if it does not exist (default: main)'
     )
     parser.add_argument('--create-pr', action='store_true', help='propose the commit as a pull request')
-    parser.add_argument('--dry-run', action='store_true', help='write the folder and show the card, nothing else')
-    parser.add_argument('--output', metavar='DIR', help='the folder that --dry-run writes (default: a temporary one)')
-    parser.add_argument('--message', metavar='TEXT', help="the commit's message")
-    parser.add_argument('--data-name', metavar='NAME', help="what a run's card calls the data (default: the folder's)")
+    parser.add_argument(
+        '--dry-run', action='store_true', help='write the folder and print the card, but upload nothing'
+    )
+    parser.add_argument('--output', metavar='DIR', help='folder for --dry-run (default: a temporary one)')
+    parser.add_argument('--message', metavar='TEXT', help='commit message')
+    parser.add_argument('--data-name', metavar='NAME', help="name of the data in a run's card (default: the folder's)")
     return parser
 
 
@@ -83,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def publish(source: Path, target: Target, *, message: str | None = None, data_name: str | None = None) -> Published:
-    """Publish one weight or run, and print how to load it.
+    """Publish one folder or run, and print how to load it.
 
     Args:
-        source: Folder of a weight or of a finished run.
+        source: An exported folder or a finished run.
         target: Where to.
-        message: The commit's message; by default it names weight and version.
+        message: The commit's message; by default it gives name and version.
         data_name: What the card of a run calls the data.
 
     Returns:
@@ -126,12 +128,12 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Path, str]]:
     here = [weight for weight in weights.values() if weight.is_local]
     for weight in weights.values():
         if not weight.has_tensors:
-            print(f'{weight.name}: its figures alone are kept, left out', file=sys.stderr)
+            print(f'{weight.name}: only its results are kept, left out', file=sys.stderr)
         elif not weight.is_local:
             _check_absent(weight)
-            print(f'{weight.name}: its tensors are not here and on the Hub already, left out', file=sys.stderr)
+            print(f'{weight.name}: its tensors are on the Hub already and not here, left out', file=sys.stderr)
     if not here:
-        raise RideError(f'{root} holds no weight to publish; name its folder in RIDE_TIMM_WEIGHTS.')
+        raise RideError(f'{root} holds nothing to publish; name the folder of the weights in RIDE_TIMM_WEIGHTS.')
     return [(weight.folder, f'{hub_org()}/{weight.name}') for weight in here]
 
 
@@ -189,7 +191,7 @@ def _report(staged: Staged, target: Target, done: Published) -> str:
 
 
 def _pin(folder: Path, repo_id: str, revision: str, files: dict[str, dict[str, object]]) -> None:
-    """Enter the commit into the index beside the folder, if the weight is in one."""
+    """Write the commit into the index next to the folder, if the folder is in one."""
     try:
         if pin_copy(folder, repo_id, revision, files):
             print(f'Entered into {folder.parent / "index.json"}')

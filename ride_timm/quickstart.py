@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from ride_timm.commands.train import main as train_main
-from ride_timm.convert import save_folder
 from ride_timm.data import (
     ClassBalancedSampler,
     DataSplit,
@@ -37,6 +36,7 @@ from ride_timm.evaluation.one_pass import measure
 from ride_timm.inference.load import load
 from ride_timm.metrics import ClassResult
 from ride_timm.parser import Parser
+from ride_timm.publishing.folder import save_folder
 
 __all__ = ['build_parser', 'main']
 

@@ -21,15 +21,15 @@ import numpy as np
 import timm
 
 from ride_timm import validate as validation
+from ride_timm.commands.options import add_device_option, add_form_options
 from ride_timm.data import DataSplit, check_images
-from ride_timm.engine.data_options import add_form_options, check_form, data_name
+from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, write_whole, writing
-from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
 from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.sweep import THRESHOLDS
-from ride_timm.engine.values import check_values
+from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split
@@ -44,12 +44,12 @@ from ride_timm.pages.figures import (
     tail_figure,
     thumbnail,
 )
+from ride_timm.pages.report import Content, Example, render
 from ride_timm.parser import Parser
 from ride_timm.records.kinds import ARGS_SCHEMA
 from ride_timm.records.results import ClassRow, Data, Network, Results
 from ride_timm.records.results import Measured as Figures
 from ride_timm.records.schema import read_object
-from ride_timm.reports.page import Content, Example, render
 
 __all__ = ['build_parser', 'main', 'write_report']
 
@@ -277,7 +277,7 @@ def _about(
     """Lines of the header."""
     made = environment()
     counts = trained.class_counts
-    total = f', {sum(counts):,} images, {max(counts):,} to {min(counts):,} a class' if counts else ''
+    total = f', {sum(counts):,} images, {max(counts):,} to {min(counts):,} per class' if counts else ''
     now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
     return {
         'Measured on': f'{len(split.targets):,} images of {split.num_classes:,} classes: {split.source}',

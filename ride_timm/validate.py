@@ -12,20 +12,25 @@ from typing import Any
 
 import torch
 
+from ride_timm.commands.options import (
+    KeyValues,
+    add_device_option,
+    add_form_options,
+    add_model_argument,
+    add_prior_option,
+)
 from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.images import stored_range
-from ride_timm.engine.data_options import add_form_options, check_form, has_eval_images, open_eval, open_train
+from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.files import check_writable, writing
-from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
 from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
-from ride_timm.engine.values import check_values
+from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import check_architecture, data_config
-from ride_timm.options import KeyValues
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 

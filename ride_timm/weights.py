@@ -13,6 +13,7 @@ from ride_timm.escaping import printable
 from ride_timm.parser import Parser
 from ride_timm.published import PretrainedError, Weight, package_root, published_weights, read_index
 from ride_timm.records.results import Results, read_results
+from ride_timm.tables import lay_out
 
 __all__ = ['build_parser', 'list_weights', 'main', 'weights_root']
 
@@ -110,13 +111,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    columns = [_aligned(column, left=i in (0, 1, 8)) for i, column in enumerate(zip(header, *cells, strict=True))]
-    return '\n'.join('  '.join(line).rstrip() for line in zip(*columns, strict=True))
-
-
-def _aligned(column: tuple[str, ...], left: bool) -> list[str]:
-    width = max(map(len, column))
-    return [cell.ljust(width) if left else cell.rjust(width) for cell in column]
+    return '\n'.join(lay_out(list(zip(header, *cells, strict=True)), right=range(2, 8)))
 
 
 def _number(value: float | None, places: int) -> str:

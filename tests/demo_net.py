@@ -6,7 +6,7 @@ import timm
 import torch
 from tiny_runs import CIFAR
 
-from ride_timm.convert import save_folder
+from ride_timm.publishing.folder import save_folder
 
 NAMES = ['<img src=x onerror="window.hacked=1">', 'cat', 'été, "wild"', 'dog']
 

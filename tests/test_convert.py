@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import ride_timm.convert as convert_module
-from ride_timm.convert import build_parser, convert, from_official, load_official, main, save_folder
+from ride_timm.convert import build_parser, convert, main
 from ride_timm.errors import RideError
+from ride_timm.official import from_official, load_official
+from ride_timm.publishing.folder import save_folder
 
 GOLDEN = Path(__file__).parent / 'golden'
 NAMES = ('resnet32_3e', 'resnet32_3e_ea', 'bottleneck_2e')

@@ -22,12 +22,12 @@ from demo_net import NAMES, save_net
 from PIL import Image
 from tiny_runs import CIFAR
 
-from ride_timm.convert import save_folder
 from ride_timm.demo import KnownHosts, _answer, _costs, main
 from ride_timm.engine.cost import gmacs
 from ride_timm.engine.prediction import predict
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet, load
+from ride_timm.publishing.folder import save_folder
 
 
 @pytest.fixture(scope='module')

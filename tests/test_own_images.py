@@ -100,7 +100,7 @@ def test_any_name_and_any_kind_of_image(tmp_path, run, monkeypatch):
     assert run('report', folder, '--device', 'cpu')[0] == 0
     page = (folder / 'report.html').read_text(encoding='utf-8')
     assert '<script' not in page
-    for shown in ('&lt;script&gt;alert(1)&lt;', 'größe', '猫', 'it&#x27;s &quot;q&quot; &amp;amp;', 'a, b', '$x$'):
+    for shown in ('&lt;script&gt;alert(1)&lt;', 'größe', '猫', 'it&#39;s &#34;q&#34; &amp;amp;', 'a, b', '$x$'):
         assert f'<bdi>{shown}</bdi>' in page
 
 

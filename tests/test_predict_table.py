@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_runs import CIFAR
 
 from ride_timm.commands.predict import main
-from ride_timm.convert import save_folder
+from ride_timm.publishing.folder import save_folder
 
 
 @pytest.fixture(scope='module')

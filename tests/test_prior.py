@@ -14,7 +14,6 @@ from reference.prior import served_logits
 from tiny_runs import CIFAR, write_images
 
 from ride_timm.commands.predict import main as predict
-from ride_timm.convert import save_folder
 from ride_timm.engine.cost import gmacs_by_experts
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet, load
@@ -26,6 +25,7 @@ from ride_timm.prior import (
     parse_prior,
     serve_prior,
 )
+from ride_timm.publishing.folder import save_folder
 from ride_timm.records.runs import read_per_class
 from ride_timm.validate import build_parser, validate
 

@@ -15,8 +15,8 @@ from timm.data import resolve_data_config
 from timm.models._hub import save_for_hf
 
 from ride_timm import published
-from ride_timm.convert import save_folder
 from ride_timm.published import PretrainedError, published_weights, read_index
+from ride_timm.publishing.folder import save_folder
 
 ARCHITECTURE = 'test_ride_resnet_cifar_3e'
 NAME = f'{ARCHITECTURE}.toy_digits'

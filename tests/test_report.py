@@ -15,7 +15,6 @@ from timm.models._input import update_model_args
 from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.cli import guarded
-from ride_timm.convert import save_folder
 from ride_timm.data import choose_groups, create_eval_loader, open_eval_split
 from ride_timm.engine.prediction import predict
 from ride_timm.engine.sweep import THRESHOLDS
@@ -24,10 +23,11 @@ from ride_timm.evaluation.one_pass import Answers, Measured, measure_split
 from ride_timm.inference.load import load
 from ride_timm.metrics import ClassResult, expected_calibration_error, wilson_interval
 from ride_timm.pages import figures
+from ride_timm.pages.answers import agreement, reliability, worst_pairs
 from ride_timm.pages.figures import draw_curves, read_curves, thumbnail
+from ride_timm.pages.report import Content, Example, render
+from ride_timm.publishing.folder import save_folder
 from ride_timm.report import build_parser, main
-from ride_timm.reports.measure import agreement, reliability, worst_pairs
-from ride_timm.reports.page import Content, Example, render
 
 NAMES = ['<script>alert(1)</script>', 'a & b "wild" <img src=x onerror=alert(1)>', "été d'hiver 猫 {x} $title"]
 
@@ -174,7 +174,7 @@ def test_the_mean_over_classes_leads_where_images_are_not_balanced(routed, unbal
     assert tiles[:2] == ['mean over classes', 'over images']
     assert 'overall' not in tiles
     assert page.row('expert 0 alone, over images')[1]
-    assert any('2 to 12 a class' in text for text in page.texts)
+    assert any('2 to 12 per class' in text for text in page.texts)
 
 
 def test_precision_and_intervals_stand_next_to_accuracy(routed, unbalanced, tmp_path):

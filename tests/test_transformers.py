@@ -5,8 +5,8 @@ import timm
 import torch
 from tiny_runs import CIFAR
 
-from ride_timm.convert import save_folder
 from ride_timm.inference.load import load
+from ride_timm.publishing.folder import save_folder
 
 transformers = pytest.importorskip('transformers')
 CLASSES = 5

@@ -23,6 +23,7 @@ from ride_timm.data.images import PixelRange, measure_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
 from ride_timm.metrics import leading_accuracy
+from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['MAX_CHECKED', 'HoldoutPlan', 'RunData', 'build_data', 'open_val_part', 'val_plan']
@@ -228,11 +229,11 @@ def _describe(train: DataSplit, val: DataSplit, groups: GroupChoice) -> str:
     empty = int((val.class_counts == 0).sum())
     limits = f'thirds of the classes by training images, {groups.text}' if groups.rule == 'quantile' else groups.text
     return (
-        f'{_counted(train.num_classes)}, {len(train.targets)} training images ({train.class_counts.max()} to '
-        f'{train.class_counts.min()} a class, imbalance factor {imbalance_factor(train.class_counts):.1f}), '
-        f'{len(val.targets)} evaluation images'
+        f'{counted(train.num_classes, "class", "classes")}, {len(train.targets)} training images '
+        f'({train.class_counts.max()} to {train.class_counts.min()} a class, imbalance factor '
+        f'{imbalance_factor(train.class_counts):.1f}), {len(val.targets)} evaluation images'
         + _balance(val)
-        + (f', {_counted(empty)} without any of them' if empty else '')
+        + (f', {counted(empty, "class", "classes")} without any of them' if empty else '')
         + f'; groups: {limits}'
     )
 
@@ -243,7 +244,3 @@ def _balance(val: DataSplit) -> str:
     if leading_accuracy(val.class_counts) == 'top1':
         return ''
     return f' (not balanced, {tested.min()} to {tested.max()} a class, so `balanced`, the mean over classes, leads)'
-
-
-def _counted(classes: int) -> str:
-    return '1 class' if classes == 1 else f'{classes} classes'

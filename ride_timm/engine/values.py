@@ -1,6 +1,5 @@
 """Values of command-line arguments that no later step could use, refused before any work is done."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from timm.optim import list_optimizers
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, did_you_mean
 
-__all__ = ['RANGES', 'check_device', 'check_values']
+__all__ = ['RANGES', 'check_device', 'check_values', 'choose_device']
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 _MOST_WORKERS = max(64, 4 * _CORES)  # each is a process
@@ -100,6 +99,18 @@ def check_values(values: Mapping[str, Any]) -> None:
     check_device(values.get('device'))
 
 
+def choose_device(device: torch.device | str | None = None) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        device: The user's choice; None or '' leaves it.
+
+    Returns:
+        That, or else the current CUDA device, or the CPU where there is none.
+    """
+    return torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+
 def check_device(name: str | None) -> None:
     """Refuse a device that PyTorch cannot compute on here.
 
@@ -158,9 +169,8 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
 def _check_name(name: str, value: str, known: Sequence[str]) -> None:
     if not value or value in known:
         return
-    close = difflib.get_close_matches(value, known, n=1)
-    hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(known)}.'
-    raise RideError(f'{_flag(name)} {value} was given and timm knows no such one; {hint}')
+    hint = did_you_mean(value, known, f'; choose one of {", ".join(known)}.')
+    raise RideError(f'{_flag(name)} {value} was given and timm knows no such one{hint}')
 
 
 def _check_count(options: Mapping[str, Any], name: str, counts: Sequence[int]) -> None:

@@ -1,6 +1,5 @@
 """The one loader of trained networks: from a checkpoint, a folder, the Hub, or by a registered name."""
 
-import difflib
 import logging
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import torch
 from timm.models import adapt_input_conv, clean_state_dict
 
 from ride_timm.engine.checkpoint import misfit, read_checkpoint
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, did_you_mean
 from ride_timm.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
 from ride_timm.inference.network import DATA_CONFIG_KEYS, check_architecture, is_fetched
 from ride_timm.published import SHARD_INDEX, PretrainedError, published_weights
@@ -131,9 +130,8 @@ def load(
         kwargs = {} if cache_dir is None else {'cache_dir': cache_dir}
         found = _from_name(text, asked, kwargs)
     else:
-        close = difflib.get_close_matches(text.partition('.')[0], timm.list_models(), n=1, cutoff=0.8)
-        hint = f', did you mean {close[0]}? Name' if close else '; name'
-        raise RideError(f'There is no {text}{hint} a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.')
+        hint = did_you_mean(text.partition('.')[0], timm.list_models(), '.', cutoff=0.8)
+        raise RideError(f'There is no {text}{hint} Name a checkpoint, a folder, pretrained weights or hf-hub:ORG/NAME.')
     found.source = text
     for what, values in (('class names', found.class_names), ('class counts', found.class_counts)):
         if values is not None and len(values) != found.model.num_classes:

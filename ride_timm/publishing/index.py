@@ -29,7 +29,7 @@ def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def renew_entry(folder: Path) -> bool:
-    """Bring a weight's entry in the index beside its folder up to date; a new one goes to the end.
+    """Bring a weight's entry in the index next to its folder up to date; a new one goes to the end.
 
     The pinned copy on the Hub is kept while the tensors are the same as there. Parts of the tensors that are not in the
     folder, as in a checkout without large files, keep their entries while the list of the parts is the same.
@@ -38,7 +38,7 @@ def renew_entry(folder: Path) -> bool:
         folder: The weight's folder, named `<architecture>.<tag>`.
 
     Returns:
-        Whether there is an index beside the folder.
+        Whether there is an index next to the folder.
 
     Raises:
         RideError: The index cannot be understood, or the entry would not be a proper one.
@@ -54,7 +54,7 @@ def renew_entry(folder: Path) -> bool:
 
 
 def pin_copy(folder: Path, repo_id: str, revision: str, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Enter where a weight lies on the Hub into the index beside its folder.
+    """Enter where a weight lies on the Hub into the index next to its folder.
 
     Args:
         folder: The weight's folder.
@@ -63,7 +63,7 @@ def pin_copy(folder: Path, repo_id: str, revision: str, files: Mapping[str, Mapp
         files: Size and SHA-256 of every file there, as `hash_folder` gives them.
 
     Returns:
-        Whether there is an index beside the folder that has the weight.
+        Whether there is an index next to the folder that has the weight.
 
     Raises:
         RideError: The index cannot be understood, or the entry would not be a proper one.
@@ -78,7 +78,7 @@ def pin_copy(folder: Path, repo_id: str, revision: str, files: Mapping[str, Mapp
 
 
 def _change(folder: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
-    """Change the index beside a folder, to one that can be read, or not at all; `change` says whether there is one."""
+    """Change the index next to a folder, to one that can be read, or not at all; `change` says whether there is one."""
     path = folder.parent / INDEX
     if not path.is_file():
         return False

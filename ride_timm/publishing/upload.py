@@ -63,13 +63,14 @@ def upload(folder: Path, target: Target, message: str) -> Published:
         raise _failed(target, error, 'nothing was published') from None  # which may repeat the token
     if target.private and not before.private:
         raise RideError(f'{repo_id} is public already and nothing was published; leave --private out.')
-    if before.sha is not None and not _differing(folder, before):
+    changed = _differing(folder, before)
+    if before.sha is not None and not changed:
         return Published(before.sha, is_new=False)
     failure, revision = None, target.branch
     try:
         done = api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=message, revision=target.branch,
-            create_pr=target.create_pr, parent_commit=before.sha,
+            create_pr=target.create_pr, parent_commit=before.sha, allow_patterns=changed,
         )  # fmt: skip
         if target.create_pr:
             return Published(done.oid, is_new=True, pull_request=done.pr_url)

@@ -27,6 +27,7 @@ from ride_timm.engine.run_data import val_plan
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.options import DataForm
+from ride_timm.tables import counted
 
 __all__ = ['Finding', 'Side', 'Survey', 'survey']
 
@@ -201,17 +202,17 @@ def _check_classes(found: Survey, train: DataSplit | None) -> None:
         found.findings.append(Finding(WARNING, 'there is one class only, so there is nothing to tell apart'))
     single = [name for name, count in counts.items() if count == 1]
     if single:
-        text = f'{_number(len(single), "class has", "classes have")} a single training image'
+        text = f'{counted(len(single), "class has", "classes have")} a single training image'
         found.findings.append(Finding(WARNING, text, _listed(single)))
     if found.val is None or train is None:
         return
     tested = {name for name, count in found.val.counts.items() if count}
     untested = [name for name in counts if name not in tested]
     if untested:
-        text = f'{_number(len(untested), "class has", "classes have")} no evaluation image, so no accuracy'
+        text = f'{counted(len(untested), "class has", "classes have")} no evaluation image, so no accuracy'
         found.findings.append(Finding(WARNING, text, _listed(untested)))
     elif not set(found.val.names) - set(counts):
-        found.findings.append(Finding(OK, f'both sides have the same {_number(len(counts), "class", "classes")}'))
+        found.findings.append(Finding(OK, f'both sides have the same {counted(len(counts), "class", "classes")}'))
 
 
 def _check_files(found: Survey) -> None:
@@ -233,11 +234,11 @@ def _check_files(found: Survey) -> None:
         found.findings.append(Finding(OK, f'all {number:,} images can be read'))
     deep = sum(count for mode, count in modes.items() if mode.startswith('I'))
     if deep:
-        text = f'{_number(deep, "image has", "images have")} 16 bits; a training scales them to the range of its images'
+        text = f'{counted(deep, "image has", "images have")} 16 bits; a training scales them to the range of its images'
         found.findings.append(Finding(WARNING, text))
     if animated:
         found.findings.append(
-            Finding(WARNING, f'{_number(animated, "image is", "images are")} animated; the first frame is used')
+            Finding(WARNING, f'{counted(animated, "image is", "images are")} animated; the first frame is used')
         )
 
 
@@ -269,10 +270,6 @@ def _check_repeats(found: Survey) -> None:
             found.findings.append(Finding(WARNING, texts[kind] + times, repeats))
     if places and not any(kinds.values()):
         found.findings.append(Finding(OK, 'no file is there twice'))
-
-
-def _number(count: int, one: str, many: str) -> str:
-    return f'1 {one}' if count == 1 else f'{count} {many}'
 
 
 def _listed(names: Sequence[str]) -> list[str]:

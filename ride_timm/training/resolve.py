@@ -5,7 +5,6 @@ network and the hardware, and that over timm's defaults. Every function takes a 
 another one.
 """
 
-import difflib
 import logging
 import math
 import os
@@ -21,12 +20,11 @@ from timm.utils.distributed import init_distributed_device_so
 from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import has_eval_images
-from ride_timm.engine.inference_options import choose_device
 from ride_timm.engine.initial import counterpart
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import experiment_name
-from ride_timm.engine.values import check_device, check_values
-from ride_timm.errors import RideError
+from ride_timm.engine.values import check_device, check_values, choose_device
+from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
@@ -109,8 +107,7 @@ def recipe_values(name: str) -> dict[str, Any]:
     values = {}
     for key, value in load_recipe(name).options.items():
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f'; did you mean {close[0]}?' if close else ': see ride-timm train --help.'
+            hint = did_you_mean(key, known, '; see ride-timm train --help.')
             raise RideError(f'The recipe {name} has the key {key}, which is no option of the training{hint}')
         try:
             values[key] = typed(TrainConfig, key, value)

@@ -9,8 +9,8 @@ from tiny_runs import CIFAR, train, write_images
 
 import ride_timm.report
 from ride_timm.commands import predict
-from ride_timm.convert import save_folder
 from ride_timm.data.descriptions import label_descriptions, readable_label
+from ride_timm.publishing.folder import save_folder
 
 GOLDFISH, FISH = 'n01443537', {'n01443537': 'goldfish, Carassius auratus'}
 NO_CLASS = 'n99999999'

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from weight_results import make_results
 
-from ride_timm.convert import save_folder
 from ride_timm.pages.card import render_card
+from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import renew_entry
 from ride_timm.records.results import Results
 

@@ -6,7 +6,7 @@ import torch
 from tiny_runs import CIFAR
 
 from ride_timm import RideError, from_pretrained
-from ride_timm.convert import save_folder
+from ride_timm.publishing.folder import save_folder
 
 CLASSES = 4
 

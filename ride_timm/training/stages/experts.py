@@ -1,6 +1,5 @@
 """The first stage: the whole network, or parts of it."""
 
-import difflib
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
 from ride_timm.engine.run_data import HoldoutPlan, RunData
 from ride_timm.engine.teacher import build_teacher
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import DistillationLoss
 from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask
@@ -81,7 +80,6 @@ class ExpertsStage(Stage):
 def _part(model: nn.Module, name: str) -> nn.Module:
     names = {known for known, module in model.named_modules() if known and any(True for _ in module.parameters())}
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f'did you mean {close[0]}?' if close else 'print the network for their names.'
-        raise RideError(f'--train-only {name} was given and the network has no such part with parameters; {hint}')
+        hint = did_you_mean(name, names, '; print the network for their names.', cutoff=0.4)
+        raise RideError(f'--train-only {name} was given and the network has no such part with parameters{hint}')
     return model.get_submodule(name)
