@@ -138,7 +138,7 @@ def assert_same_run(run, other):
     figures = [json.loads((folder / 'results.json').read_text()) for folder in (run, other)]
     for result in figures:
         del result['args']['experiment'], result['args']['output'], result['args']['command']
-        for stage in result['training']:
+        for stage in [*result['training'], *(result['choices'] or {}).get('training', ())]:
             for key in ('command', 'seconds', 'segments'):
                 stage.pop(key, None)
     assert figures[0] == figures[1]
