@@ -14,6 +14,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .commands.options import KeyValues
 from .engine.files import check_folder
 from .engine.values import check_values
 from .errors import RideError
@@ -22,7 +23,6 @@ from .models._factory import head_names
 from .models.ride_resnet_cifar import CIFAR_MEAN, CIFAR_STD
 from .models.router import HIDDEN_FEATURES
 from .official import from_official, load_official
-from .options import KeyValues
 from .parser import Parser
 from .publishing.folder import save_folder
 

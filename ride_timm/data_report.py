@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ride_timm.commands.options import add_options, chosen
 from ride_timm.data import imbalance_factor
 from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
-from ride_timm.options import DataForm, add_options, chosen, filled, flag, options_of
+from ride_timm.options import DataForm, filled, flag, options_of
 from ride_timm.parser import Parser
 from ride_timm.surveys.survey import Side, Survey, survey
 from ride_timm.surveys.text import render

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ride_timm._compat import hand_over_path
+from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
-from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, predict
-from ride_timm.engine.values import check_values
+from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError, one_line
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.models import count_experts

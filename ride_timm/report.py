@@ -21,15 +21,15 @@ import numpy as np
 import timm
 
 from ride_timm import validate as validation
+from ride_timm.commands.options import add_device_option, add_form_options
 from ride_timm.data import DataSplit, check_images
-from ride_timm.engine.data_options import add_form_options, check_form, data_name
+from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, write_whole, writing
-from ride_timm.engine.inference_options import add_device_option, choose_device
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment
 from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.sweep import THRESHOLDS
-from ride_timm.engine.values import check_values
+from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split
@@ -193,7 +193,7 @@ def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
 
 def _open_images(options: argparse.Namespace, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
     """The images to measure on, and the training images of each class if they are known."""
-    if trained.about.get('val_part'):
+    if trained.record.val_part:
         options.split = 'val'
     model: Any = trained.model
     options.in_chans = model.in_chans
@@ -248,7 +248,7 @@ def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSpli
             num_classes=split.num_classes,
             train_images=sum(row.train_images for row in measured.per_class),
             test_images=len(measured.answers.targets),
-            evaluated_on='val_fraction' if trained.about.get('val_part') else 'test',
+            evaluated_on='val_fraction' if trained.record.val_part else 'test',
         ),
         network=Network(
             parameters=0,
@@ -281,7 +281,7 @@ def _about(
     now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
     return {
         'Measured on': f'{len(split.targets):,} images of {split.num_classes:,} classes: {split.source}',
-        'Training': f'loss {trained.about.get("loss") or run.args.get("loss") or "not known"}{total}',
+        'Training': f'loss {trained.record.loss or run.args.get("loss") or "not known"}{total}',
         'Measured': f'{now}, float32, ride-timm {made["ride_timm"]}, torch {made["torch"]}, {made["hardware"]}',
         'Trained with': str(run.args.get('command') or ''),
         'Report made with': command,

@@ -40,13 +40,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.engine.files import check_writable, write_whole, writing
-from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
 from ride_timm.engine.logs import interactive, setup_logging
 from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
-from ride_timm.engine.values import check_values
+from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.inference.load import TrainedNet, load

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from ride_timm.options import add_options, chosen
+from ride_timm.commands.options import add_options, chosen
 from ride_timm.parser import Parser
 from ride_timm.training.config import TrainConfig
 

@@ -6,10 +6,8 @@ from typing import Any
 from ride_timm.data import DataSplit, Source, as_eval_split, as_train_split, open_source
 from ride_timm.data.sources import TRAIN_NAMES, split_names
 from ride_timm.errors import RideError
-from ride_timm.options import DataForm, flag, options_of
 
 __all__ = [
-    'add_form_options',
     'check_form',
     'data_name',
     'has_eval_images',
@@ -20,27 +18,11 @@ __all__ = [
 ]
 
 
-FORM = ('dataset', 'dataset_download', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
-"""Options that say what form the data have."""
-
-
-def add_form_options(group: Any) -> None:
-    """Add `FORM` to an argument parser or a group of one.
-
-    Args:
-        group: Gets the options.
-    """
-    for name in FORM:
-        entry = options_of(DataForm)[name]
-        kind = {'action': 'store_true'} if entry.default is False else {'metavar': entry.metavar}
-        group.add_argument(flag(name), default=entry.default, help=entry.help, **kind)
-
-
 def check_form(form: Any) -> None:
     """Refuse options of the data that contradict each other or miss one.
 
     Args:
-        form: Of a parser with `add_form_options`, and `data_dir`.
+        form: The options of the data.
 
     Raises:
         RideError: Naming the options.
@@ -63,19 +45,19 @@ def open_train_source(form: Any) -> Source:
     """Open the training images that the options name, as they are stored.
 
     Args:
-        form: With the options, `data_dir`, and `train_split` where the command has it.
+        form: The options of the data.
 
     Raises:
         RideError: They cannot be opened.
     """
-    return _open(form, getattr(form, 'train_split', 'train'), form.train_list, training=True)
+    return _open(form, form.train_split, form.train_list, training=True)
 
 
 def open_eval_source(form: Any, split: str) -> Source:
     """Open the evaluation images that the options name, as they are stored.
 
     Args:
-        form: With the options and `data_dir`.
+        form: The options of the data.
         split: Name of the split.
 
     Raises:
@@ -88,7 +70,7 @@ def open_train(form: Any, in_chans: int, class_names: tuple[str, ...] | None = N
     """Open and label the training images that the options name.
 
     Args:
-        form: As in `open_train_source`, and `imb_factor`.
+        form: The options of the data.
         in_chans: Channels to read.
         class_names: Order of the classes, which must be the data's.
 
@@ -102,7 +84,7 @@ def open_eval(form: Any, in_chans: int, class_names: tuple[str, ...], split: str
     """Open and label the evaluation images that the options name.
 
     Args:
-        form: With the options and `data_dir`.
+        form: The options of the data.
         in_chans: Channels to read.
         class_names: Of the training images, in label order.
         split: Name of the split.
@@ -117,7 +99,7 @@ def has_eval_images(form: Any, split: str) -> bool:
     """Whether a folder or lists have images to evaluate on beside those to train on; other forms count as having some.
 
     Args:
-        form: With the options and `data_dir`.
+        form: The options of the data.
         split: Name of the split.
     """
     if form.val_list or form.dataset not in ('', 'folder'):
@@ -130,7 +112,7 @@ def data_name(form: Any) -> str:
     """A short name of the data, for the name of a run.
 
     Args:
-        form: With the options and `data_dir`.
+        form: The options of the data.
     """
     named = form.dataset.partition('/')[2].rstrip('/')
     if named and form.dataset.partition('/')[0].lower() != 'wds':  # where anything may follow

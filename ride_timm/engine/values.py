@@ -9,7 +9,7 @@ from timm.optim import list_optimizers
 
 from ride_timm.errors import RideError, did_you_mean
 
-__all__ = ['RANGES', 'check_device', 'check_values']
+__all__ = ['RANGES', 'check_device', 'check_values', 'choose_device']
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 _MOST_WORKERS = max(64, 4 * _CORES)  # each is a process
@@ -97,6 +97,18 @@ def check_values(values: Mapping[str, Any]) -> None:
     _check_count(values, 'color_jitter', (1, 3, 4))
     _check_count(values, 'opt_betas', (2, 3))
     check_device(values.get('device'))
+
+
+def choose_device(device: torch.device | str | None = None) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        device: The user's choice; None or '' leaves it.
+
+    Returns:
+        That, or else the current CUDA device, or the CPU where there is none.
+    """
+    return torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
 def check_device(name: str | None) -> None:

@@ -20,19 +20,18 @@ from timm.utils.distributed import init_distributed_device_so
 from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.engine.allocator import keep_freed_memory
 from ride_timm.engine.data_options import has_eval_images
-from ride_timm.engine.inference_options import choose_device
 from ride_timm.engine.initial import counterpart
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import experiment_name
-from ride_timm.engine.values import check_device, check_values
+from ride_timm.engine.values import check_device, check_values, choose_device
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
-from ride_timm.metrics import leading_accuracy
 from ride_timm.models import count_experts
 from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
+from ride_timm.records.headline import leading_accuracy
 from ride_timm.records.schema import shown
 from ride_timm.training import picks
 from ride_timm.training.config import ResolvedConfig, TrainConfig
