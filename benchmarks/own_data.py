@@ -98,7 +98,7 @@ def main() -> None:
         data = Path(args.data) if args.data else Path(folder, 'digits')
         for seed in args.seeds:
             if not args.data:
-                write_digits(data, seed)
+                write_digits(data, seed, imbalance=30)
             for way in found:
                 if not args.data and not args.options:
                     args.options = ' '.join([*digits, '-b', '64'])

@@ -21,7 +21,7 @@ from ride_timm.data import (
 from ride_timm.data.images import PixelRange, measure_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
-from ride_timm.metrics import leading_accuracy
+from ride_timm.records.headline import leading_accuracy
 from ride_timm.records.training_record import SplitPlan
 from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig

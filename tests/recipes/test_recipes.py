@@ -42,16 +42,6 @@ def init(data, tmp_path_factory):
     }
 
 
-def test_the_recipes_are_these():
-    assert ALL == [
-        'cifar100lt_balpoe', 'cifar100lt_balpoe_aa', 'cifar100lt_ce', 'cifar100lt_ride', 'cifar100lt_ride_distill',
-        'cifar100lt_ride_teacher', 'cifar100lt_router', 'cifar100lt_sade', 'cifar100lt_shike_phase1',
-        'cifar100lt_shike_phase2', 'imagenetlt_ride_r10', 'imagenetlt_ride_r50', 'imagenetlt_ride_rx50',
-        'imagenetlt_router', 'inat18_ride_r50', 'inat18_router', 'tinyimagenetlt_balanced_softmax',
-        'tinyimagenetlt_balpoe', 'tinyimagenetlt_ce', 'tinyimagenetlt_ride', 'tinyimagenetlt_router',
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize('name', ALL)
 def test_every_key_is_an_argument_of_the_right_type(name):
     recipe = load_recipe(name).options
