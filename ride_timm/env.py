@@ -4,8 +4,6 @@ The likeliest fault of a new installation is a torchvision built for another tor
 """
 
 import argparse
-import importlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -13,50 +11,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .installation import find_problem, version_of
 from .parser import Parser
 from .version import __version__
 
-__all__ = ['build_parser', 'collect', 'find_problem', 'main']
+__all__ = ['build_parser', 'collect', 'main']
 
 PACKAGES = (
     'torch', 'torchvision', 'timm', 'huggingface_hub', 'safetensors', 'numpy', 'scikit-learn', 'matplotlib', 'pandas',
     'transformers', 'onnx', 'onnxscript', 'onnxruntime',
 )  # fmt: skip
-
-
-def find_problem() -> str | None:
-    """What is wrong with the installation, and the command that repairs it, in one sentence; None for nothing.
-
-    It is a requirement that is not met, or else the first of torch, torchvision and timm that cannot be imported.
-    """
-    from packaging.requirements import Requirement
-
-    try:
-        needs = [Requirement(text) for text in importlib.metadata.requires('ride-timm') or []]
-    except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
-        needs = []
-    for need in needs:
-        if need.marker is not None and not need.marker.evaluate({'extra': ''}):
-            continue
-        version = _version(need.name)
-        if version is None or not need.specifier.contains(version, prereleases=True):
-            found = f'{need.name} {version} is installed' if version else f'{need.name} is not installed'
-            return f'{found} and ride-timm needs {need}; run: pip install --upgrade "{need}"'
-    for name in ('torch', 'torchvision', 'timm'):
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a torchvision built for another torch fails with a RuntimeError
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            repair = 'pip install --upgrade --force-reinstall torch torchvision timm'
-            return f'{name} {_version(name)} cannot be imported ({reason}); run: {repair}'
-    return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def collect() -> dict[str, Any]:
@@ -65,7 +29,7 @@ def collect() -> dict[str, Any]:
         'ride_timm': __version__,
         'python': f'{platform.python_version()}, {sys.executable}',
         'platform': f'{platform.platform()}, {os.cpu_count()} cores',
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
         'problem': find_problem(),
     }
     if report['problem'] is None:

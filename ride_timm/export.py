@@ -18,8 +18,6 @@ from typing import Any
 
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.folders import find_split_folder
-from ride_timm.data.images import stored_range
-from ride_timm.engine.checkpoint import trained_with
 from ride_timm.engine.files import check_folder
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.measure import describe_network, measure
@@ -159,11 +157,12 @@ def export(args: argparse.Namespace) -> Results:
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
-    about = trained_with(trained.about)
+    record = trained.record.for_later_users
     if args.logit_adjustment is not None:
-        about['holdout'] = trained.about.get('holdout')  # its router is still to be trained
+        record = replace(record, holdout=trained.record.holdout)  # its router is still to be trained
     save_folder(
-        trained.model, output, trained.class_names, counts, about, dtype=dtype, with_tensors=not args.figures_only,
+        trained.model, output, trained.class_names, counts, record.to_json(),
+        dtype=dtype, with_tensors=not args.figures_only,
         max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),
     )  # fmt: skip
     stored = {'bytes': None} if args.figures_only else {'bytes': tensor_bytes(output), 'dtype': args.dtype}
@@ -172,7 +171,7 @@ def export(args: argparse.Namespace) -> Results:
         'name': name,
         'architecture': trained.architecture,
         'recipe': stages[0].recipe,
-        'method': trained.about.get('loss'),
+        'method': trained.record.loss,
         'data': {
             'name': args.data_name or Path(args.data_dir).resolve().name,
             'num_classes': len(counts),
@@ -234,7 +233,7 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
 def _all_counts(run: Path, trained: TrainedNet) -> tuple[int, ...]:
     """Training images of each class, with those that were held out: they make a class a frequent or a rare one."""
     assert trained.class_counts is not None
-    if not trained.about.get('holdout'):
+    if not trained.record.holdout:
         return trained.class_counts
     rows = sorted(read_per_class(run / 'per_class.csv'), key=lambda row: int(row['label']))  # of the held-out images
     if [row['name'] for row in rows] != list(trained.class_names or ()):
@@ -250,16 +249,12 @@ def _fold(args: argparse.Namespace, trained: TrainedNet, counts: Sequence[int]) 
             'logits as they were; export the run of its experts, then train one with --stage router --init DIR.'
         )
     fold_logit_adjustment(trained.model, counts, remaining_adjustment(trained, args.logit_adjustment))
-    trained.about['logit_adjustment'] = args.logit_adjustment
+    trained.record = replace(trained.record, logit_adjustment=args.logit_adjustment)
 
 
 def _open(args: argparse.Namespace, trained: TrainedNet) -> DataSplit:
     assert trained.class_names is not None
-    if (
-        trained.about.get('val_part')
-        and not args.dataset
-        and find_split_folder(args.data_dir, 'val') == Path(args.data_dir)
-    ):
+    if trained.record.val_part and not args.dataset and find_split_folder(args.data_dir, 'val') == Path(args.data_dir):
         raise RideError(
             f'{args.data_dir} holds the images that the network was trained on and no others; give a --data-dir '
             'with val/.'
@@ -267,7 +262,7 @@ def _open(args: argparse.Namespace, trained: TrainedNet) -> DataSplit:
     split = open_eval_split(
         args.data_dir, args.dataset, class_names=trained.class_names, in_chans=trained.model.in_chans
     )  # fmt: skip
-    split.dataset.pixel_range = stored_range(trained.about)
+    split.dataset.pixel_range = trained.record.pixel_range
     if len(split.targets) <= MAX_CHECKED:
         check_images(split)
     return split

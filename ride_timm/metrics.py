@@ -12,17 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from ride_timm._compat import Evaluator
 from ride_timm.data.groups import choose_groups
+from ride_timm.records.headline import leading_accuracy
 
 __all__ = [
     'ClassResult',
     'LongTailEvaluator',
-    'accuracy_labels',
     'class_accuracy',
     'class_precision',
     'expected_calibration_error',
     'group_accuracy',
     'harmonic_accuracy',
-    'leading_accuracy',
     'macro_f1',
     'mean_accuracy',
     'wilson_interval',
@@ -54,33 +53,6 @@ class ClassResult(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """The row as a record for JSON and CSV: None instead of NaN."""
         return {key: None if value != value else value for key, value in self._asdict().items()}
-
-
-def leading_accuracy(images: ArrayLike) -> str:
-    """Which accuracy leads and ranks: over the images where they are balanced, over the classes where they are not.
-
-    Images are balanced if every class that has any has the same number; both accuracies are equal then.
-
-    Args:
-        images: (C,) evaluation images per class.
-
-    Returns:
-        `top1` or `balanced`, as `LongTailEvaluator` names its metrics.
-    """
-    tested = np.asarray(images)
-    tested = tested[tested > 0]
-    return 'balanced' if tested.size and tested.min() != tested.max() else 'top1'
-
-
-def accuracy_labels(images: ArrayLike) -> dict[str, str]:
-    """What accuracies are called for people, the leading one first, and their names in `LongTailEvaluator`.
-
-    Args:
-        images: (C,) evaluation images per class.
-    """
-    if leading_accuracy(images) == 'top1':
-        return {'overall': 'top1'}
-    return {'mean over classes': 'balanced', 'over images': 'top1'}
 
 
 def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:

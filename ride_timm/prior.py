@@ -167,9 +167,9 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
     Raises:
         RideError: The network does not allow a correction, and why; or the prior cannot be read.
     """
-    tau, counts = trained.about.get('tau'), trained.class_counts
+    tau, counts = trained.record.tau, trained.class_counts
     if tau is None:
-        loss = trained.about.get('loss')
+        loss = trained.record.loss
         raise RideError(
             f'--prior {prior} was given and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
             'class prior in its logits is unknown; give --logit-adjustment TAU instead, or take a network trained with '
@@ -233,8 +233,8 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     Raises:
         RideError: The loss took the prior out already, or the network has no class counts.
     """
-    if trained.about.get('tau') is not None:
-        loss = trained.about.get('loss')
+    if trained.record.tau is not None:
+        loss = trained.record.loss
         raise RideError(
             f'--logit-adjustment {tau:g} was given and {trained.name}{f" (loss {loss})" if loss else ""} was trained '
             'with a tau list, which takes the class prior out of the logits already; use --prior uniform, or --prior '
@@ -245,7 +245,7 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
             f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
             'had, which the adjustment needs; take a checkpoint or an exported folder of ride-timm, or leave it out.'
         )
-    return tau - float(trained.about.get('logit_adjustment') or 0.0)
+    return tau - float(trained.record.logit_adjustment or 0.0)
 
 
 def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:

@@ -31,7 +31,7 @@ def explained() -> Iterator[None]:
     except InstallationError:
         raise
     except Exception as error:  # a torchvision built for another torch fails with a RuntimeError
-        from .env import find_problem
+        from .installation import find_problem
 
         sentence = find_problem()
         if sentence is None:

@@ -191,7 +191,7 @@ def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
 
 def _open_images(options: argparse.Namespace, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
     """The images to measure on, and the training images of each class if they are known."""
-    if trained.about.get('val_part'):
+    if trained.record.val_part:
         options.split = 'val'
     model: Any = trained.model
     options.in_chans = model.in_chans
@@ -246,7 +246,7 @@ def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSpli
             num_classes=split.num_classes,
             train_images=sum(row.train_images for row in measured.per_class),
             test_images=len(measured.answers.targets),
-            evaluated_on='val_fraction' if trained.about.get('val_part') else 'test',
+            evaluated_on='val_fraction' if trained.record.val_part else 'test',
         ),
         network=Network(
             parameters=0,
@@ -279,7 +279,7 @@ def _about(
     now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
     return {
         'Measured on': f'{len(split.targets):,} images of {split.num_classes:,} classes: {split.source}',
-        'Training': f'loss {trained.about.get("loss") or run.args.get("loss") or "not known"}{total}',
+        'Training': f'loss {trained.record.loss or run.args.get("loss") or "not known"}{total}',
         'Measured': f'{now}, float32, ride-timm {made["ride_timm"]}, torch {made["torch"]}, {made["hardware"]}',
         'Trained with': str(run.args.get('command') or ''),
         'Report made with': command,

@@ -20,7 +20,6 @@ from ride_timm.commands.options import (
     add_prior_option,
 )
 from ride_timm.data import DataSplit, check_images, hold_out
-from ride_timm.data.images import stored_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import setup_logging
@@ -227,11 +226,11 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
     names, counts = trained.class_names, trained.class_counts
     if names is None or counts is None:
         names, counts = _from_training_images(args, names)
-    part = trained.about.get('val_part')
+    part = HoldoutPlan.of(trained.record.val_part)
     if args.holdout is not None:
         split = _held_out(args, trained, names)
     elif part and args.split == 'val' and (args.dataset not in ('', 'folder') or not has_eval_images(args, 'val')):
-        split = open_val_part(args, names, args.in_chans, HoldoutPlan(**part))[1]
+        split = open_val_part(args, names, args.in_chans, part)[1]
     else:
         split = open_eval(args, args.in_chans, names, args.split)
     if split.num_classes != trained.model.num_classes:
@@ -239,15 +238,15 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
             f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; evaluate '
             'it on the classes that it was trained on.'
         )
-    split.dataset.pixel_range = stored_range(trained.about)
+    split.dataset.pixel_range = trained.record.pixel_range
     return split, counts
 
 
 def _held_out(args: argparse.Namespace, trained: TrainedNet, names: tuple[str, ...]) -> DataSplit:
     """The training images that a training held out."""
-    part, plan = trained.about.get('val_part'), trained.about.get('holdout')
-    seed = args.seed if args.seed is not None else (plan or {'seed': 42})['seed']
-    train = open_val_part(args, names, args.in_chans, HoldoutPlan(**part))[0] if part else None
+    part, plan = HoldoutPlan.of(trained.record.val_part), trained.record.holdout
+    seed = args.seed if args.seed is not None else 42 if plan is None else plan.seed
+    train = open_val_part(args, names, args.in_chans, part)[0] if part else None
     parts = hold_out(train or open_train(args, args.in_chans, names), args.holdout, seed)
     these = f'--holdout {args.holdout:g}, seed {seed}'
     if plan is None:
@@ -255,9 +254,9 @@ def _held_out(args: argparse.Namespace, trained: TrainedNet, names: tuple[str, .
             f'{trained.name} does not say which images its training held out; if others than these ({these}), it has '
             'seen them.'
         )
-    elif plan['digest'] != parts.digest:
+    elif plan.digest != parts.digest:
         _logger.warning(
-            f'{trained.name} held out other images (--holdout {plan["fraction"]:g}, seed {plan["seed"]}) than these '
+            f'{trained.name} held out other images (--holdout {plan.fraction:g}, seed {plan.seed}) than these '
             f'({these}), and has seen some of them.'
         )
     return parts.held

@@ -10,7 +10,7 @@ import timm
 import torch
 
 import ride_timm
-from ride_timm import env
+from ride_timm import env, installation
 from ride_timm.errors import InstallationError
 
 ROOT = Path(ride_timm.__file__).parents[1]
@@ -27,9 +27,9 @@ REPAIR = 'pip install --upgrade --force-reinstall torch torchvision timm'
     ],
 )
 def test_a_requirement_that_is_not_met(monkeypatch, name, version, text):
-    real = env._version
-    monkeypatch.setattr(env, '_version', lambda asked: version if asked == name else real(asked))
-    problem = env.find_problem()
+    real = installation.version_of
+    monkeypatch.setattr(installation, 'version_of', lambda asked: version if asked == name else real(asked))
+    problem = installation.find_problem()
     assert problem.startswith(text)
     assert f'pip install --upgrade "{name}' in problem
 

@@ -13,14 +13,13 @@ from timm.task import ClassificationEvaluator
 from ride_timm.data import choose_groups, frequency_groups
 from ride_timm.metrics import (
     LongTailEvaluator,
-    accuracy_labels,
     class_accuracy,
     expected_calibration_error,
     group_accuracy,
     harmonic_accuracy,
-    leading_accuracy,
     wilson_interval,
 )
+from ride_timm.records.headline import accuracy_labels, leading_accuracy
 
 COUNTS = np.array([300, 150, 90, 40, 20, 19, 8, 2])
 

@@ -27,6 +27,7 @@ from ride_timm.prior import (
 )
 from ride_timm.publishing.folder import save_folder
 from ride_timm.records.runs import read_per_class
+from ride_timm.records.training_record import TrainingRecord
 from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
@@ -241,34 +242,36 @@ class TestParsePrior:
 
 
 class TestApplyPrior:
-    @pytest.mark.parametrize('about', [{}, {'tau': None, 'loss': 'ride'}])
-    def test_weights_without_tau(self, about):
-        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), about)
-        loss = r' \(loss ride\)' if about else ''
+    @pytest.mark.parametrize('loss', [None, 'ride'])
+    def test_weights_without_tau(self, loss):
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(loss=loss))
+        loss = r' \(loss ride\)' if loss else ''
         with pytest.raises(
             RideError, match=rf'--prior train was given and some_net{loss} has no tau list, so .* unknown'
         ):
             apply_prior(trained, 'train')
 
     def test_weights_without_counts(self):
-        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None, {'tau': [0, 1, 2]})
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None, TrainingRecord(tau=(0, 1, 2)))
         with pytest.raises(RideError, match='does not say how many training images each class had'):
             apply_prior(trained, 'uniform')
 
     def test_what_to_do_instead(self):
-        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), {'loss': 'ride'})
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(loss='ride'))
         with pytest.raises(RideError, match=r'give --logit-adjustment TAU instead'):
             apply_prior(trained, 'uniform')
 
 
 class TestApplyLogitAdjustment:
     def test_experts_with_a_tau_list(self):
-        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), {'tau': [0, 1, 2], 'loss': 'balpoe'})
+        trained = TrainedNet(
+            torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(tau=(0, 1, 2), loss='balpoe')
+        )
         with pytest.raises(RideError, match=r'0\.5 was given and some_net \(loss balpoe\) was .* use --prior uniform'):
             apply_logit_adjustment(trained, 0.5)
 
     def test_weights_without_counts(self):
-        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None, {})
+        trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None)
         with pytest.raises(RideError, match=r'--logit-adjustment 1 was given .* how many training images each class'):
             apply_logit_adjustment(trained, 1.0)
 

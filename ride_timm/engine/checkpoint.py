@@ -22,9 +22,7 @@ from ride_timm.errors import RideError
 from ride_timm.records.kinds import check_checkpoint
 from ride_timm.records.tensors import check_archive
 
-__all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_checkpoint', 'trained_with']
-
-_TRAINED_WITH = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
+__all__ = ['NoCheckpointError', 'RunSaver', 'check_history', 'misfit', 'read_checkpoint']
 
 _TEMPORARY, _LINK = 'tmp.pth.tar', 'link.pth.tar'
 _LITTER = (_TEMPORARY, _LINK, 'summary.csv.tmp', 'args.yaml.tmp', 'results.json.tmp')
@@ -320,15 +318,6 @@ def _is_epoch(value: Any) -> bool:
 
 def _is_rank(value: Any) -> bool:
     return value is None or type(value) in (int, float)
-
-
-def trained_with(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What users of trained experts need to know of their training; later stages and exports hand it on.
-
-    Args:
-        entry: The `ride` entry of a checkpoint.
-    """
-    return {key: entry[key] for key in _TRAINED_WITH if key in entry}
 
 
 def misfit(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,11 @@ def reorder_experts(init: TrainedNet, order: Sequence[int]) -> None:
     def ordered(values: Any) -> Any:
         return type(values)(values[index] for index in order)
 
-    if init.about.get('tau') is not None:
-        init.about['tau'] = ordered(init.about['tau'])
-    if isinstance((init.about.get('loss_kwargs') or {}).get('tau'), (list, tuple)):
-        init.about['loss_kwargs'] = init.about['loss_kwargs'] | {'tau': ordered(init.about['loss_kwargs']['tau'])}
+    record, options = init.record, dict(init.record.loss_kwargs or {})
+    if isinstance(options.get('tau'), (list, tuple)):
+        options['tau'] = ordered(options['tau'])
+    tau = ordered(record.tau) if isinstance(record.tau, tuple) else record.tau
+    init.record = replace(record, tau=tau, loss_kwargs=options or record.loss_kwargs)
 
 
 def _from_plain(file: Path, state: dict[str, Any], model: str) -> TrainedNet:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ride_timm._compat import Reader
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
-from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels, stored_range
+from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels
 from ride_timm.engine.memory import FittingForward
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
@@ -98,7 +98,7 @@ def predict(
     rows = np.arange(len(images), dtype=np.int64)
     paths = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
     base = ImageDataset('', reader=_PathReader(paths))
-    dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), stored_range(trained.about))
+    dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
     dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
     config = data_config(model)
     loader = create_eval_loader(

@@ -6,19 +6,19 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsInt
 
 import torch
-from numpy.typing import ArrayLike
 
 from ride_timm.engine.files import write_whole
 from ride_timm.engine.provenance import source_commit
 from ride_timm.engine.sweep import TOLERANCE, choose_threshold
 from ride_timm.escaping import csv_cell
-from ride_timm.metrics import ClassResult, accuracy_labels
+from ride_timm.metrics import ClassResult
+from ride_timm.records.headline import accuracy_labels
 from ride_timm.records.runs import plain, run_results
 from ride_timm.version import __version__
 
@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def format_metrics(metrics: Mapping[str, float], images: ArrayLike) -> str:
+def format_metrics(metrics: Mapping[str, float], images: Iterable[SupportsInt]) -> str:
     """The results that matter most, on one line, in percent, the leading accuracy first.
 
     Args:

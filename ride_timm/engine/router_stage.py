@@ -1,7 +1,7 @@
 """Training the router of a network whose experts are done, and measuring what it saves."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,16 +9,14 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from ride_timm._compat import update_model_args
 from ride_timm.data import start_epoch
 from ride_timm.engine.loop import Autocast, Trainer, train_epoch
-from ride_timm.engine.sweep import TOLERANCE, SweepRow, choose_threshold
 from ride_timm.errors import RideError
 from ride_timm.losses import RouterLoss, constant_router_loss
-from ride_timm.models import MultiExpertNet, count_experts
+from ride_timm.models import count_experts
 from ride_timm.tasks import RouterTask
 
-__all__ = ['check_router', 'settle_threshold', 'train_router']
+__all__ = ['check_router', 'train_router']
 
 _logger = logging.getLogger(__name__)
 
@@ -106,24 +104,3 @@ def check_router(means: Mapping[str, float], pos_weight: float = 100.0) -> None:
             f"The router's loss ended at {means['loss']:.3g}, and a router that answers alike for every image has "
             f'{least:.3g}: it was trained too coarsely; train it again with --clip-grad 1, or a smaller --lr.'
         )
-
-
-def settle_threshold(net: MultiExpertNet, rows: Sequence[SweepRow], fixed: float | None = None) -> str:
-    """Give the network the threshold that it routes with, chosen on held-out images.
-
-    Args:
-        net: With a trained router; its `router_threshold` is set.
-        rows: Of a sweep over images that neither the experts nor the router were trained on, and that are not the test
-            images.
-        fixed: Take this threshold instead of the chosen one.
-
-    Returns:
-        How the threshold came about, in words.
-    """
-    chosen = choose_threshold(rows)
-    net.router_threshold = chosen if fixed is None else fixed
-    update_model_args(net, router_threshold=net.router_threshold)  # what an export of this network writes down
-    rule = f'fewest GMACs at most {TOLERANCE} points below all experts on held-out images, over images and over classes'
-    if fixed is not None:
-        rule = f'--router-threshold ({chosen:g} has the {rule})'
-    return rule

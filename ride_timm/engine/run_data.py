@@ -1,7 +1,6 @@
 """The images of a run: its training split, and what it is evaluated on."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from ride_timm.data import (
 from ride_timm.data.images import PixelRange, measure_range
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
-from ride_timm.metrics import leading_accuracy
+from ride_timm.records.headline import leading_accuracy
+from ride_timm.records.training_record import SplitPlan
 from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig
 
@@ -39,6 +39,11 @@ class HoldoutPlan(NamedTuple):
     fraction: float
     seed: int
     digest: str | None = None
+
+    @classmethod
+    def of(cls, plan: SplitPlan | None) -> 'HoldoutPlan | None':
+        """What the record of a network says of it."""
+        return None if plan is None else cls(plan.fraction, plan.seed, plan.digest)
 
 
 @dataclass
@@ -109,7 +114,7 @@ def build_data(
     return RunData(train, val, groups, holdout, val_part)
 
 
-def val_plan(config: Any, known: Mapping[str, Any] | None = None, later: bool = False) -> HoldoutPlan | None:
+def val_plan(config: Any, known: SplitPlan | None = None, later: bool = False) -> HoldoutPlan | None:
     """Which training images are to be evaluated on, where the data has no evaluation images.
 
     Args:
@@ -125,11 +130,11 @@ def val_plan(config: Any, known: Mapping[str, Any] | None = None, later: bool = 
     """
     fraction, seed = config.val_fraction, config.val_seed
     if later and known is not None and fraction is None:
-        fraction, seed = known['fraction'], known['seed']
+        fraction, seed = known.fraction, known.seed
     if not fraction:
         return None
-    if later and (known is None or (known['fraction'], known['seed']) != (fraction, seed)):
-        before = 'without one' if known is None else f'with {known["fraction"]:g} and --val-seed {known["seed"]}'
+    if later and (known is None or (known.fraction, known.seed) != (fraction, seed)):
+        before = 'without one' if known is None else f'with {known.fraction:g} and --val-seed {known.seed}'
         raise RideError(
             f'--val-fraction {fraction:g} was given and the network of --init was trained {before}, so it has '
             'seen images that would be evaluated on; leave the option out.'
@@ -139,7 +144,7 @@ def val_plan(config: Any, known: Mapping[str, Any] | None = None, later: bool = 
             f'--val-fraction is for data without evaluation images and {config.val_list or config.data_dir} has some; '
             'leave the option out, or hold training images out as well with --holdout.'
         )
-    return HoldoutPlan(fraction, seed, known['digest'] if later and known is not None else None)
+    return HoldoutPlan(fraction, seed, known.digest if later and known is not None else None)
 
 
 def open_val_part(

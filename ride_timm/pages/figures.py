@@ -122,7 +122,8 @@ def counts_figure(counts: Mapping[str, int], groups: Mapping[str, Sequence[int]]
         shown = axes.set_title(_literal(printable(title)))
         for group, members in groups.items():
             own = list(members)
-            label = f'{group}: {len(own):,} classes, {sizes[own].sum():,} images'
+            number = '1 class' if len(own) == 1 else f'{len(own):,} classes'
+            label = f'{group}: {number}, {sizes[own].sum():,} images'
             colour = GROUP_COLOURS.get(group, GREY)
             axes.bar(place[own] + 0.5, sizes[own], 0.9 if len(sizes) < 80 else 1.0, color=colour, label=label)
         axes.set_yscale('log')

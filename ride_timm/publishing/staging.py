@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError
 
-from ride_timm.engine.checkpoint import read_checkpoint, trained_with
+from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets
 from ride_timm.engine.results import write_json
@@ -133,9 +133,11 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
     trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.about))
+    save_folder(
+        trained.model, target, trained.class_names, trained.class_counts, trained.record.for_later_users.to_json()
+    )
     data = data_name or results.data.name
-    method = trained.about.get('loss')
+    method = trained.record.loss
     described = describe_network(trained.model, trained.model.pretrained_cfg['input_size'])
     network = replace(Network(**described), bytes=(target / WEIGHTS).stat().st_size)
     test = results.test

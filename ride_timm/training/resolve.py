@@ -28,10 +28,10 @@ from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.losses import balpoe_tau, fitting_options
-from ride_timm.metrics import leading_accuracy
 from ride_timm.models import count_experts
 from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
+from ride_timm.records.headline import leading_accuracy
 from ride_timm.records.schema import shown
 from ride_timm.training import picks
 from ride_timm.training.config import ResolvedConfig, TrainConfig

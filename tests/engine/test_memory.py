@@ -131,7 +131,7 @@ def test_training_names_half_of_the_batch(data, tmp_path, room_for):
         train(data, tmp_path, 'run', '--model', CIFAR)
     assert 'use -b 4, with twice the --grad-accum-steps' in str(caught.value)
     run = train(data, tmp_path, 'run', '--model', CIFAR, '-b', '4', '--grad-accum-steps', '2', '-vb', '2')
-    assert json.loads((run / 'results.json').read_text())['epochs'] == 1
+    assert json.loads((run / 'results.json').read_text())['last_epoch'] == 0
 
 
 def test_the_state_of_the_optimizer_takes_memory_too(data, tmp_path, monkeypatch):

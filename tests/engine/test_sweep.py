@@ -8,7 +8,6 @@ import torch
 
 from ride_timm.data import GroupChoice
 from ride_timm.engine.cost import gmacs
-from ride_timm.engine.router_stage import settle_threshold
 from ride_timm.engine.sweep import THRESHOLDS, choose_threshold, format_sweep, write_sweep
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure
@@ -169,13 +168,6 @@ def test_the_measures_can_be_set():
 def test_the_rule_needs_all_experts_to_compare_with():
     with pytest.raises(ValueError, match='threshold 0'):
         choose_threshold([row(0.5, 50.0, 40.0, 2.0)])
-
-
-def test_settling_gives_the_network_its_threshold(net, rows):
-    settle_threshold(net, rows)
-    assert net.router_threshold == choose_threshold(rows)
-    assert '--router-threshold' in settle_threshold(net, rows, fixed=0.37)
-    assert net.router_threshold == 0.37
 
 
 def test_table_and_file(rows, tmp_path):

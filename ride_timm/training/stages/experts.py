@@ -47,8 +47,8 @@ class ExpertsStage(Stage):
         if not config.holdout:
             return None
         plan = HoldoutPlan(config.holdout, config.seed if config.holdout_seed is None else config.holdout_seed)
-        known = init.about.get('holdout') if init is not None else None
-        if init is not None and (known is None or (known['fraction'], known['seed']) != plan[:2]):
+        known = init.record.holdout if init is not None else None
+        if init is not None and (known is None or (known.fraction, known.seed) != plan[:2]):
             warn(config, f'The weights of {init.source} may have seen the held-out images.')
         return plan
 
