@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_args(argv)
     check_values(vars(args))
@@ -281,7 +281,7 @@ class KnownHosts:
 
     Args:
         app: The application behind it.
-        names: Names to answer to, beside IP addresses.
+        names: Names to answer to, in addition to IP addresses.
     """
 
     def __init__(self, app: Any, names: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm report`."""
     parser = Parser(
         prog='ride-timm report',
-        description='Write one HTML page on what a network can and cannot do, with figures and wrong answers.',
+        description='Write one HTML page on what a network can and cannot do, with plots and wrong answers.',
     )
     parser.add_argument(
         'run', metavar='RUN',
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, 0.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
@@ -116,13 +116,11 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         The page.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     check_values(vars(args))
     if importlib.util.find_spec('matplotlib') is None:
-        raise RideError(
-            'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
-        )
+        raise RideError('matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"')
     run = _find_run(args.run)
     if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
         _refuse_without_images(args.run)
@@ -310,7 +308,7 @@ def _examples(split: DataSplit, measured: Measured) -> list[Example]:
 
 
 def _read_summary(run: _Run) -> dict[str, list[float]]:
-    """The figures of every epoch, if a run wrote them."""
+    """The metrics of every epoch, if a run wrote them."""
     path = None if run.folder is None else run.folder / 'summary.csv'
     if path is None or not path.is_file():
         return {}

@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_device_option(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16')
     parser.add_argument('--channels-last', action='store_true')
-    parser.add_argument('--results-file', metavar='FILE', help='write the figures as JSON')
+    parser.add_argument('--results-file', metavar='FILE', help='write the results as JSON')
     parser.add_argument('--per-class-file', metavar='FILE', help='write the per-class table as CSV')
     return parser
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, 0.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_args(argv)
     setup_logging()
@@ -117,10 +117,10 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         args: Of `build_parser()`.
 
     Returns:
-        Figures in percent, counts, GMACs, and what they were measured on.
+        Results in percent, counts, GMACs, and what they were measured on.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     check_form(args)
     check_values(vars(args))
@@ -268,11 +268,11 @@ def _from_training_images(args: argparse.Namespace, names: tuple[str, ...] | Non
         train = open_train(args, args.in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:
-        _logger.warning('Without training counts there are no many / medium / few; put train/ beside val/ for them.')
+        _logger.warning('Without training counts there are no many / medium / few; put train/ next to val/ for them.')
         return names, None
     raise RideError(
         f'The weights name no classes and {args.data_dir} has no train folder to read them from; measure a '
-        'checkpoint of ride-timm, which names them, or put train/ beside val/.'
+        'checkpoint of ride-timm, which names them, or put train/ next to val/.'
     )
 
 

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 if an image could not be read or a name led to none.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_intermixed_args(argv)
     check_values(vars(args))

@@ -263,7 +263,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file fails in any way there is
         if any(words in str(error) for words in _REFUSED):
             raise RideError(
-                f'{path} names Python classes beside tensors, which only `ride-timm convert` reads (without running '
+                f'{path} names Python classes next to tensors, which only `ride-timm convert` reads (without running '
                 'them); convert an official file first, and do not load one that you do not trust.'
             ) from None
         raise NoCheckpointError(_no_checkpoint(path)) from None

@@ -96,7 +96,7 @@ def open_eval(form: Any, in_chans: int, class_names: tuple[str, ...], split: str
 
 
 def has_eval_images(form: Any, split: str) -> bool:
-    """Whether a folder or lists have images to evaluate on beside those to train on; other forms count as having some.
+    """Whether a folder or lists have images to evaluate on next to those to train on; other forms count as having some.
 
     Args:
         form: The options of the data.

@@ -147,7 +147,7 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
 
     Args:
         model: The network to train; its `pretrained_cfg` learns how the images were prepared.
-        init: The weights to begin with; a plain ResNet's seed the trunk and every expert.
+        init: The weights to initialise from; a plain ResNet's seed the trunk and every expert.
         keep_heads: Copy the classification heads too.
         noise: Relative size of what sets experts with the same weights apart.
         seed: Of that noise.

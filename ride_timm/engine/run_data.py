@@ -142,7 +142,7 @@ def val_plan(config: Any, known: SplitPlan | None = None, later: bool = False) -
     if config.dataset in ('', 'folder') and has_eval_images(config, config.val_split):
         raise RideError(
             f'--val-fraction is for data without evaluation images and {config.val_list or config.data_dir} has some; '
-            'leave the option out, or hold training images out beside them with --holdout.'
+            'leave the option out, or hold training images out as well with --holdout.'
         )
     return HoldoutPlan(fraction, seed, known.digest if later and known is not None else None)
 
@@ -186,7 +186,7 @@ def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:
     )  # then the split's opener says more
     if not has_eval_images(config, config.val_split) and not beside:
         raise RideError(
-            f'{train.source} has no evaluation images beside it; take a part of the training images with '
+            f'{train.source} has no evaluation images next to it; take a part of the training images with '
             f'--val-fraction 0.2, or name others ({config.val_split}/CLASS/*.jpg in --data-dir, or --val-list).'
         )
     return open_eval(config, config.in_chans or 3, train.class_names, config.val_split)
@@ -202,7 +202,7 @@ def _open_train(config: ResolvedConfig, class_names: tuple[str, ...] | None, exa
     if not missing and not unknown:
         return open_train(config, channels, class_names)
     if exact:
-        found = f'lacks {min(missing)}' if missing else f'has {min(unknown)} beside them'
+        found = f'lacks {min(missing)}' if missing else f'has {min(unknown)} as well'
         raise RideError(
             f'The network of --init was trained on {len(class_names)} classes and {train.source} {found}; stage '
             f'{config.stage} needs the same classes.'

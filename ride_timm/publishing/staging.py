@@ -184,7 +184,7 @@ def _check_loads(folder: Path) -> None:
     wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)
     if wrong is not None:
         raise RideError(
-            f'{WEIGHTS} does not fit the {CONFIG} beside it at {wrong} ({stored.get(wrong)} in the file, '
+            f'{WEIGHTS} does not match the {CONFIG} next to it at {wrong} ({stored.get(wrong)} in the file, '
             f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm export`.'
         )
 

@@ -291,7 +291,7 @@ class Foreign:
 def test_foreign_files_are_refused(stage, data, tmp_path):
     path = tmp_path / 'foreign.pth.tar'
     torch.save({'state_dict': {}, 'config': Foreign()}, path)
-    fails('names Python classes beside tensors', data, tmp_path, 'a', '--stage', stage, '--init', str(path))
+    fails('names Python classes', data, tmp_path, 'a', '--stage', stage, '--init', str(path))
     path.write_bytes(pickle.dumps({'state_dict': {}}))
     fails('is not a training checkpoint', data, tmp_path, 'a', '--stage', stage, '--init', str(path))
     fails('There is no checkpoint', data, tmp_path, 'a', '--stage', stage, '--init', str(tmp_path / 'none.pth.tar'))
