@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from ride_timm.engine.results import environment, write_json
-from ride_timm.quickstart import EXPERTS, PLAIN, ROUTED
-from ride_timm.quickstart import main as quickstart
+from ride_timm.commands.quickstart import EXPERTS, PLAIN, ROUTED
+from ride_timm.commands.quickstart import main as quickstart
+from ride_timm.evaluation.writing import environment, write_json
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'rarest')
 

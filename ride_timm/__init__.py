@@ -15,20 +15,20 @@ if _TYPE_CHECKING:
 
     from torch import nn as _nn
 
+    from ride_timm.inference.prior import logit_adjustment as logit_adjustment
+    from ride_timm.training.router import train_router as train_router
+
     from . import data as data
     from . import evaluation as evaluation
     from . import losses as losses
-    from . import metrics as metrics
     from . import models as models
     from . import tasks as tasks
     from .data.counts import class_counts as class_counts
-    from .engine.router_stage import train_router as train_router
     from .evaluation.scores import evaluate as evaluate
     from .evaluation.thresholds import choose_threshold as choose_threshold
     from .inference.load import load as load
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
-    from .prior import logit_adjustment as logit_adjustment
     from .training.config import TrainConfig as TrainConfig
     from .training.run import train as train
 
@@ -51,7 +51,6 @@ __all__ = [
     'load',
     'logit_adjustment',
     'losses',
-    'metrics',
     'models',
     'predict',
     'tasks',
@@ -66,10 +65,10 @@ _FUNCTIONS = {
     'create_loss': 'losses.factory:create_loss',
     'evaluate': 'evaluation.scores:evaluate',
     'load': 'inference.load:load',
-    'logit_adjustment': 'prior:logit_adjustment',
+    'logit_adjustment': 'inference.prior:logit_adjustment',
     'predict': 'inference.predict:predict',
     'train': 'training.run:train',
-    'train_router': 'engine.router_stage:train_router',
+    'train_router': 'training.router:train_router',
 }
 """Where the functions of the API are: module and name in it."""
 

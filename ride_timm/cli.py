@@ -36,7 +36,6 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_MODULES = {'data': 'data_report', **{name: f'commands.{name}' for name in ('predict', 'recipes', 'train')}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +74,7 @@ def module_of(name: str) -> Any:
         InstallationError: torch, torchvision or timm cannot be imported.
     """
     with explained():
-        return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
+        return importlib.import_module(f'ride_timm.commands.{name}')
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:

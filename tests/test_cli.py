@@ -347,7 +347,7 @@ def test_files_that_cannot_be_written(data, run, tmp_path, fails, flag, monkeypa
     def never(*args):
         raise AssertionError('evaluated first')
 
-    monkeypatch.setattr('ride_timm.validate._measure', never)
+    monkeypatch.setattr('ride_timm.commands.validate._measure', never)
     assert 'there is no folder' in fails(measuring(run, data, flag, tmp_path / 'none/file'))
     assert 'cannot be written' in fails(measuring(run, data, flag, tmp_path))
 

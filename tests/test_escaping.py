@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ride_timm.engine.logs import setup_logging
-from ride_timm.engine.results import write_per_class
 from ride_timm.errors import RideError, one_line
 from ride_timm.escaping import csv_cell, from_csv_cell, printable, shortened
-from ride_timm.metrics import ClassResult
+from ride_timm.evaluation.metrics import ClassResult
+from ride_timm.evaluation.writing import write_per_class
+from ride_timm.logs import setup_logging
 from ride_timm.pages.markdown import code, escape, fence
 from ride_timm.records.runs import read_per_class
 

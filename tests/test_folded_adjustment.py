@@ -10,12 +10,12 @@ from models.routed_nets import routed_net
 from tiny_runs import CIFAR, train, write_images
 
 import ride_timm
+from ride_timm.commands.export import main as export
+from ride_timm.commands.validate import build_parser, validate
 from ride_timm.errors import RideError
-from ride_timm.export import main as export
 from ride_timm.inference.load import load
+from ride_timm.inference.prior import fold_logit_adjustment, logit_adjustment
 from ride_timm.models import CosineLinear
-from ride_timm.prior import fold_logit_adjustment, logit_adjustment
-from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
 NET, ROUTED = f'{CIFAR}.adjusted', f'{CIFAR}.routed'

@@ -11,7 +11,8 @@ import timm
 import torch
 from PIL import Image
 
-from ride_timm import cli, run
+from ride_timm import cli
+from ride_timm.commands import run
 from ride_timm.recipes import list_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def test_the_code_of_the_page_on_tools_runs():
 @pytest.mark.parametrize(('line', 'words'), _commands())
 def test_every_command_parses(line, words):
     if words[0] == 'torchrun':
-        words = ['ride-timm', 'train', *words[words.index('ride_timm.train') + 1 :]]
+        words = ['ride-timm', 'train', *words[words.index('train') + 1 :]]
     if words[0] == 'ride-timm':
         parsed = cli.module_of(words[1]).build_parser().parse_args(words[2:])
         if getattr(parsed, 'recipe', None):

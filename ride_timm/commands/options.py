@@ -99,7 +99,7 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
     """Add `--prior` and `--logit-adjustment`, one of which may be given.
 
     Args:
-        parser: Gets them, as `ride_timm.prior.apply_options` takes them.
+        parser: Gets them, as `ride_timm.inference.prior.apply_options` takes them.
     """
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
@@ -118,6 +118,6 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add `--device`.
 
     Args:
-        parser: Gets `--device`; `ride_timm.engine.values.check_values` refuses one that is not there.
+        parser: Gets `--device`; `ride_timm.values.check_values` refuses one that is not there.
     """
     parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')

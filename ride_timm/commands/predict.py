@@ -23,7 +23,7 @@ terminal it fits the width: long names are cut in their middle, then the runners
 Routing is off, and every image passes all experts, unless `--routed` or `--threshold` is given; an expert that an image
 did not pass has no vote (`null`, or empty). A plain network has no experts: `[]` or no columns, and `num_experts` is
 `null` or empty. The exit status is 1 if an image could not be read or a name led to none: each of these is one line on
-standard error and has no row. In Python: `ride_timm.engine.prediction.predict`.
+standard error and has no row. In Python: `ride_timm.inference.prediction.predict`.
 """
 
 import argparse
@@ -41,19 +41,19 @@ from typing import Any
 from tqdm import tqdm
 
 from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
-from ride_timm.engine.files import check_writable, write_whole, writing
-from ride_timm.engine.logs import interactive, setup_logging
-from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
-from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
+from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.load import TrainedNet, load
+from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
+from ride_timm.inference.prior import apply_options
+from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
-from ride_timm.parser import Parser
-from ride_timm.prior import apply_options
 from ride_timm.tables import lay_out, padded, shortened_to, text_width
+from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main']
 

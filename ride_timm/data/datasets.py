@@ -11,7 +11,7 @@ from ride_timm.data.counts import IntArray, class_counts, imbalance_factor
 from ride_timm.data.forms import open_source
 from ride_timm.data.images import ImageSet, image_mode
 from ride_timm.data.longtail import long_tail_indices
-from ride_timm.data.sources import Source, known_names
+from ride_timm.data.sources.base import Source, known_names
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.escaping import printable
 

@@ -4,8 +4,8 @@ import logging
 from typing import NamedTuple
 
 from ride_timm.data.datasets import DataSplit
+from ride_timm.data.form import has_eval_images, open_train
 from ride_timm.data.holdout import HeldOut, hold_out
-from ride_timm.engine.data_options import has_eval_images, open_train
 from ride_timm.errors import RideError
 from ride_timm.options import DataForm
 from ride_timm.records.training_record import SplitPlan

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from ride_timm._compat import update_model_args
-from ride_timm.engine.sweep import THRESHOLDS, SweepRow
-from ride_timm.engine.sweep import choose_threshold as choose
 from ride_timm.errors import RideError
+from ride_timm.evaluation.sweep import THRESHOLDS, SweepRow
+from ride_timm.evaluation.sweep import choose_threshold as choose
 
 from .one_pass import in_eval_mode, measure
 from .scores import check_counts, require_router

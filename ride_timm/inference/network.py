@@ -8,8 +8,8 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ride_timm.errors import RideError, did_you_mean
-from ride_timm.hub import UnreachableError
-from ride_timm.published import figures_alone, published_weights
+from ride_timm.inference.hub import UnreachableError
+from ride_timm.records.published import figures_alone, published_weights
 
 __all__ = ['DATA_CONFIG_KEYS', 'check_architecture', 'data_config', 'is_fetched', 'unreachable']
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 
 from ride_timm import _compat
-from ride_timm.published import PretrainedError, default_tag, is_sharded, weight_of
+from ride_timm.records.published import PretrainedError, default_tag, is_sharded, weight_of
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet

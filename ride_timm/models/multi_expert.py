@@ -47,7 +47,7 @@ class MultiExpertNet(RouterModule):
         routing_threshold: The threshold that eval mode routes with, or None while routing is off.
         logit_offset: What is added to the logits of each expert, (K, C), or None; see `set_logit_offset`.
         run_experts: Computes the final feature maps of the experts in place of a loop over them, from the experts and
-            the trunk's map; None for the loop. `ride_timm.engine.expert_streams` sets it.
+            the trunk's map; None for the loop. `ride_timm.training.fast.expert_streams` sets it.
     """
 
     trunk_stages: tuple[str, ...] = ()

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ride_timm.evaluation.metrics import NUM_BINS
 from ride_timm.evaluation.one_pass import Answers
-from ride_timm.metrics import NUM_BINS
 
 __all__ = ['agreement', 'reliability', 'worst_pairs']
 

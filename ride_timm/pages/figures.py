@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from ride_timm.data.descriptions import readable_label
-from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Answers
+from ride_timm.files import write_whole
 from ride_timm.pages.answers import reliability
 from ride_timm.records.results import ClassRow, Results, comparable
 

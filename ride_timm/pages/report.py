@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from ride_timm.data.descriptions import readable_label
 from ride_timm.escaping import printable
+from ride_timm.evaluation.metrics import ClassResult, wilson_interval
 from ride_timm.evaluation.one_pass import Measured
-from ride_timm.metrics import ClassResult, wilson_interval
 from ride_timm.pages.answers import agreement, worst_pairs
 from ride_timm.pages.figures import GREY, GROUP_COLOURS
 from ride_timm.records.headline import accuracy_labels

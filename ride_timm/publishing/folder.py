@@ -18,9 +18,9 @@ from ride_timm._compat import save_config_for_hf
 from ride_timm.data.descriptions import label_descriptions
 from ride_timm.errors import RideError
 from ride_timm.models import count_experts
-from ride_timm.published import CONFIG, WEIGHTS
 from ride_timm.publishing.precision import cast_state
-from ride_timm.publishing.shards import is_shard
+from ride_timm.records.published import CONFIG, WEIGHTS
+from ride_timm.records.shards import is_shard
 
 __all__ = ['save_folder', 'tensor_bytes']
 

@@ -17,13 +17,8 @@ from timm.models import get_model_args
 from timm.utils import is_primary
 from timm.utils.distributed import init_distributed_device_so
 
+from ride_timm.data.form import has_eval_images
 from ride_timm.data.holdout import VAL_FRACTION
-from ride_timm.engine.allocator import keep_freed_memory
-from ride_timm.engine.data_options import has_eval_images
-from ride_timm.engine.initial import counterpart
-from ride_timm.engine.run_data import RunData
-from ride_timm.engine.run_folder import experiment_name
-from ride_timm.engine.values import check_device, check_values, choose_device
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
@@ -35,7 +30,12 @@ from ride_timm.records.headline import leading_accuracy
 from ride_timm.records.schema import shown
 from ride_timm.training import picks
 from ride_timm.training.config import ResolvedConfig, TrainConfig
+from ride_timm.training.fast.allocator import keep_freed_memory
+from ride_timm.training.initial import counterpart
+from ride_timm.training.run_data import RunData
+from ride_timm.training.run_folder import experiment_name
 from ride_timm.training.stages import STAGES, Stage
+from ride_timm.values import check_device, check_values, choose_device
 
 __all__ = ['for_evaluation', 'from_checkpoint', 'from_data', 'from_init', 'from_model', 'join_processes', 'start']
 

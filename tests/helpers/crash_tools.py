@@ -18,7 +18,7 @@ import torch
 from ride_timm.cli import main as cli
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['pytest', 'ride_timm.training.run', 'ride_timm.validate'])
+_context.set_forkserver_preload(['pytest', 'ride_timm.training.run', 'ride_timm.commands.validate'])
 
 
 def start(target, *args, log, env=None):
@@ -151,7 +151,7 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, epoch, batch):
     """Let the run end before the optimizer's step of a batch."""
-    import ride_timm.engine.loop as loop
+    import ride_timm.training.loop as loop
 
     step = loop._finish_step
 

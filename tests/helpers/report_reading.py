@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-import ride_timm.validate as validation
-from ride_timm.report import main
+import ride_timm.commands.validate as validation
+from ride_timm.commands.report import main
 
 TAGS = """html head meta title style body header main nav section p h1 h2 dl dt dd ul ol li a span strong b bdi div
     table thead tbody tr th td figure figcaption img"""

@@ -20,8 +20,8 @@ from published import (
 )
 
 from ride_timm import RideError, from_pretrained
+from ride_timm.commands.publish import main as publish_main
 from ride_timm.inference.load import load
-from ride_timm.publish import main as publish_main
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
 

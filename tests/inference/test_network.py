@@ -6,9 +6,9 @@ import torch
 from tiny_runs import train, write_images
 
 import ride_timm  # noqa: F401  registers the networks
-from ride_timm.engine.prediction import predict
 from ride_timm.inference.load import load
 from ride_timm.inference.network import data_config
+from ride_timm.inference.prediction import predict
 from ride_timm.records.checkpoint import read_checkpoint
 
 

@@ -11,16 +11,16 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.data.splits import HoldoutPlan, val_plan
-from ride_timm.engine.averaging import is_averaged
-from ride_timm.engine.initial import load_initial, read_initial
-from ride_timm.engine.run_data import RunData, build_data
-from ride_timm.engine.setup import build_model
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.models import count_experts
 from ride_timm.options import flag
 from ride_timm.tasks import ExpertTask
+from ride_timm.training.averaging import is_averaged
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.initial import load_initial, read_initial
+from ride_timm.training.run_data import RunData, build_data
+from ride_timm.training.setup import build_model
 
 __all__ = ['Stage', 'warn']
 

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from ride_timm.data.splits import HoldoutPlan
-from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
-from ride_timm.engine.run_data import RunData
-from ride_timm.engine.teacher import build_teacher
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import DistillationLoss
 from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask
+from ride_timm.training.auxiliary import AUXILIARY, build_auxiliary
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.run_data import RunData
+from ride_timm.training.teacher import build_teacher
 
 from .base import Stage, warn
 
