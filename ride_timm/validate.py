@@ -263,7 +263,7 @@ def _held_out(args: argparse.Namespace, trained: TrainedNet, names: tuple[str, .
 
 
 def _from_training_images(args: argparse.Namespace, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], Any]:
-    """Class names and counts of the training images beside the ones to measure, where the network names none."""
+    """Class names and counts of the training images next to the ones to measure, where the network names none."""
     if args.dataset or args.train_list or Path(args.data_dir or '.', 'train').is_dir():
         train = open_train(args, args.in_chans, names)
         return train.class_names, train.class_counts
