@@ -110,7 +110,7 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
         )
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
-    apply_options(trained, args)
+    apply_options(trained, args.prior, args.logit_adjustment)
     return build_demo(
         trained,
         title=args.model, top_k=args.top_k, threshold=args.threshold, examples=examples.paths, device=args.device,

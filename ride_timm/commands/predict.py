@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(problem)
     trained = load(args.model)
     threshold = _threshold(args, trained)
-    apply_options(trained, args)
+    apply_options(trained, args.prior, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     rows = _predict(args, trained, found.paths, threshold)

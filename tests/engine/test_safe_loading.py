@@ -11,8 +11,8 @@ from crash_tools import load, options, run_command
 from tiny_runs import write_images
 
 import ride_timm
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 
 PACKAGE = Path(ride_timm.__file__).parent
 SOURCES = sorted(PACKAGE.rglob('*.py'))

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.loop import train_epoch
 from ride_timm.engine.sweep import THRESHOLDS, choose_threshold
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.validate import main as validate
 
 MODEL = ('--model', CIFAR)
