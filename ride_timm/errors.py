@@ -40,7 +40,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = '', cutoff: f
 
     Args:
         name: What was given.
-        known: What there is; the first that begins with the name, else the most similar one, is meant.
+        known: What there is; the first that starts with the name, else the most similar one, is meant.
         otherwise: The end of the clause where none is close.
         cutoff: How similar a name must be, from 0 to 1.
     """

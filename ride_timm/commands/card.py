@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm card`."""
     parser = Parser(
         prog='ride-timm card',
-        description='Write the cards of published networks again from their results.json, with figures that compare '
+        description='Write the cards of published networks again from their results.json, with plots that compare '
         'those on the same data, and enter the hashes into the index next to them; nothing is measured.',
     )
     parser.add_argument('folders', nargs='+', metavar='DIR', help='folders that ride-timm export wrote')

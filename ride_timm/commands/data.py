@@ -140,7 +140,7 @@ def _check(args: argparse.Namespace, form: DataForm) -> None:
 
 
 def _survey(args: argparse.Namespace, form: DataForm) -> tuple[DataForm, Survey]:
-    """Survey the data; a folder without class folders is taken for what its files are."""
+    """Survey the data; a folder without class folders is read as what its files are."""
     options = {'counts_only': args.counts_only, 'threads': args.threads}
     with tqdm(unit='image', desc='Looking', disable=not interactive(), leave=False) as bar:
         found = survey(filled(form), bar.update, **options)

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog='ride-timm export',
         description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
-        'figures and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
+        'plots and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
     )
     parser.add_argument(
         'runs', nargs='+', metavar='RUN',
@@ -286,11 +286,11 @@ def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
 
 
 def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
-    """The figures of every seed, the published one first.
+    """The results of every seed, the published one first.
 
     Args:
         seed: Of the published run.
-        figures: Its figures on the test images.
+        figures: Its results on the test images.
         folders: What `ride-timm export` made of the others.
 
     Raises:

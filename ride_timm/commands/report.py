@@ -226,7 +226,7 @@ def _content(
 
 
 def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSplit) -> Results:
-    """What was measured, as the figures take it."""
+    """What was measured, as the plots take it."""
     groups = measured.groups.groups if measured.groups else {}
     rows = [row.plain() for row in measured.per_class]
     names = ('label', 'name', 'train_images', 'test_images', 'accuracy', 'group')

@@ -32,7 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class FittingForward:
     """A forward pass in eval mode that computes batches in parts where they do not fit into memory.
 
-    The images of a batch do not see each other there, so the figures stay the same. What did not fit once is not tried
+    The images of a batch do not see each other there, so the results stay the same. What did not fit once is not tried
     again, and a warning says it once for each size.
 
     Args:

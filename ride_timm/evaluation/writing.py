@@ -29,7 +29,7 @@ SHOWN = ('many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit of the source and hardware, as they stand beside every figure."""
+    """Versions, commit of the source and hardware, as they stand next to every result."""
     versions = {name: metadata.version(name) for name in ('torch', 'torchvision', 'timm')}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

@@ -119,7 +119,7 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _of_new_heads(made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """What other heads have in place of what belonged to the old ones: no router, and no bias beside the cosine."""
+    """What other heads have in place of what belonged to the old ones: no router, and no bias next to the cosine."""
     return {'router': False} | ({'head': 'cosine'} if made_with.get('head') == 'biased_cosine' else {})
 
 

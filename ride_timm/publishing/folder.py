@@ -101,7 +101,7 @@ def _about(
     class_counts: Sequence[int] | None,
     training: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What `config.json` holds beside timm's own entries."""
+    """What `config.json` holds next to timm's own entries."""
     router = getattr(model, 'router', None)
     about: dict[str, Any] = {
         'num_experts': getattr(model, 'num_experts', 1),
@@ -120,11 +120,11 @@ def _about(
 def _write_config(model: torch.nn.Module, path: Path, known: dict[str, Any]) -> None:
     save_config_for_hf(model, str(path), model_config=known)
     content = json.loads(path.read_text())
-    # timm reads the number of classes from the root, and transformers passes it beside these arguments
+    # timm reads the number of classes from the root, and transformers passes it next to these arguments
     content['model_args'].pop('num_classes', None)
     if getattr(model, 'router', None) is not None:
         content['model_args']['router_threshold'] = model.router_threshold  # it may have been set after creation
-        # transformers passes other numbers of classes beside these arguments, and the router is of these heads
+        # transformers passes other numbers of classes next to these arguments, and the router is of these heads
         content['model_args']['router'] = model.num_classes
     cfg = content['pretrained_cfg']
     foreign = _OF_OTHER_WEIGHTS if count_experts(model) else (*_OF_OTHER_WEIGHTS, *_OF_TIMMS_TRAINING)

@@ -1,6 +1,6 @@
 """Checkpoints of the RIDE authors' trainer: reading them safely, and their tensors under our names.
 
-The published files (https://github.com/frank-xwang/RIDE-LongTailRecognition) are pickles that hold, beside the
+The published files (https://github.com/frank-xwang/RIDE-LongTailRecognition) are pickles that hold, next to the
 tensors, objects of the authors' own classes. They are read without importing or running anything that they name.
 """
 
@@ -47,7 +47,7 @@ class _InertDict(_Inert):
 def load_official(path: str | Path) -> StateDict:
     """Read the state dict of an official checkpoint without running anything of the file.
 
-    Every class and function that the file names, beside torch's own for tensors, is replaced by one that does
+    Every class and function that the file names, except torch's own for tensors, is replaced by one that does
     nothing. What the calling process itself has allowed (`torch.serialization.add_safe_globals`) stays allowed.
 
     Args:

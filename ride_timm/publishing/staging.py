@@ -111,7 +111,7 @@ def _copy_weight(source: Path, target: Path) -> None:
 
 
 def _check_hashes(source: Path) -> None:
-    """Compare the files with the index beside the folder, if the weight is in it."""
+    """Compare the files with the index next to the folder, if the network is in it."""
     root = source.resolve().parent
     try:
         weight = read_index(root).get(source.resolve().name) if (root / INDEX).is_file() else None
@@ -123,7 +123,7 @@ def _check_hashes(source: Path) -> None:
 
 
 def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) -> None:
-    """Tensors, configuration, figures and pictures of a run."""
+    """Tensors, configuration, results and pictures of a run."""
     results, checkpoint = join_stages(run), run / 'last.pth.tar'
     args = results.args or {}
     if read_checkpoint(checkpoint).get('epoch') != results.last_epoch:
@@ -199,7 +199,7 @@ def _tell_measured(card: str, results: Results) -> str:
 
 
 def _others(source: Path) -> list[Results]:
-    """Figures of the other weights beside this one, which its card compares it with."""
+    """Results of the other networks next to this one, which its card compares it with."""
     root = source.resolve().parent
     if not (source / CONFIG).is_file() or not (root / INDEX).is_file():
         return []

@@ -110,7 +110,7 @@ class Weight:
 
     @property
     def has_tensors(self) -> bool:
-        """Whether there are tensors at all; of a network that only others are compared with there are figures alone."""
+        """Whether there are tensors at all; of a network that only others are compared with there are only results."""
         return bool(self.tensor_files)
 
     @property

@@ -34,7 +34,7 @@ class RunSaver:
     2. A save that was killed after `last` is completed on resuming, so that `model_best` and the history are those of
        a run that was never killed.
     3. A metric that is not finite never becomes the best.
-    4. `args` is a plain dict, so that the file loads with `weights_only=True` and nothing allowed beside.
+    4. `args` is a plain dict, so that the file loads with `weights_only=True` and nothing else allowed.
     5. What a checkpoint says of the files next to it is checked before one is removed.
 
     Args:

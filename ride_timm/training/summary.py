@@ -12,14 +12,14 @@ __all__ = ['prefixed', 'write_row']
 
 
 def prefixed(kind: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures named as in `summary.csv`: `train_<name>`, `eval_<name>`."""
+    """Metrics named as in `summary.csv`: `train_<name>`, `eval_<name>`."""
     return {f'{kind}_{name}': value for name, value in figures.items()}
 
 
 def write_row(
     path: Path, epoch: int, train: Mapping[str, float], evaluation: Mapping[str, float] | None, lr: float
 ) -> None:
-    """Put an epoch's figures after those of the epochs before it.
+    """Put an epoch's metrics after those of the epochs before it.
 
     Rows of the same and of later epochs go: a run that was killed between this row and its checkpoint repeats the
     epoch. timm's `update_summary` appends instead, which leaves such rows, halves of rows, and rows longer than the
@@ -28,8 +28,8 @@ def write_row(
     Args:
         path: The CSV file, made where there is none.
         epoch: Index of the epoch, from 0.
-        train: Figures of the training, written as `train_<name>`.
-        evaluation: Figures of the evaluation, written as `eval_<name>`; None if there was none.
+        train: Metrics of the training, written as `train_<name>`.
+        evaluation: Metrics of the evaluation, written as `eval_<name>`; None if there was none.
         lr: Learning rate at the start of the epoch.
     """
     row: dict[str, Any] = {'epoch': epoch}

@@ -14,7 +14,7 @@ TRACKERS = {'tensorboard': 'tensorboard', 'trackio': 'trackio', 'wandb': 'wandb'
 
 
 class Tracker:
-    """Sends each epoch's figures to one tracker; does nothing without a name.
+    """Sends each epoch's metrics to one tracker; does nothing without a name.
 
     Args:
         name: A key of `TRACKERS`, or None.
@@ -50,7 +50,7 @@ class Tracker:
             raise RideError(f"--log {name} needs the package {package}; run: pip install '{package}'") from None
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Send the figures of an epoch.
+        """Send the metrics of an epoch.
 
         Args:
             epoch: Index of the epoch, from 0.
