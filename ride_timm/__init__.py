@@ -104,7 +104,7 @@ def from_pretrained(
     """Load a trained network from wherever it lies, in eval mode.
 
     Args:
-        source: The name of a published weight (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
+        source: The name of a published network (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
             folder (exported, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
         num_classes: Another number of classes C, with new heads (C features each); None keeps them.
         cache_dir: Folder of the Hub's cache, the client's by default.
@@ -116,7 +116,7 @@ def from_pretrained(
         The network: images (B, 3, H, W) to mean logits (B, C). `pretrained_cfg['label_names']` names the classes.
 
     Raises:
-        RideError: It cannot be had: unknown architecture, repository or revision, private repository, no connection,
+        RideError: It cannot be loaded: unknown architecture, repository or revision, private repository, no connection,
             a hash that is not the promised one. The sentence says what to do.
 
     Example:

@@ -18,18 +18,18 @@ from ride_timm.version import __version__
 __all__ = ['COMMANDS', 'guarded', 'main', 'module_of']
 
 COMMANDS = {
-    'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
-    'data': 'look at images before training: counts, tail, what is wrong with them',
+    'quickstart': 'train a small model on a long tail of handwritten digits and show what it has learned',
+    'data': 'check images before training: class counts, unreadable and duplicate images',
     'train': 'train a model',
     'recipes': 'list the named training settings, or print one',
-    'validate': 'measure a model: overall, many, medium, few',
+    'validate': 'evaluate a model: overall and many, medium and few-shot accuracy',
     'report': 'write one HTML page on what a model can and cannot do',
-    'predict': 'say what is on images, with the vote of every expert',
+    'predict': 'classify images and show the prediction of each expert',
     'demo': 'try a model in the browser',
     'weights': 'list the published weights',
-    'export': 'make a finished run a folder with model card, measured anew',
-    'card': 'write the model card of such a folder again',
-    'publish': 'put a run or a folder on the Hugging Face Hub',
+    'export': 'evaluate a finished run and package it with a model card',
+    'card': 'rewrite the model cards of exported folders',
+    'publish': 'upload a run or an exported folder to the Hugging Face Hub',
     'convert': "turn the authors' checkpoint into one that timm loads",
     'run': 'run a timm script with our models registered',
     'env': 'print versions and check the installation',
@@ -81,8 +81,8 @@ def module_of(name: str) -> Any:
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; an error of the user's is one line on standard error.
 
-    What the system refused and no code of ours foresaw is such a line too: a file that may not be read, a full disk.
-    A mistake of ours keeps its traceback.
+    What the system refused and no code foresaw is such a line too: a file that may not be read, a full disk.
+    A bug keeps its traceback.
 
     Args:
         name: The command's name, for the message.
@@ -155,7 +155,11 @@ def _drop_output() -> None:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f'  {name:<{width}}  {text}' for name, text in COMMANDS.items()]
-    return 'usage: ride-timm COMMAND [options]\n\n' + '\n'.join(lines) + '\n\nride-timm COMMAND --help tells more.'
+    return (
+        'usage: ride-timm COMMAND [options]\n\n'
+        + '\n'.join(lines)
+        + '\n\nRun `ride-timm COMMAND --help` for the options.'
+    )
 
 
 if __name__ == '__main__':

@@ -196,7 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog='ride-timm convert',
         description="Turn a checkpoint of the RIDE authors' trainer into a folder that timm loads. Nothing that the "
-        'file holds beside tensors is run.',
+        'file holds next to tensors is run.',
     )
     parser.add_argument('file', metavar='FILE', help='official checkpoint (.pth), or its state dict in safetensors')
     parser.add_argument('--output', required=True, metavar='DIR', help='folder to write, new or empty')

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_args(argv)
     check_values(vars(args))
@@ -110,7 +110,7 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
         )
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
         raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
-    apply_options(trained, args)
+    apply_options(trained, args.prior, args.logit_adjustment)
     return build_demo(
         trained,
         title=args.model, top_k=args.top_k, threshold=args.threshold, examples=examples.paths, device=args.device,
@@ -281,7 +281,7 @@ class KnownHosts:
 
     Args:
         app: The application behind it.
-        names: Names to answer to, beside IP addresses.
+        names: Names to answer to, in addition to IP addresses.
     """
 
     def __init__(self, app: Any, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ __all__ = ['InstallationError', 'RideError', 'did_you_mean', 'one_line']
 
 
 class RideError(Exception):
-    """Something the user can put right: what was found, what is allowed, what to do, in one sentence.
+    """Something the user can fix: what was found, what is allowed, what to do, in one sentence.
 
     The command line prints the message as one line and exits with status 2; from Python it is an ordinary exception.
     """

@@ -1,7 +1,7 @@
 """`ride-timm export`: from finished runs to the folder of a published weight, measured on the way.
 
 The folder holds what is uploaded: `model.safetensors`, `config.json`, `results.json` with every figure, and the card
-with its pictures. Where an `index.json` lies beside the folder, the weight is entered there with its hashes. What is
+with its pictures. If an `index.json` lies next to the folder, the weight is entered there with its hashes. What is
 measured is the network as it is stored: in the precision of `--dtype`.
 """
 
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         'runs', nargs='+', metavar='RUN',
-        help="folders of the runs in order, each begun with the one before: experts', then the router's",
+        help="run folders in training order: the experts', then the router's",
     )  # fmt: skip
     parser.add_argument('--output', required=True, metavar='DIR', help='folder to write, named ARCHITECTURE.TAG')
     parser.add_argument('--data-dir', required=True, metavar='DIR', help='folder with val/, or root of the data set')
@@ -69,9 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--other-seeds', nargs='+', default=[], metavar='DIR',
         help='folders written by this command from runs with other seeds, for mean and spread',
     )  # fmt: skip
-    parser.add_argument(
-        '--note', metavar='TEXT', help='what the card should say of the training beside commands and figures'
-    )
+    parser.add_argument('--note', metavar='TEXT', help='a note on the training for the card')
     parser.add_argument(
         '--logit-adjustment', type=float, metavar='TAU',
         help='add the post-hoc logit adjustment of `ride-timm validate --logit-adjustment TAU` to the heads, so that '
@@ -137,7 +135,7 @@ def export(args: argparse.Namespace) -> Results:
     from ride_timm.pages.card import write_card
 
     if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
-        raise RideError('matplotlib, which draws the card\'s figures, is missing: pip install "ride-timm[quickstart]"')
+        raise RideError('matplotlib, which draws the card\'s plots, is missing: pip install "ride-timm[quickstart]"')
     check_values(vars(args))
     check_folder(args.output, '--output')
     output = Path(args.output)
@@ -258,7 +256,7 @@ def _open(args: argparse.Namespace, trained: TrainedNet) -> DataSplit:
     assert trained.class_names is not None
     if trained.record.val_part and not args.dataset and find_split_folder(args.data_dir, 'val') == Path(args.data_dir):
         raise RideError(
-            f'{args.data_dir} holds the images that the network was trained on and none beside them; give a --data-dir '
+            f'{args.data_dir} holds the images that the network was trained on and no others; give a --data-dir '
             'with val/.'
         )
     split = open_eval_split(

@@ -1,4 +1,4 @@
-"""Long-tail figures of an evaluation, all from one confusion matrix and a 15-bin reliability table."""
+"""Long-tail metrics of an evaluation, all from one confusion matrix and a 15-bin reliability table."""
 
 import math
 from collections import OrderedDict
@@ -181,7 +181,7 @@ def expected_calibration_error(images: ArrayLike, correct: ArrayLike, confidence
 
 
 class LongTailEvaluator(Evaluator):
-    """timm's evaluator with the figures of the long-tail field added; everything in percent.
+    """timm's evaluator with the metrics of the long-tail field added; everything in percent.
 
     `balanced` is the mean of the class accuracies, the first figure where the images are not balanced (see
     `leading_accuracy`); `many`, `medium` and `few` are the means over the group's classes, `worst_class` the least
@@ -263,13 +263,13 @@ class LongTailEvaluator(Evaluator):
             self.expert_correct += (ranks.view(-1, self.num_experts) < 1).sum(0)
 
     def compute(self, distributed: bool = False) -> OrderedDict[str, float]:
-        """All figures so far.
+        """All metrics so far.
 
         Args:
             distributed: Add up over the processes of the default group; all of them must call.
 
         Returns:
-            Figures in percent, by the names in `metric_names`; a group without tested classes is absent.
+            Metrics in percent, by the names in `metric_names`; a group without tested classes is absent.
         """
         metrics: OrderedDict[str, float] = super().compute(distributed=distributed)
         confusion = self._total(self.confusion, distributed)
@@ -344,7 +344,7 @@ def _rank_and_prediction(logits: torch.Tensor, target: torch.Tensor) -> tuple[to
     """Rank (B,) of the true class, 0 = first, and predicted class (B,).
 
     Where the largest logit is not finite the rank is beyond every k and the prediction is C. Equal logits rank by class
-    index: topk breaks such ties, and places NaN, in its own way, which would make the figures depend on the batch.
+    index: topk breaks such ties, and places NaN, in its own way, which would make the metrics depend on the batch.
     """
     index = torch.arange(logits.shape[1], device=logits.device)
     own = logits.gather(1, target[:, None])

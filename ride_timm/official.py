@@ -139,9 +139,7 @@ def from_official(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
     for key, value in official.items():
         name = next((match.expand(to) for rule, to in rules if (match := re.fullmatch(rule, key))), None)
         if name is None or name in converted:
-            raise RideError(
-                f'The checkpoint has the key {key}, which no official one has beside its others; {_WANTED}.'
-            )
+            raise RideError(f'The checkpoint has the key {key}, which no official one has; {_WANTED}.')
         is_head = re.fullmatch(r'linear(s\.\d+)?\.weight', key) is not None
         cosine = is_head and key.replace('weight', 'bias') not in official
         converted[name] = value.T.contiguous() if cosine and value.ndim == 2 else value
@@ -184,6 +182,6 @@ def _refuse_unpublished(official: StateDict, stages: str) -> None:
     shared = [f'layer{stage}' for stage in stages if f'layer{stage}' in tops]
     if own and shared:
         raise RideError(
-            f'The checkpoint has {shared[0]}.* for all experts beside {own[0]}.* for each, which was never published '
+            f'The checkpoint has {shared[0]}.* for all experts next to {own[0]}.* for each, which was never published '
             'and has no counterpart here; train one of the ride_* architectures instead.'
         )

@@ -17,7 +17,6 @@ one network serves every point between its best head and its best tail. It is th
 with 1 - tau, up to a constant.
 """
 
-import argparse
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -263,12 +262,13 @@ def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
     logit_adjustment(trained.model, trained.class_counts, tau=rest)
 
 
-def apply_options(trained: TrainedNet, args: argparse.Namespace) -> tuple[float, ...] | None:
+def apply_options(trained: TrainedNet, prior: str | None, logit_adjustment: float | None) -> tuple[float, ...] | None:
     """Make a loaded network answer as the options of `add_prior_option` ask.
 
     Args:
         trained: Of `load`; its model is changed.
-        args: With `prior` and `logit_adjustment`, of which one at most is given.
+        prior: As of `apply_prior`.
+        logit_adjustment: As of `apply_logit_adjustment`; one of both at most is given.
 
     Returns:
         The frequencies of `--prior`, in label order, of sum 1; None without it.
@@ -276,9 +276,9 @@ def apply_options(trained: TrainedNet, args: argparse.Namespace) -> tuple[float,
     Raises:
         RideError: As `apply_prior` and `apply_logit_adjustment`.
     """
-    if args.logit_adjustment is not None:
-        apply_logit_adjustment(trained, args.logit_adjustment)
-    return None if args.prior is None else apply_prior(trained, args.prior)
+    if logit_adjustment is not None:
+        apply_logit_adjustment(trained, logit_adjustment)
+    return None if prior is None else apply_prior(trained, prior)
 
 
 def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts) -> tuple[float, ...]:

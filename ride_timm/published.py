@@ -120,7 +120,7 @@ class Weight:
 
     @property
     def source(self) -> dict[str, str]:
-        """What timm's cfg names as the source of the weights; empty if they are nowhere to be had."""
+        """What timm's cfg names as the source of the weights; empty if they are published nowhere."""
         if self.is_local:
             return {'file': str(self.folder / (WEIGHTS if WEIGHTS in self.files else SHARD_INDEX))}
         return {'hf_hub_id': f'{self.hub.repo_id}@{self.hub.revision}'} if self.hub is not None else {}
@@ -266,7 +266,7 @@ def is_sharded(folder: Path) -> bool:
 
 
 def package_root() -> Path:
-    """The folder of the weights that came with the package: in the wheel, or in the checkout beside it."""
+    """The folder of the weights that came with the package: in the wheel, or in the checkout around it."""
     package = Path(__file__).resolve().parent
     checkout = package.parent
     is_checkout = (checkout / 'pyproject.toml').is_file() and not (package / '_weights').is_dir()
@@ -366,7 +366,7 @@ def figures_alone(weight: Weight) -> str:
         weight: Without tensors.
     """
     return (
-        f'Of {weight.name} the figures alone are kept ({weight.folder}), for comparison; its card has the command that '
+        f'{weight.name} has published results but no weights ({weight.folder}); its card has the command that '
         'trains it.'
     )
 

@@ -12,7 +12,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import timm
 
-from ride_timm import validate as validation
-from ride_timm.commands.options import add_device_option, add_form_options
+from ride_timm.commands.options import add_device_option, add_options, chosen
 from ride_timm.data import DataSplit, check_images
 from ride_timm.engine.data_options import check_form, data_name
 from ride_timm.engine.files import check_writable, write_whole, writing
@@ -35,6 +34,7 @@ from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
+from ride_timm.options import DataForm, filled
 from ride_timm.pages.figures import (
     as_bytes,
     draw_calibration,
@@ -50,11 +50,13 @@ from ride_timm.records.kinds import ARGS_SCHEMA
 from ride_timm.records.results import ClassRow, Data, Network, Results
 from ride_timm.records.results import Measured as Figures
 from ride_timm.records.schema import read_object
+from ride_timm.validate import open_images
 
 __all__ = ['build_parser', 'main', 'write_report']
 
 MOST_ERRORS = 24
 _FORM = ('dataset', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
+_OF_THE_RUN = ('data_dir', 'train_split', 'val_split', 'imb_factor', 'val_fraction', 'val_seed')
 
 
 @dataclass
@@ -69,14 +71,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm report`."""
     parser = Parser(
         prog='ride-timm report',
-        description='Write one HTML page on what a network can and cannot do, with figures and wrong answers.',
+        description='Write one HTML page on what a network can and cannot do, with plots and wrong answers.',
     )
     parser.add_argument(
         'run', metavar='RUN',
         help='folder of a run, or any model that predict takes: checkpoint, exported folder, hf-hub:ORG/NAME, ...',
     )  # fmt: skip
     parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
-    add_form_options(parser)
+    add_options(parser, DataForm, leave_out=_OF_THE_RUN)
     parser.add_argument('--train-split', metavar='NAME', help="training split (default: the run's, or train)")
     parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
@@ -95,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, 0.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
@@ -116,21 +118,19 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         The page.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     check_values(vars(args))
     if importlib.util.find_spec('matplotlib') is None:
-        raise RideError(
-            'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
-        )
+        raise RideError('matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"')
     run = _find_run(args.run)
     if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
         _refuse_without_images(args.run)
     path = Path(args.output) if args.output else (run.folder or Path()) / 'report.html'
     check_writable(str(path), '--output')
-    options = _data_options(args, run)
+    form = _data_form(args, run)
     trained = load(args.run)
-    split, counts = _open_images(options, run, trained)
+    split, counts = _open_images(form, run, trained)
     device = choose_device(args.device)
     model: Any = trained.model
     config = data_config(model)
@@ -138,7 +138,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
         routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, progress=True,
     )  # fmt: skip
-    content = _content(args, run, trained, split, measured, data_name(options), command)
+    content = _content(args, run, trained, split, measured, data_name(form), command)
     with writing(path, '--output'):
         write_whole(path, render(content))
     return path
@@ -166,41 +166,32 @@ def _refuse_without_images(source: str) -> None:
     raise RideError(f'There is no {source}; name the folder of a run, or another network and --data-dir.')
 
 
-def _data_options(args: argparse.Namespace, run: _Run) -> argparse.Namespace:
-    """Where the images are, as options of `ride-timm validate`: the run's, as far as the command line says no other."""
-    options = validation.build_parser().parse_args([])
-    for name in ('imb_factor', 'train_split', *_FORM):
-        if run.args.get(name) is not None:
-            setattr(options, name, run.args[name])
-    if any(getattr(args, name) for name in _FORM):  # the images have another form now
-        for name in _FORM:
-            setattr(options, name, getattr(args, name))
-    options.train_split = args.train_split or options.train_split
-    options.dataset_download = args.dataset_download
-    options.data_dir = args.data_dir or run.args.get('data_dir')
-    options.split = run.args.get('val_split') or 'val'
-    check_form(options)
-    kept_elsewhere = options.dataset.lower().startswith('hfds/') or options.dataset_download  # so it is a cache
-    if options.data_dir and not kept_elsewhere and not Path(options.data_dir).is_dir():
-        if args.data_dir:
-            raise RideError(f'--data-dir {args.data_dir} was given and there is no such folder; name another.')
+def _data_form(args: argparse.Namespace, run: _Run) -> DataForm:
+    """Where the images are: what the run says, as far as the command line says nothing else."""
+    given = chosen(args, DataForm)
+    other = any(getattr(given, name) for name in _FORM)  # the images have another form now
+    names = ('imb_factor', 'train_split', *(() if other else _FORM), *(() if given.data_dir else ('data_dir',)))
+    known = {name: run.args[name] for name in names if run.args.get(name) is not None}
+    form = filled(replace(given, **{name: value for name, value in known.items() if getattr(given, name) is None}))
+    check_form(form)
+    kept_elsewhere = form.dataset.lower().startswith('hfds/') or form.dataset_download  # so it is a cache
+    if form.data_dir and not kept_elsewhere and not Path(form.data_dir).is_dir():
+        if given.data_dir:
+            raise RideError(f'--data-dir {given.data_dir} was given and there is no such folder; name another.')
         raise RideError(
-            f'The images of {args.run} were in {options.data_dir}, where there is no folder now; say where they are '
-            'with --data-dir.'
+            f'The images of {args.run} were in {form.data_dir}, where there is no folder now; say where they are with '
+            '--data-dir.'
         )
-    return options
+    return form
 
 
-def _open_images(options: argparse.Namespace, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
+def _open_images(form: DataForm, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
     """The images to measure on, and the training images of each class if they are known."""
-    if trained.record.val_part:
-        options.split = 'val'
-    model: Any = trained.model
-    options.in_chans = model.in_chans
-    split, counts = validation.open_images(options, trained)
-    if len(split.targets) <= MAX_CHECKED:
-        check_images(split)
-    return split, counts
+    split = 'val' if trained.record.val_part else run.args.get('val_split') or 'val'
+    images, counts = open_images(form, trained, split=split)
+    if len(images.targets) <= MAX_CHECKED:
+        check_images(images)
+    return images, counts
 
 
 def _content(
@@ -310,7 +301,7 @@ def _examples(split: DataSplit, measured: Measured) -> list[Example]:
 
 
 def _read_summary(run: _Run) -> dict[str, list[float]]:
-    """The figures of every epoch, if a run wrote them."""
+    """The metrics of every epoch, if a run wrote them."""
     path = None if run.folder is None else run.folder / 'summary.csv'
     if path is None or not path.is_file():
         return {}

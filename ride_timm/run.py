@@ -2,11 +2,11 @@
 
 timm has no plugin mechanism, so its scripts (`train.py`, `validate.py`, `benchmark.py`, ...) do not know our models
 until something imports this package. This does, and then runs the script unchanged, as `python SCRIPT ARGS` would.
-Under torchrun: `torchrun --nproc_per_node 2 -m ride_timm.run train.py ...`.
+Under torchrun: `torchrun --nproc_per_node 2 -m ride_timm run train.py ...`.
 
 One thing differs from `python SCRIPT`. timm's scripts lie in the root of its repository beside a folder `timm`, which
 would win over the installed timm. The script's folder is therefore put on the import path only where it holds no
-`timm`, and the script sees the timm that this package runs on. `python -m ride_timm.run` itself takes a `timm` from
+`timm`, and the script sees the timm that this package runs on. `python -m ride_timm run` itself takes a `timm` from
 the current folder, as Python does with `-m`; a note on standard error says so, `ride-timm run` does not have this.
 """
 

@@ -15,21 +15,24 @@ import torch
 from ride_timm.commands.options import (
     KeyValues,
     add_device_option,
-    add_form_options,
     add_model_argument,
+    add_options,
     add_prior_option,
+    chosen,
 )
 from ride_timm.data import DataSplit, check_images, hold_out
+from ride_timm.data.splits import HoldoutPlan, open_val_part
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.engine.files import check_writable, writing
 from ride_timm.engine.logs import setup_logging
 from ride_timm.engine.results import environment, format_metrics, write_json, write_per_class
-from ride_timm.engine.run_data import MAX_CHECKED, HoldoutPlan, open_val_part
+from ride_timm.engine.run_data import MAX_CHECKED
 from ride_timm.engine.values import check_values, choose_device
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import check_architecture, data_config
+from ride_timm.options import DataForm, filled
 from ride_timm.parser import Parser
 from ride_timm.prior import apply_options
 
@@ -52,10 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--num-classes', type=int, metavar='N', help='refuse a network of another number of classes')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder with val/ (and train/), or root of the data set')
-    add_form_options(parser)
-    parser.add_argument('--imb-factor', type=float, metavar='N', help='imbalance of the training images')
-    parser.add_argument('--train-split', default='train', metavar='NAME', help='training split (default: train)')
+    add_options(parser, DataForm, leave_out=('val_split', 'val_fraction', 'val_seed'))
     images = parser.add_mutually_exclusive_group()
     images.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
     images.add_argument(
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_device_option(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16')
     parser.add_argument('--channels-last', action='store_true')
-    parser.add_argument('--results-file', metavar='FILE', help='write the figures as JSON')
+    parser.add_argument('--results-file', metavar='FILE', help='write the results as JSON')
     parser.add_argument('--per-class-file', metavar='FILE', help='write the per-class table as CSV')
     return parser
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, 0.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_args(argv)
     setup_logging()
@@ -117,12 +117,13 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         args: Of `build_parser()`.
 
     Returns:
-        Figures in percent, counts, GMACs, and what they were measured on.
+        Results in percent, counts, GMACs, and what they were measured on.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
-    check_form(args)
+    form = filled(chosen(args, DataForm))
+    check_form(form)
     check_values(vars(args))
     if args.seed is not None and args.holdout is None:
         raise RideError(
@@ -132,9 +133,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = choose_device(args.device)
     trained = _load(args)
-    prior = apply_options(trained, args)
-    args.in_chans = trained.model.in_chans
-    split, counts = open_images(args, trained)
+    prior = apply_options(trained, args.prior, args.logit_adjustment)
+    split, counts = open_images(form, trained, split=args.split, holdout=args.holdout, seed=args.seed)
     if len(split.targets) <= MAX_CHECKED:
         check_images(split)
     model: Any = trained.model.to(device)
@@ -210,12 +210,17 @@ def _measure(
     return metrics
 
 
-def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSplit, Any]:
+def open_images(
+    form: DataForm, trained: TrainedNet, *, split: str = 'val', holdout: float | None = None, seed: int | None = None
+) -> tuple[DataSplit, Any]:
     """The images to measure on, labelled by the names the network was trained with.
 
     Args:
-        args: Of `build_parser()`, with `in_chans`.
+        form: The options of the data.
         trained: The network.
+        split: Name of the split.
+        holdout: Instead of a split, the training images that `train --holdout` with this fraction held out.
+        seed: Of that; by default that of the network's training.
 
     Returns:
         The images, and the training images (C,) of each class, None if unknown.
@@ -223,32 +228,37 @@ def open_images(args: argparse.Namespace, trained: TrainedNet) -> tuple[DataSpli
     Raises:
         RideError: The images cannot be opened, or are of other classes.
     """
+    model: Any = trained.model
     names, counts = trained.class_names, trained.class_counts
     if names is None or counts is None:
-        names, counts = _from_training_images(args, names)
+        names, counts = _from_training_images(form, names, model.in_chans)
     part = HoldoutPlan.of(trained.record.val_part)
-    if args.holdout is not None:
-        split = _held_out(args, trained, names)
-    elif part and args.split == 'val' and (args.dataset not in ('', 'folder') or not has_eval_images(args, 'val')):
-        split = open_val_part(args, names, args.in_chans, part)[1]
+    if holdout is not None:
+        images = _held_out(form, trained, names, holdout, seed)
+    elif part and split == 'val' and (form.dataset not in ('', 'folder') or not has_eval_images(form, 'val')):
+        images = open_val_part(form, names, model.in_chans, part)[1]
     else:
-        split = open_eval(args, args.in_chans, names, args.split)
-    if split.num_classes != trained.model.num_classes:
+        images = open_eval(form, model.in_chans, names, split)
+    if images.num_classes != model.num_classes:
         raise RideError(
-            f'{trained.name} has {trained.model.num_classes} classes and {split.source} {split.num_classes}; evaluate '
-            'it on the classes that it was trained on.'
+            f'{trained.name} has {model.num_classes} classes and {images.source} {images.num_classes}; evaluate it on '
+            'the classes that it was trained on.'
         )
-    split.dataset.pixel_range = trained.record.pixel_range
-    return split, counts
+    images.dataset.pixel_range = trained.record.pixel_range
+    return images, counts
 
 
-def _held_out(args: argparse.Namespace, trained: TrainedNet, names: tuple[str, ...]) -> DataSplit:
+def _held_out(
+    form: DataForm, trained: TrainedNet, names: tuple[str, ...], fraction: float, seed: int | None
+) -> DataSplit:
     """The training images that a training held out."""
+    model: Any = trained.model
     part, plan = HoldoutPlan.of(trained.record.val_part), trained.record.holdout
-    seed = args.seed if args.seed is not None else 42 if plan is None else plan.seed
-    train = open_val_part(args, names, args.in_chans, part)[0] if part else None
-    parts = hold_out(train or open_train(args, args.in_chans, names), args.holdout, seed)
-    these = f'--holdout {args.holdout:g}, seed {seed}'
+    if seed is None:
+        seed = 42 if plan is None else plan.seed
+    train = open_val_part(form, names, model.in_chans, part)[0] if part else open_train(form, model.in_chans, names)
+    parts = hold_out(train, fraction, seed)
+    these = f'--holdout {fraction:g}, seed {seed}'
     if plan is None:
         _logger.warning(
             f'{trained.name} does not say which images its training held out; if others than these ({these}), it has '
@@ -262,17 +272,17 @@ def _held_out(args: argparse.Namespace, trained: TrainedNet, names: tuple[str, .
     return parts.held
 
 
-def _from_training_images(args: argparse.Namespace, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], Any]:
-    """Class names and counts of the training images beside the ones to measure, where the network names none."""
-    if args.dataset or args.train_list or Path(args.data_dir or '.', 'train').is_dir():
-        train = open_train(args, args.in_chans, names)
+def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chans: int) -> tuple[tuple[str, ...], Any]:
+    """Class names and counts of the training images next to the ones to measure, where the network names none."""
+    if form.dataset or form.train_list or Path(form.data_dir or '.', 'train').is_dir():
+        train = open_train(form, in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:
-        _logger.warning('Without training counts there are no many / medium / few; put train/ beside val/ for them.')
+        _logger.warning('Without training counts there are no many / medium / few; put train/ next to val/ for them.')
         return names, None
     raise RideError(
-        f'The weights name no classes and {args.data_dir} has no train folder to read them from; measure a '
-        'checkpoint of ride-timm, which names them, or put train/ beside val/.'
+        f'The weights name no classes and {form.data_dir} has no train folder to read them from; measure a '
+        'checkpoint of ride-timm, which names them, or put train/ next to val/.'
     )
 
 

@@ -1,4 +1,4 @@
-"""`ride-timm weights`: the published weights, their figures, and where they are."""
+"""`ride-timm weights`: the published networks, their results, and where they are."""
 
 import argparse
 import json
@@ -122,7 +122,7 @@ def _where(row: dict[str, Any]) -> str:
     if row['path'] is not None:
         return printable(str(row['path']))
     if row['hub'] is None:
-        return 'figures only' if row['bytes'] is None else 'not available'
+        return 'results only' if row['bytes'] is None else 'not available'
     repo_id, _, revision = row['hub'].partition('@')
     return f'{repo_id}@{revision[:7]}'
 

@@ -1,4 +1,4 @@
-"""The command line: help, and one clear line for whatever a user can put right."""
+"""The command line: help, and one clear line for whatever a user can fix."""
 
 import shutil
 import subprocess

@@ -14,8 +14,8 @@ from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.cli import guarded
 from ride_timm.data_report import main
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
 import ride_timm
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.sweep import THRESHOLDS
 from ride_timm.errors import RideError
 from ride_timm.export import main
 from ride_timm.published import read_index
 from ride_timm.publishing.index import hash_folder
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.validate import build_parser, validate
 
 NAME = f'{CIFAR}.tiny_colours'

@@ -91,9 +91,9 @@ def test_every_command_parses(line, words):
         parsed = cli.module_of(words[1]).build_parser().parse_args(words[2:])
         if getattr(parsed, 'recipe', None):
             assert parsed.recipe in list_recipes()
-    elif words[:3] == ['python', '-m', 'ride_timm.run']:
-        parsed = run.build_parser().parse_args(words[3:])
-        assert parsed.args == words[4:] != []
+    elif words[:4] == ['python', '-m', 'ride_timm', 'run']:
+        parsed = run.build_parser().parse_args(words[4:])
+        assert parsed.args == words[5:] != []
     elif words[0] == 'python':
         assert (ROOT / words[1]).is_file()
     else:

@@ -308,7 +308,7 @@ def test_without_wrong_answers():
     measured = _measured(Answers(*map(np.array, ([0, 1], [0, 1], [0.9, 0.8], [[0], [1]], [[0.9], [0.8]]))), names)
     page = Page(render(Content('n', 'm', 'd', measured, {}, {'calibration': thumbnail(Image.new('L', (4, 4)))})))
     assert 'Every answer is right.' in page.texts
-    assert 'No image was taken for another class.' in page.texts
+    assert 'No image was misclassified.' in page.texts
 
 
 def _measured(answers, names):

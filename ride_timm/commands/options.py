@@ -5,10 +5,10 @@ import ast
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_type_hints
 
-from ride_timm.options import DataForm, Option, base_of, flag, options_of
+from ride_timm.options import Option, base_of, flag, options_of
 
 __all__ = [
-    'KeyValues', 'add_device_option', 'add_form_options', 'add_model_argument', 'add_options', 'add_prior_option',
+    'KeyValues', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
     'chosen',
 ]  # fmt: skip
 
@@ -79,22 +79,6 @@ def _action(kind: Any, entry: Option) -> dict[str, Any]:
         **({} if entry.choices is None else {'choices': entry.choices}),
         **({} if entry.metavar is None else {'metavar': entry.metavar}),
     }
-
-
-FORM = ('dataset', 'dataset_download', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
-"""Options that say what form the data have."""
-
-
-def add_form_options(group: Any) -> None:
-    """Add `FORM` to an argument parser or a group of one.
-
-    Args:
-        group: Gets the options.
-    """
-    for name in FORM:
-        entry = options_of(DataForm)[name]
-        kind = {'action': 'store_true'} if entry.default is False else {'metavar': entry.metavar}
-        group.add_argument(flag(name), default=entry.default, help=entry.help, **kind)
 
 
 def add_model_argument(parser: argparse.ArgumentParser, dest: str = 'model', **more: Any) -> None:

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 if an image could not be read or a name led to none.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_intermixed_args(argv)
     check_values(vars(args))
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(problem)
     trained = load(args.model)
     threshold = _threshold(args, trained)
-    apply_options(trained, args)
+    apply_options(trained, args.prior, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     rows = _predict(args, trained, found.paths, threshold)

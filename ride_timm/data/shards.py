@@ -128,7 +128,7 @@ def _find_shards(root: Path, dataset: str, split: str) -> list[str]:
         except RuntimeError:  # the split is not in the file
             continue
         except (KeyError, TypeError, ValueError) as error:
-            raise RideError(f'{root}/_info.json is not as timm writes it ({error!r}): mend or remove it') from error
+            raise RideError(f'{root}/_info.json is not as timm writes it ({error!r}): fix or remove it') from error
         files = [str(root / name) for name in shard_names(opened)]
         absent = [file for file in files if not Path(file).is_file()]
         if absent:
@@ -203,7 +203,7 @@ def _label(files: dict[str, _Member], target_key: str | None, shard: str, key: s
     try:
         value = data.decode().strip() if target_key is None else json.loads(data)[target_key]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RideError(f'the label of {where} cannot be read ({error!r}): mend its {wanted}') from error
+        raise RideError(f'the label of {where} cannot be read ({error!r}): fix its {wanted}') from error
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == '':
         raise RideError(f'the label of {where} is {value!r}: every image needs one class, a name or a number')
     return None if str(value) == '-1' else str(value).strip()

@@ -162,7 +162,7 @@ def _translate(
             where = place(labels.index(label)) if place else text
             raise RideError(
                 f'the label "{printable(label)}" ({where}) is none of the {len(names)} class names and no number from '
-                f'0 to {len(names) - 1}: mend the label, or the file of class names'
+                f'0 to {len(names) - 1}: fix the label, or the file of class names'
             )
         known[label] = label if label in own else str(numbered)
     return known

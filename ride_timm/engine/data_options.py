@@ -1,11 +1,11 @@
 """The options that say where images are and what form they have, the same in every command."""
 
 from pathlib import Path
-from typing import Any
 
 from ride_timm.data import DataSplit, Source, as_eval_split, as_train_split, open_source
 from ride_timm.data.sources import TRAIN_NAMES, split_names
 from ride_timm.errors import RideError
+from ride_timm.options import DataForm
 
 __all__ = [
     'check_form',
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 
-def check_form(form: Any) -> None:
+def check_form(form: DataForm) -> None:
     """Refuse options of the data that contradict each other or miss one.
 
     Args:
@@ -34,14 +34,14 @@ def check_form(form: Any) -> None:
         raise RideError(
             f'--{lists[0].replace("_", "-")} and --dataset {form.dataset} both say what the images are; leave one out.'
         )
-    if len(lists) == 2 and Path(form.train_list).resolve() == Path(form.val_list).resolve():
+    if len(lists) == 2 and Path(str(form.train_list)).resolve() == Path(str(form.val_list)).resolve():
         raise RideError(
             f'--train-list and --val-list are the same file {form.val_list}; give another list to evaluate on, or '
             '--val-fraction 0.2 instead of --val-list.'
         )
 
 
-def open_train_source(form: Any) -> Source:
+def open_train_source(form: DataForm) -> Source:
     """Open the training images that the options name, as they are stored.
 
     Args:
@@ -53,7 +53,7 @@ def open_train_source(form: Any) -> Source:
     return _open(form, form.train_split, form.train_list, training=True)
 
 
-def open_eval_source(form: Any, split: str) -> Source:
+def open_eval_source(form: DataForm, split: str) -> Source:
     """Open the evaluation images that the options name, as they are stored.
 
     Args:
@@ -66,7 +66,7 @@ def open_eval_source(form: Any, split: str) -> Source:
     return _open(form, split, form.train_list if split in TRAIN_NAMES else form.val_list)
 
 
-def open_train(form: Any, in_chans: int, class_names: tuple[str, ...] | None = None) -> DataSplit:
+def open_train(form: DataForm, in_chans: int, class_names: tuple[str, ...] | None = None) -> DataSplit:
     """Open and label the training images that the options name.
 
     Args:
@@ -80,7 +80,7 @@ def open_train(form: Any, in_chans: int, class_names: tuple[str, ...] | None = N
     return as_train_split(open_train_source(form), class_names, imb_factor=form.imb_factor, in_chans=in_chans)
 
 
-def open_eval(form: Any, in_chans: int, class_names: tuple[str, ...], split: str) -> DataSplit:
+def open_eval(form: DataForm, in_chans: int, class_names: tuple[str, ...], split: str) -> DataSplit:
     """Open and label the evaluation images that the options name.
 
     Args:
@@ -95,8 +95,8 @@ def open_eval(form: Any, in_chans: int, class_names: tuple[str, ...], split: str
     return as_eval_split(open_eval_source(form, split), class_names, in_chans)
 
 
-def has_eval_images(form: Any, split: str) -> bool:
-    """Whether a folder or lists have images to evaluate on beside those to train on; other forms count as having some.
+def has_eval_images(form: DataForm, split: str) -> bool:
+    """Whether a folder or lists have images to evaluate on next to those to train on; other forms count as having some.
 
     Args:
         form: The options of the data.
@@ -104,11 +104,11 @@ def has_eval_images(form: Any, split: str) -> bool:
     """
     if form.val_list or form.dataset not in ('', 'folder'):
         return True
-    root = Path(form.data_dir) if form.data_dir else Path(form.train_list).parent
+    root = Path(form.data_dir) if form.data_dir else Path(str(form.train_list)).parent
     return any((root / name).is_dir() for name in split_names(split))
 
 
-def data_name(form: Any) -> str:
+def data_name(form: DataForm) -> str:
     """A short name of the data, for the name of a run.
 
     Args:
@@ -117,10 +117,10 @@ def data_name(form: Any) -> str:
     named = form.dataset.partition('/')[2].rstrip('/')
     if named and form.dataset.partition('/')[0].lower() != 'wds':  # where anything may follow
         return str(named.rpartition('/')[2])
-    return Path(form.data_dir).resolve().name if form.data_dir else Path(form.train_list or form.val_list).stem
+    return Path(form.data_dir).resolve().name if form.data_dir else Path(str(form.train_list or form.val_list)).stem
 
 
-def _open(form: Any, split: str, list_file: str | None, training: bool = False) -> Source:
+def _open(form: DataForm, split: str, list_file: str | None, training: bool = False) -> Source:
     # where one side is a list, a folder on the other has its names already
     numbered = list_file is not None or not (form.train_list or form.val_list)
     return open_source(

@@ -10,7 +10,6 @@ import timm
 from timm.models import adapt_input_conv, load_state_dict
 from torch import nn
 
-from ride_timm.engine.checkpoint import misfit
 from ride_timm.errors import RideError
 from ride_timm.hub import UnreachableError
 from ride_timm.inference.load import TrainedNet, is_name, load
@@ -18,6 +17,7 @@ from ride_timm.inference.network import DATA_CONFIG_KEYS, unreachable
 from ride_timm.models import count_experts
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts
+from ride_timm.records.checkpoint import misfit
 from ride_timm.records.tensors import check_archive
 
 __all__ = ['counterpart', 'load_initial', 'plain_backbone', 'read_initial', 'reorder_experts']
@@ -147,7 +147,7 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
 
     Args:
         model: The network to train; its `pretrained_cfg` learns how the images were prepared.
-        init: The weights to begin with; a plain ResNet's seed the trunk and every expert.
+        init: The weights to initialise from; a plain ResNet's seed the trunk and every expert.
         keep_heads: Copy the classification heads too.
         noise: Relative size of what sets experts with the same weights apart.
         seed: Of that noise.

@@ -10,10 +10,11 @@ import torch
 from timm.models import clean_state_dict
 from timm.utils import is_primary
 
-from ride_timm.engine.checkpoint import NoCheckpointError, check_history, misfit, read_checkpoint
+from ride_timm.engine.checkpoint import check_history
 from ride_timm.engine.run_data import RunData
 from ride_timm.engine.run_folder import DAMAGED, LAST, checkpoints_in
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import NoCheckpointError, misfit, read_checkpoint
 from ride_timm.tasks import ExpertTask
 from ride_timm.training.config import ResolvedConfig
 

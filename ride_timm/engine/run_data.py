@@ -3,14 +3,12 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from timm.utils import is_primary
 
 from ride_timm.data import (
     DataSplit,
     GroupChoice,
-    HeldOut,
     check_apart,
     check_images,
     choose_groups,
@@ -19,31 +17,18 @@ from ride_timm.data import (
     tell_copies,
 )
 from ride_timm.data.images import PixelRange, measure_range
+from ride_timm.data.splits import HoldoutPlan, settled, val_plan
 from ride_timm.engine.data_options import check_form, has_eval_images, open_eval, open_train
 from ride_timm.errors import RideError
 from ride_timm.records.headline import leading_accuracy
-from ride_timm.records.training_record import SplitPlan
 from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig
 
-__all__ = ['MAX_CHECKED', 'HoldoutPlan', 'RunData', 'build_data', 'open_val_part', 'val_plan']
+__all__ = ['MAX_CHECKED', 'RunData', 'build_data']
 
 _logger = logging.getLogger(__name__)
 
 MAX_CHECKED = 50_000  # images decoded once before training; more would keep the user waiting
-
-
-class HoldoutPlan(NamedTuple):
-    """Which training images to set apart; a `digest` names the ones that an earlier stage set apart."""
-
-    fraction: float
-    seed: int
-    digest: str | None = None
-
-    @classmethod
-    def of(cls, plan: SplitPlan | None) -> 'HoldoutPlan | None':
-        """What the record of a network says of it."""
-        return None if plan is None else cls(plan.fraction, plan.seed, plan.digest)
 
 
 @dataclass
@@ -95,7 +80,7 @@ def build_data(
     train, val, val_part = _separate_val(config, train, val_part or val_plan(config))
     if holdout is not None:
         parts = hold_out(train, holdout.fraction, holdout.seed)
-        train, val, holdout = parts.train, parts.held, _settled(parts, holdout, '--holdout', is_primary(config))
+        train, val, holdout = parts.train, parts.held, settled(parts, holdout, '--holdout', is_primary(config))
     elif val is None:
         val = _open_val(config, train)
     check_apart(train, val)
@@ -114,61 +99,6 @@ def build_data(
     return RunData(train, val, groups, holdout, val_part)
 
 
-def val_plan(config: Any, known: SplitPlan | None = None, later: bool = False) -> HoldoutPlan | None:
-    """Which training images are to be evaluated on, where the data has no evaluation images.
-
-    Args:
-        config: The run's options.
-        known: What the checkpoint of an earlier stage says of it.
-        later: Whether there is an earlier stage, whose images must be kept.
-
-    Returns:
-        The plan, or None for data with evaluation images.
-
-    Raises:
-        RideError: The data has evaluation images already, or an earlier stage took others or none.
-    """
-    fraction, seed = config.val_fraction, config.val_seed
-    if later and known is not None and fraction is None:
-        fraction, seed = known.fraction, known.seed
-    if not fraction:
-        return None
-    if later and (known is None or (known.fraction, known.seed) != (fraction, seed)):
-        before = 'without one' if known is None else f'with {known.fraction:g} and --val-seed {known.seed}'
-        raise RideError(
-            f'--val-fraction {fraction:g} was given and the network of --init was trained {before}, so it has '
-            'seen images that would be evaluated on; leave the option out.'
-        )
-    if config.dataset in ('', 'folder') and has_eval_images(config, config.val_split):
-        raise RideError(
-            f'--val-fraction is for data without evaluation images and {config.val_list or config.data_dir} has some; '
-            'leave the option out, or hold training images out beside them with --holdout.'
-        )
-    return HoldoutPlan(fraction, seed, known.digest if later and known is not None else None)
-
-
-def open_val_part(
-    config: Any, class_names: tuple[str, ...], in_chans: int, part: HoldoutPlan
-) -> tuple[DataSplit, DataSplit]:
-    """The training and the evaluation images of an earlier run that took the ones out of the others.
-
-    Args:
-        config: With the options of the data.
-        class_names: Of that run.
-        in_chans: Channels to read.
-        part: What that run's checkpoint says.
-
-    Returns:
-        Training images and evaluation images.
-
-    Raises:
-        RideError: The images are not those of that run.
-    """
-    parts = hold_out(open_train(config, in_chans, class_names), part.fraction, part.seed, '--val-fraction')
-    _settled(parts, part, '--val-fraction', False)
-    return parts.train, parts.held
-
-
 def _separate_val(
     config: ResolvedConfig, train: DataSplit, part: HoldoutPlan | None
 ) -> tuple[DataSplit, DataSplit | None, HoldoutPlan | None]:
@@ -176,7 +106,7 @@ def _separate_val(
     if part is None:
         return train, None, None
     parts = hold_out(train, part.fraction, part.seed, '--val-fraction')
-    return parts.train, parts.held, _settled(parts, part, '--val-fraction', is_primary(config))
+    return parts.train, parts.held, settled(parts, part, '--val-fraction', is_primary(config))
 
 
 def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:
@@ -186,7 +116,7 @@ def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:
     )  # then the split's opener says more
     if not has_eval_images(config, config.val_split) and not beside:
         raise RideError(
-            f'{train.source} has no evaluation images beside it; take a part of the training images with '
+            f'{train.source} has no evaluation images next to it; take a part of the training images with '
             f'--val-fraction 0.2, or name others ({config.val_split}/CLASS/*.jpg in --data-dir, or --val-list).'
         )
     return open_eval(config, config.in_chans or 3, train.class_names, config.val_split)
@@ -202,32 +132,12 @@ def _open_train(config: ResolvedConfig, class_names: tuple[str, ...] | None, exa
     if not missing and not unknown:
         return open_train(config, channels, class_names)
     if exact:
-        found = f'lacks {min(missing)}' if missing else f'has {min(unknown)} beside them'
+        found = f'lacks {min(missing)}' if missing else f'has {min(unknown)} as well'
         raise RideError(
             f'The network of --init was trained on {len(class_names)} classes and {train.source} {found}; stage '
             f'{config.stage} needs the same classes.'
         )
     return train
-
-
-def _settled(parts: HeldOut, plan: HoldoutPlan, option: str, tell: bool) -> HoldoutPlan:
-    """The plan with the digest of the images, which must be that of an earlier run."""
-    if plan.digest not in (None, parts.digest):
-        what = 'holds out' if option == '--holdout' else 'takes'
-        hint = ', or --holdout 0' if option == '--holdout' else ', or evaluation images of their own (val/, --val-list)'
-        raise RideError(
-            f'{option} {plan.fraction:g} with seed {plan.seed} {what} other images of {parts.train.source} than when '
-            f'the network was trained; give the training images of that run{hint}.'
-        )
-    if tell:
-        number, setting = len(parts.held.targets), f'({option} {plan.fraction:g}, seed {plan.seed})'
-        if option == '--holdout':
-            _logger.info(
-                f'{number} training images are held out {setting} and evaluated on; the evaluation split is not touched'
-            )
-        else:
-            _logger.info(f'{number} of the {number + len(parts.train.targets)} images are to evaluate on {setting}')
-    return plan._replace(digest=parts.digest)
 
 
 def _describe(train: DataSplit, val: DataSplit, groups: GroupChoice) -> str:

@@ -24,7 +24,7 @@ from ride_timm.training.stages import Stage
 __all__ = ['LESS_IS_BETTER', 'create_saver', 'record']
 
 LESS_IS_BETTER = ('loss', 'ece', 'gmacs', 'mean_experts')
-"""Figures of which the least is the best."""
+"""Metrics of which the least is the best."""
 
 
 def record(stage: Stage, data: RunData, init: TrainedNet | None, task: ExpertTask) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Optional experiment trackers beside `summary.csv`: TensorBoard, trackio, Weights & Biases."""
+"""Optional experiment trackers next to `summary.csv`: TensorBoard, trackio, Weights & Biases."""
 
 import importlib
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Tracker:
     Args:
         name: A key of `TRACKERS`, or None.
         folder: The run's folder; TensorBoard's files go into it, and its name is the run's.
-        settings: The run's arguments, shown beside the curves.
+        settings: The run's arguments, shown with the curves.
         project: What groups runs in trackio and wandb.
 
     Raises:

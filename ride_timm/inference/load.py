@@ -12,12 +12,12 @@ import timm
 import torch
 from timm.models import adapt_input_conv, clean_state_dict
 
-from ride_timm.engine.checkpoint import misfit, read_checkpoint
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
 from ride_timm.inference.network import DATA_CONFIG_KEYS, check_architecture, is_fetched
 from ride_timm.published import SHARD_INDEX, PretrainedError, published_weights
 from ride_timm.publishing.shards import read_shards, tensors_file
+from ride_timm.records.checkpoint import misfit, read_checkpoint
 from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
 from ride_timm.records.schema import read_object
 from ride_timm.records.tensors import read_safetensors, read_shapes

@@ -421,7 +421,7 @@ def new_figure(height: float) -> Iterator[tuple[Any, Any]]:
         from matplotlib.figure import Figure  # without pyplot, which would look for a display
     except ImportError as error:
         raise RideError(
-            'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
+            'matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"'
         ) from error
 
     with style.context(['default', {**STYLE, 'font.family': list(font_families())}]), warnings.catch_warnings():
@@ -441,7 +441,7 @@ def _save(canvas: Any, path: Path) -> None:
 
 
 def _literal(text: str) -> str:
-    """Text that matplotlib takes for no formula."""
+    """Text that matplotlib does not read as a formula."""
     return text.replace('$', r'\$')
 
 

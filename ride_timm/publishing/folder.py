@@ -45,7 +45,7 @@ def save_folder(
     Tensors that a folder had before in another number of files are removed.
 
     Args:
-        model: What to save: a network of ours, or any of timm's.
+        model: What to save: a RIDE network, or any of timm's.
         output: The folder; it is created where there is none.
         class_names: Names of the classes in label order, if known.
         class_counts: Training images of each class, if known.

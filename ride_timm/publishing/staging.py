@@ -15,7 +15,6 @@ import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError
 
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.measure import describe_network
 from ride_timm.engine.provenance import base_model, hub_datasets
 from ride_timm.engine.results import write_json
@@ -26,6 +25,7 @@ from ride_timm.pages.markdown import escape
 from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.shards import merge_shards
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
 from ride_timm.records.results import Network, Results, read_results
 from ride_timm.records.runs import join_stages
@@ -184,7 +184,7 @@ def _check_loads(folder: Path) -> None:
     wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)
     if wrong is not None:
         raise RideError(
-            f'{WEIGHTS} does not fit the {CONFIG} beside it at {wrong} ({stored.get(wrong)} in the file, '
+            f'{WEIGHTS} does not match the {CONFIG} next to it at {wrong} ({stored.get(wrong)} in the file, '
             f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm export`.'
         )
 

@@ -221,7 +221,7 @@ def _is_ordinary(tensor: Any) -> bool:
 
 
 def check_sizes(shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any], source: str) -> None:
-    """Refuse sizes of a network that the tensors beside them do not have, before anything is built.
+    """Refuse sizes of a network that the tensors next to them do not have, before anything is built.
 
     Args:
         shapes: Of the file's tensors by name.

@@ -22,8 +22,8 @@ from ride_timm.data import (
 from ride_timm.data.forms import OtherFormError
 from ride_timm.data.holdout import VAL_FRACTION
 from ride_timm.data.scan import ImageFacts, find_repeats, scan_images
+from ride_timm.data.splits import val_plan
 from ride_timm.engine.data_options import has_eval_images, open_eval_source, open_train_source
-from ride_timm.engine.run_data import val_plan
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.options import DataForm

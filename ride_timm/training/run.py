@@ -331,7 +331,7 @@ def _check_eval_metric(run: Run) -> None:
     """Refuse a --eval-metric that no evaluation will give, before an epoch is spent on it.
 
     Raises:
-        RideError: It is none of the run's figures.
+        RideError: The run has no such metric.
     """
     model: Any = unwrap_model(run.trainer.task.get_eval_model())
     routed = run.stage.routed

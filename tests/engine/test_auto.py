@@ -13,9 +13,9 @@ from torch import nn
 
 from ride_timm.commands.train import main
 from ride_timm.data import DataSplit
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.training import picks, resolve
 
 

@@ -5,8 +5,8 @@ import csv
 import pytest
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 
 MODEL = ('--model', CIFAR)
 

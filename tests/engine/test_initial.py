@@ -10,11 +10,11 @@ from tiny_runs import CIFAR, COUNTS, train, write_images
 
 from ride_timm import from_pretrained
 from ride_timm.commands.train import main
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
 from ride_timm.published import published_weights
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import renew_entry
+from ride_timm.records.checkpoint import read_checkpoint
 
 NAME = f'{CIFAR}.tiny_colours'
 STILL = ('--lr', '0', '--weight-decay', '0', '--warmup-epochs', '0')  # weights stay; BatchNorm's statistics do not

@@ -12,9 +12,10 @@ from crash_tools import finish, load, options, run_command, run_ranks, start, wa
 from tiny_runs import write_images
 
 from ride_timm.engine import run_folder
-from ride_timm.engine.checkpoint import RunSaver, read_checkpoint
+from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.engine.run_folder import checkpoints_in, locked
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope='module')

@@ -18,8 +18,9 @@ from timm.utils import CheckpointSaver
 from tiny_runs import write_images
 from torch import nn
 
-from ride_timm.engine.checkpoint import RunSaver, read_checkpoint
+from ride_timm.engine.checkpoint import RunSaver
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 
 SIZE = 96
 METRICS = (5.0, 7.0, 6.0, 9.0, 8.0, 4.0, 9.0)

@@ -11,8 +11,8 @@ from crash_tools import load, options, run_command
 from tiny_runs import write_images
 
 import ride_timm
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 
 PACKAGE = Path(ride_timm.__file__).parent
 SOURCES = sorted(PACKAGE.rglob('*.py'))
@@ -90,7 +90,7 @@ def test_foreign_classes_are_refused(data, run, tmp_path, capsys, how):
         status = run_command(options(data, tmp_path, 'new', '--resume', '', f'--{how}', path))
     assert status == 2
     said = capsys.readouterr().err
-    assert 'names Python classes beside tensors' in said
+    assert 'names Python classes' in said
     assert 'Traceback' not in said
     assert not (tmp_path / 'marker').exists()
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.loop import train_epoch
 from ride_timm.engine.sweep import THRESHOLDS, choose_threshold
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.validate import main as validate
 
 MODEL = ('--model', CIFAR)
@@ -291,7 +291,7 @@ class Foreign:
 def test_foreign_files_are_refused(stage, data, tmp_path):
     path = tmp_path / 'foreign.pth.tar'
     torch.save({'state_dict': {}, 'config': Foreign()}, path)
-    fails('names Python classes beside tensors', data, tmp_path, 'a', '--stage', stage, '--init', str(path))
+    fails('names Python classes', data, tmp_path, 'a', '--stage', stage, '--init', str(path))
     path.write_bytes(pickle.dumps({'state_dict': {}}))
     fails('is not a training checkpoint', data, tmp_path, 'a', '--stage', stage, '--init', str(path))
     fails('There is no checkpoint', data, tmp_path, 'a', '--stage', stage, '--init', str(tmp_path / 'none.pth.tar'))

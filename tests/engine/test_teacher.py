@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.teacher import build_teacher
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.training.config import ResolvedConfig
 
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.report import main as report
 from ride_timm.validate import main as validate
 

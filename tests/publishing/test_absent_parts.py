@@ -140,10 +140,10 @@ def test_figures_alone(folder, monkeypatch, capsys):
     try:
         assert list_weights([]) == 0
         (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(NAME))
-        assert row.endswith('figures only')
+        assert row.endswith('results only')
         base = {ARCHITECTURE: {'num_classes': 1000}}
         assert register_published(base) == base
-        with pytest.raises(RideError, match='the figures alone are kept'):
+        with pytest.raises(RideError, match='no weights'):
             check_architecture(NAME)
         with pytest.raises(RideError, match='RIDE_TIMM_WEIGHTS'):
             publish(['--all', '--dry-run'])

@@ -12,12 +12,12 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from tiny_runs import CIFAR, IMAGENET, train, write_images
 
 from ride_timm.cli import main as ride_timm
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.engine.cost import gmacs, gmacs_by_experts
 from ride_timm.errors import RideError
 from ride_timm.losses import balpoe_tau
 from ride_timm.published import published_weights
 from ride_timm.recipes import list_recipes, load_recipe, recipe_text
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.training.resolve import recipe_values
 
 ALL = list_recipes()

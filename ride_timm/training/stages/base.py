@@ -10,9 +10,10 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_primary
 from torch import nn
 
+from ride_timm.data.splits import HoldoutPlan, val_plan
 from ride_timm.engine.averaging import is_averaged
 from ride_timm.engine.initial import load_initial, read_initial
-from ride_timm.engine.run_data import HoldoutPlan, RunData, build_data, val_plan
+from ride_timm.engine.run_data import RunData, build_data
 from ride_timm.engine.setup import build_model
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ride_timm.data.splits import HoldoutPlan
 from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
-from ride_timm.engine.run_data import HoldoutPlan, RunData
+from ride_timm.engine.run_data import RunData
 from ride_timm.engine.teacher import build_teacher
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
