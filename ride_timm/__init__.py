@@ -28,6 +28,7 @@ if _TYPE_CHECKING:
     from .inference.load import load as load
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
+    from .models.ride_backbone import rideify as rideify
     from .prior import logit_adjustment as logit_adjustment
     from .training.config import TrainConfig as TrainConfig
     from .training.run import train as train
@@ -54,6 +55,7 @@ __all__ = [
     'metrics',
     'models',
     'predict',
+    'rideify',
     'tasks',
     'train',
     'train_router',
@@ -68,6 +70,7 @@ _FUNCTIONS = {
     'load': 'inference.load:load',
     'logit_adjustment': 'prior:logit_adjustment',
     'predict': 'inference.predict:predict',
+    'rideify': 'models.ride_backbone:rideify',
     'train': 'training.run:train',
     'train_router': 'engine.router_stage:train_router',
 }
