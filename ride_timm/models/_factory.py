@@ -15,7 +15,14 @@ from ride_timm.published import PretrainedError, default_tag, is_sharded, weight
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
 
-__all__ = ['build_multi_expert', 'create_multi_expert', 'expert_count', 'head_names', 'register_entry_point']
+__all__ = [
+    'build_multi_expert',
+    'check_fixed',
+    'create_multi_expert',
+    'expert_count',
+    'head_names',
+    'register_entry_point',
+]
 
 _logger = logging.getLogger(__name__)
 NetT = TypeVar('NetT', bound=MultiExpertNet)
@@ -52,6 +59,19 @@ def register_entry_point(module: str, name: str, doc: str, create: Callable[...,
     setattr(sys.modules[module], name, register_model(entry_point))
 
 
+def check_fixed(variant: str, kwargs: Mapping[str, Any], *names: str) -> None:
+    """Refuse arguments that an architecture's name fixes.
+
+    Raises:
+        TypeError: There is one of these names.
+    """
+    for fixed in set(names) & kwargs.keys():
+        raise TypeError(
+            f'{variant} was given {fixed}={kwargs[fixed]!r}, which its name fixes; choose another architecture of '
+            "timm.list_models('ride_*')."
+        )
+
+
 def create_multi_expert(
     model_cls: type[NetT], variant: str, pretrained: bool, arch: dict[str, Any], num_maps: int, **kwargs: Any
 ) -> NetT:
@@ -74,11 +94,7 @@ def create_multi_expert(
         TypeError: An unknown argument, or one that the name fixes.
         PretrainedError: The weights do not exist, or are not the published ones.
     """
-    for fixed in {'num_experts', 'block'} & kwargs.keys():
-        raise TypeError(
-            f'{variant} was given {fixed}={kwargs[fixed]!r}, which its name fixes; choose another architecture of '
-            "timm.list_models('ride_*')."
-        )
+    check_fixed(variant, kwargs, 'num_experts', 'block')
     return build_multi_expert(
         model_cls, variant, pretrained, tuple(range(num_maps)), num_experts=expert_count(variant), **(arch | kwargs)
     )

@@ -32,7 +32,7 @@ from ._factory import build_multi_expert, head_names, register_entry_point
 from .cut import Cut, cut, default_split, end_at, extract
 from .multi_expert import Expert, MultiExpertNet
 
-__all__ = ['RideBackbone', 'rideify']  # register_entry_point adds the names
+__all__ = ['RideBackbone', 'backbone_cfg', 'create_on_backbone', 'rideify']  # register_entry_point adds the names
 
 _OURS = ('split', 'num_classes', 'head', 'router', 'router_top_k', 'router_threshold', 'drop_rate')
 _PREFIX = r'(trunk|experts\.\d+\.(body|pool))\.'
@@ -330,15 +330,15 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
         ('blocks.4', 2)
     """
     if isinstance(backbone, str):
-        named: RideBackbone = timm.create_model(
-            'ride', backbone=backbone, num_experts=num_experts, split=split, **kwargs
-        )
-        return named
+        named: Any = timm.create_model('ride', backbone=backbone, num_experts=num_experts, split=split, **kwargs)
+        made: RideBackbone = named
+        return made
     host: Any = backbone
     kwargs.setdefault('num_classes', host.num_classes)
     net = RideBackbone(copy.deepcopy(host), num_experts, split=split, **kwargs)
     source = host.pretrained_cfg
-    net.pretrained_cfg = net.default_cfg = _cfg(source, num_experts) | {'architecture': 'ride'}
+    cfg: Any = backbone_cfg(source, num_experts) | {'architecture': 'ride'}
+    net.pretrained_cfg = net.default_cfg = cfg
     _compat.update_model_args(
         net,
         **{
@@ -352,20 +352,26 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
     return net
 
 
-def _build(backbone: str, num_experts: int, seeded: bool, **kwargs: Any) -> RideBackbone:
+def _build(backbone: str, num_experts: int, seeded: bool, record: bool, **kwargs: Any) -> RideBackbone:
     ours = {key: kwargs.pop(key) for key in _OURS if key in kwargs}
 
     make_host = functools.partial(timm.create_model, backbone, num_classes=0, **kwargs)
     others = None if seeded else [make_host() for _ in range(num_experts - 1)]
     net = RideBackbone(make_host(pretrained=seeded), num_experts, others, **ours)
     net.make_host = make_host
-    _compat.update_model_args(net, backbone=backbone, num_experts=num_experts, split=net.split)
+    named = {'backbone': backbone, 'num_experts': num_experts} if record else {}
+    _compat.update_model_args(net, split=net.split, **named)
     return net
 
 
-def _cfg(backbone_cfg: PretrainedCfg | Mapping[str, Any] | None, num_experts: int) -> dict[str, Any]:
-    """The backbone's cfg without its weights, with our names of first convolution and heads."""
-    cfg = backbone_cfg.to_dict() if isinstance(backbone_cfg, PretrainedCfg) else dict(backbone_cfg or {})
+def backbone_cfg(known: PretrainedCfg | Mapping[str, Any] | None, num_experts: int) -> dict[str, Any]:
+    """A network's cfg: the backbone's without its weights, with our names of first convolution and heads.
+
+    Args:
+        known: The backbone's cfg; None for an empty one.
+        num_experts: Number K of experts.
+    """
+    cfg = known.to_dict() if isinstance(known, PretrainedCfg) else dict(known or {})
     first = cfg.get('first_conv') or ()
     first = tuple(f'trunk.{name}' for name in ((first,) if isinstance(first, str) else first))
     return {key: value for key, value in cfg.items() if key not in _SOURCE} | {
@@ -376,34 +382,43 @@ def _cfg(backbone_cfg: PretrainedCfg | Mapping[str, Any] | None, num_experts: in
     }
 
 
-def _create(
-    variant: str, pretrained: bool, backbone: str | None = None, num_experts: int = 3, **kwargs: Any
-) -> RideBackbone:
-    """Build through timm's factory; `pretrained` without weights of our own starts from the backbone's."""
-    if backbone is None:
-        raise RideError("'ride' needs a backbone; pass backbone=, a timm name such as 'convnext_nano.in12k_ft_in1k'.")
-    given, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')
-    if variant == 'ride' and not isinstance(given, (Mapping, PretrainedCfg)):
-        kwargs['pretrained_cfg'] = _cfg(_backbone_cfg(backbone), num_experts) | {'architecture': variant}
-    cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+def create_on_backbone(variant: str, pretrained: bool, backbone: str, num_experts: int, **kwargs: Any) -> RideBackbone:
+    """Build through timm's factory.
+
+    Args:
+        variant: `ride`, or an architecture whose name fixes backbone and number of experts.
+        pretrained: Load weights of our own; without any, start trunk and every expert from the backbone's.
+        backbone: timm's name of the backbone.
+        num_experts: Number K of experts.
+        **kwargs: Arguments of `RideBackbone`, of the backbone and of timm's factory.
+
+    Raises:
+        RideError: The backbone cannot be cut, or not there.
+    """
+    cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
     own = bool(cfg.has_weights or cfg.state_dict or default_tag(variant))
     return build_multi_expert(
-        _build,
+        functools.partial(_build, backbone, num_experts, pretrained and not own, variant == 'ride'),
         variant,
         pretrained and own,
         3,
-        backbone=backbone,
-        num_experts=num_experts,
-        seeded=pretrained and not own,
         **kwargs,
     )
 
 
-def _backbone_cfg(backbone: str) -> PretrainedCfg | None:
-    if not timm.is_model(backbone):
-        raise RideError(f'timm has no architecture {backbone!r}; see timm.list_models().')
-    return get_pretrained_cfg(backbone)
+def _create_ride(
+    variant: str, pretrained: bool, backbone: str | None = None, num_experts: int = 3, **kwargs: Any
+) -> RideBackbone:
+    if backbone is None or not timm.is_model(backbone):
+        found = 'no backbone' if backbone is None else repr(backbone)
+        raise RideError(f"{found} was given; pass backbone=, a name of timm.list_models() such as 'convnext_nano'.")
+    if not isinstance(kwargs.get('pretrained_cfg'), (Mapping, PretrainedCfg)):
+        known = backbone_cfg(get_pretrained_cfg(backbone), num_experts)
+        kwargs['pretrained_cfg'] = known | {'architecture': variant}
+    return create_on_backbone(variant, pretrained, backbone, num_experts, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({'ride': _cfg(None, 3)})
-register_entry_point(__name__, 'ride', 'RIDE on any timm backbone: `backbone=`, `num_experts=`, `split=`.', _create)
+default_cfgs = generate_default_cfgs({'ride': backbone_cfg(None, 3)})
+register_entry_point(
+    __name__, 'ride', 'RIDE on any timm backbone: `backbone=`, `num_experts=`, `split=`; see `rideify`.', _create_ride
+)
