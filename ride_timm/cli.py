@@ -22,6 +22,7 @@ COMMANDS = {
     'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
     'data': 'look at images before training: counts, tail, what is wrong with them',
     'train': 'train a model',
+    'backbones': 'list which timm models can be a backbone, and what experts on them cost',
     'recipes': 'list the named training settings, or print one',
     'validate': 'measure a model: overall, many, medium, few',
     'report': 'write one HTML page on what a model can and cannot do',
@@ -37,7 +38,8 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_MODULES = {'data': 'data_report', **{name: f'commands.{name}' for name in ('predict', 'recipes', 'train')}}
+_IN_COMMANDS = ('backbones', 'predict', 'recipes', 'train')
+_MODULES = {'data': 'data_report', **{name: f'commands.{name}' for name in _IN_COMMANDS}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,11 +155,13 @@ def default_split(host: nn.Module) -> str:
 
 def splits(host: nn.Module) -> list[str]:
     """Where a model may be cut: the ends of its stages and of the blocks in them."""
-    levels = [str(info['module']) for info in getattr(host, 'feature_info', None) or ()]
-    roots = {level.partition('.')[0] for level in levels}
+    modules = dict(host.named_modules())
+    infos = getattr(host, 'feature_info', None) or ()
+    levels = [str(info['module']) for info in infos if info['module'] in modules]  # some of timm's are not there
+    roots = {level.partition('.')[0] for level in levels} or {path.partition('.')[0] for path in modules}
     numbered = [
         path
-        for path, _ in host.named_modules()
+        for path in modules
         if path.rpartition('.')[2].isdecimal() and path.partition('.')[0] in roots and path.count('.') < 4
     ]
     return list(dict.fromkeys([*levels, *numbered]))
