@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ride_timm.commands.quickstart import write_digits
 from ride_timm.commands.train import main as train
 from ride_timm.data import GROUP_NAMES
-from ride_timm.engine.prediction import Prediction, predict
-from ride_timm.engine.results import environment, write_json
+from ride_timm.evaluation.writing import environment, write_json
 from ride_timm.inference.load import load
-from ride_timm.quickstart import write_digits
+from ride_timm.inference.prediction import Prediction, predict
 from ride_timm.records.runs import read_per_class
 
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
@@ -98,7 +98,7 @@ def main() -> None:
         data = Path(args.data) if args.data else Path(folder, 'digits')
         for seed in args.seeds:
             if not args.data:
-                write_digits(data, seed)
+                write_digits(data, seed, imbalance=30)
             for way in found:
                 if not args.data and not args.options:
                     args.options = ' '.join([*digits, '-b', '64'])

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ride_timm.commands.train import main as train
-from ride_timm.engine.results import environment, write_json
+from ride_timm.evaluation.writing import environment, write_json
 from ride_timm.records.runs import read_per_class
 
 EPOCHS = {32: 8, 64: 4}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ride_timm.engine.results import environment, write_json
+from ride_timm.evaluation.writing import environment, write_json
 
 PROGRAM = ('-m', 'ride_timm.cli')
 LINES = {

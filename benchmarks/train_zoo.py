@@ -44,8 +44,8 @@ from typing import Any
 from run_until import run_until
 from zoo_plans import PLANS, TEACHER, Net
 
-from ride_timm.engine.results import write_json
-from ride_timm.export import seed_rows
+from ride_timm.commands.export import seed_rows
+from ride_timm.evaluation.writing import write_json
 
 HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
 LAST_ONLY = ['--val-interval', '100000']

@@ -31,11 +31,11 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from ride_timm.engine.allocator import keep_freed_memory
-from ride_timm.engine.graphed import GraphedStep
-from ride_timm.engine.results import environment, write_json
+from ride_timm.evaluation.writing import environment, write_json
 from ride_timm.losses import RideLoss
 from ride_timm.tasks import RideTask
+from ride_timm.training.fast.allocator import keep_freed_memory
+from ride_timm.training.fast.graphed import GraphedStep
 
 
 def plain_step(model: str, images: torch.Tensor, target: torch.Tensor, counts: list[int]) -> Callable[[], None]:

@@ -19,7 +19,7 @@ from typing import Any
 from own_data import describe
 
 from ride_timm.commands.train import main as train
-from ride_timm.engine.results import environment, write_json
+from ride_timm.evaluation.writing import environment, write_json
 
 RATES = {'scratch': 0.1, 'tuned': 0.02}
 """Peak of the learning rate for a batch of 128."""

@@ -15,21 +15,21 @@ if _TYPE_CHECKING:
 
     from torch import nn as _nn
 
+    from ride_timm.inference.prior import logit_adjustment as logit_adjustment
+    from ride_timm.training.router import train_router as train_router
+
     from . import data as data
     from . import evaluation as evaluation
     from . import losses as losses
-    from . import metrics as metrics
     from . import models as models
     from . import tasks as tasks
     from .data.counts import class_counts as class_counts
-    from .engine.router_stage import train_router as train_router
     from .evaluation.scores import evaluate as evaluate
     from .evaluation.thresholds import choose_threshold as choose_threshold
     from .inference.load import load as load
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
     from .models.ride_backbone import rideify as rideify
-    from .prior import logit_adjustment as logit_adjustment
     from .training.config import TrainConfig as TrainConfig
     from .training.run import train as train
 
@@ -52,7 +52,6 @@ __all__ = [
     'load',
     'logit_adjustment',
     'losses',
-    'metrics',
     'models',
     'predict',
     'rideify',
@@ -68,11 +67,11 @@ _FUNCTIONS = {
     'create_loss': 'losses.factory:create_loss',
     'evaluate': 'evaluation.scores:evaluate',
     'load': 'inference.load:load',
-    'logit_adjustment': 'prior:logit_adjustment',
+    'logit_adjustment': 'inference.prior:logit_adjustment',
     'predict': 'inference.predict:predict',
     'rideify': 'models.ride_backbone:rideify',
     'train': 'training.run:train',
-    'train_router': 'engine.router_stage:train_router',
+    'train_router': 'training.router:train_router',
 }
 """Where the functions of the API are: module and name in it."""
 
@@ -107,7 +106,7 @@ def from_pretrained(
     """Load a trained network from wherever it lies, in eval mode.
 
     Args:
-        source: The name of a published weight (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
+        source: The name of a published network (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
             folder (exported, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
         num_classes: Another number of classes C, with new heads (C features each); None keeps them.
         cache_dir: Folder of the Hub's cache, the client's by default.
@@ -119,7 +118,7 @@ def from_pretrained(
         The network: images (B, 3, H, W) to mean logits (B, C). `pretrained_cfg['label_names']` names the classes.
 
     Raises:
-        RideError: It cannot be had: unknown architecture, repository or revision, private repository, no connection,
+        RideError: It cannot be loaded: unknown architecture, repository or revision, private repository, no connection,
             a hash that is not the promised one. The sentence says what to do.
 
     Example:

@@ -1,7 +1,6 @@
 """The console command `ride-timm`: one subcommand a module, imported only when it is called."""
 
 import contextlib
-import difflib
 import errno
 import importlib
 import io
@@ -11,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ride_timm.errors import RideError, one_line
+from ride_timm.errors import RideError, did_you_mean, one_line
 from ride_timm.escaping import printable, shortened
 from ride_timm.registration import explained
 from ride_timm.version import __version__
@@ -19,27 +18,25 @@ from ride_timm.version import __version__
 __all__ = ['COMMANDS', 'guarded', 'main', 'module_of']
 
 COMMANDS = {
-    'quickstart': 'train a small model on a long tail of handwritten digits and show what it learnt',
-    'data': 'look at images before training: counts, tail, what is wrong with them',
+    'quickstart': 'train a small model on a long tail of handwritten digits and show what it has learned',
+    'data': 'check images before training: class counts, unreadable and duplicate images',
     'train': 'train a model',
     'backbones': 'list which timm models can be a backbone, and what experts on them cost',
     'recipes': 'list the named training settings, or print one',
-    'validate': 'measure a model: overall, many, medium, few',
+    'validate': 'evaluate a model: overall and many, medium and few-shot accuracy',
     'report': 'write one HTML page on what a model can and cannot do',
-    'predict': 'say what is on images, with the vote of every expert',
+    'predict': 'classify images and show the prediction of each expert',
     'demo': 'try a model in the browser',
     'weights': 'list the published weights',
-    'export': 'make a finished run a folder with model card, measured anew',
-    'card': 'write the model card of such a folder again',
-    'publish': 'put a run or a folder on the Hugging Face Hub',
+    'export': 'evaluate a finished run and package it with a model card',
+    'card': 'rewrite the model cards of exported folders',
+    'publish': 'upload a run or an exported folder to the Hugging Face Hub',
     'convert': "turn the authors' checkpoint into one that timm loads",
     'run': 'run a timm script with our models registered',
     'env': 'print versions and check the installation',
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_IN_COMMANDS = ('backbones', 'predict', 'recipes', 'train')
-_MODULES = {'data': 'data_report', **{name: f'commands.{name}' for name in _IN_COMMANDS}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,10 +62,7 @@ def _without_command(name: str) -> int:
     if name == '--version':
         print(f'ride-timm {__version__}')
         return 0
-    begun = [command for command in COMMANDS if command.startswith(name)]
-    close = begun or difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f', did you mean {close[0]}?' if close else ';'
-    raise RideError(f'there is no command {shortened(name)}{hint} see ride-timm --help.')
+    raise RideError(f'there is no command {shortened(name)}{did_you_mean(name, COMMANDS, ";")} see ride-timm --help.')
 
 
 def module_of(name: str) -> Any:
@@ -81,14 +75,14 @@ def module_of(name: str) -> Any:
         InstallationError: torch, torchvision or timm cannot be imported.
     """
     with explained():
-        return importlib.import_module(f'ride_timm.{_MODULES.get(name, name)}')
+        return importlib.import_module(f'ride_timm.commands.{name}')
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; an error of the user's is one line on standard error.
 
-    What the system refused and no code of ours foresaw is such a line too: a file that may not be read, a full disk.
-    A mistake of ours keeps its traceback.
+    What the system refused and no code foresaw is such a line too: a file that may not be read, a full disk.
+    A bug keeps its traceback.
 
     Args:
         name: The command's name, for the message.
@@ -161,7 +155,11 @@ def _drop_output() -> None:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f'  {name:<{width}}  {text}' for name, text in COMMANDS.items()]
-    return 'usage: ride-timm COMMAND [options]\n\n' + '\n'.join(lines) + '\n\nride-timm COMMAND --help tells more.'
+    return (
+        'usage: ride-timm COMMAND [options]\n\n'
+        + '\n'.join(lines)
+        + '\n\nRun `ride-timm COMMAND --help` for the options.'
+    )
 
 
 if __name__ == '__main__':

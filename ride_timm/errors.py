@@ -1,12 +1,15 @@
 """The error that a user can act on."""
 
+import difflib
+from collections.abc import Iterable
+
 from ride_timm.escaping import printable
 
-__all__ = ['InstallationError', 'RideError', 'one_line']
+__all__ = ['InstallationError', 'RideError', 'did_you_mean', 'one_line']
 
 
 class RideError(Exception):
-    """Something the user can put right: what was found, what is allowed, what to do, in one sentence.
+    """Something the user can fix: what was found, what is allowed, what to do, in one sentence.
 
     The command line prints the message as one line and exits with status 2; from Python it is an ordinary exception.
     """
@@ -30,3 +33,18 @@ def one_line(error: BaseException) -> str:
     """
     marker = f'{type(error).__module__}.{type(error).__qualname__}: '
     return printable(' '.join(str(error).rpartition(marker)[2].split()))
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = '', cutoff: float = 0.6) -> str:
+    """The end of a clause that refuses a name: `, did you mean NAME?` where a known one is close.
+
+    Args:
+        name: What was given.
+        known: What there is; the first that starts with the name, else the most similar one, is meant.
+        otherwise: The end of the clause where none is close.
+        cutoff: How similar a name must be, from 0 to 1.
+    """
+    names = list(known)
+    begun = [candidate for candidate in names if name and candidate.startswith(name)]
+    close = begun or difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return f', did you mean {close[0]}?' if close else otherwise

@@ -1,10 +1,8 @@
 """Options as fields of frozen dataclasses: one definition for the command line, recipes and Python.
 
-None of the modules that are imported here needs torch, so that a command line is parsed before that is loaded.
+Nothing here needs torch, so that a command line is parsed before that is loaded.
 """
 
-import argparse
-import ast
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,18 +10,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = [
-    'DataForm',
-    'KeyValues',
-    'Option',
-    'add_options',
-    'chosen',
-    'filled',
-    'flag',
-    'option',
-    'options_of',
-    'typed',
-]
+__all__ = ['DataForm', 'Option', 'base_of', 'filled', 'flag', 'option', 'options_of', 'typed']
 
 _Config = TypeVar('_Config')
 
@@ -83,50 +70,6 @@ def flag(name: str) -> str:
     return '--' + name.replace('_', '-')
 
 
-class KeyValues(argparse.Action):
-    """Collects `K=V ...` into a dict; values are Python literals, or else text."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        """Set the dict, or end with argparse's message."""
-        pairs = {}
-        for pair in values:
-            key, equals, value = pair.partition('=')
-            if not equals:
-                raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
-            try:
-                pairs[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                pairs[key] = value
-        setattr(namespace, self.dest, pairs)
-
-
-def add_options(parser: argparse.ArgumentParser, config: type, *, leave_out: Sequence[str] = ()) -> None:
-    """Add the options of a dataclass to a parser, in their groups; what is not given is None.
-
-    Args:
-        parser: Gets them.
-        config: A dataclass with fields of `option`.
-        leave_out: Fields without an option.
-    """
-    kinds, groups = get_type_hints(config), dict[str, Any]()
-    for name, entry in options_of(config).items():
-        if name in leave_out:
-            continue
-        if entry.group not in groups:
-            groups[entry.group] = parser.add_argument_group(entry.group)
-        groups[entry.group].add_argument(*entry.flags, flag(name), dest=name, **_action(kinds[name], entry))
-
-
-def chosen(args: argparse.Namespace, config: type[_Config]) -> _Config:
-    """The dataclass with what a command line says.
-
-    Args:
-        args: Of a parser with `add_options`; fields that it lacks stay None.
-        config: The dataclass.
-    """
-    return config(**{name: getattr(args, name) for name in options_of(config) if getattr(args, name, None) is not None})
-
-
 def filled(config: _Config) -> _Config:
     """The same with the defaults of all fields that are None.
 
@@ -137,30 +80,12 @@ def filled(config: _Config) -> _Config:
     return dataclasses.replace(config, **copy.deepcopy(open_))  # type: ignore[type-var]
 
 
-def _action(kind: Any, entry: Option) -> dict[str, Any]:
-    """What argparse has to know of an option."""
-    text = entry.help
-    shown = entry.default not in (None, False, '') and not isinstance(entry.default, dict) and 'default' not in text
-    if shown:
-        value = ' '.join(map(str, entry.default)) if isinstance(entry.default, list) else entry.default
-        text += f' (default: {value})'
-    common: dict[str, Any] = {'default': None, 'help': text}
-    base, number = _base(kind)
-    if base is bool:
-        return {**common, 'action': argparse.BooleanOptionalAction if entry.negatable else 'store_true'}
-    if base is dict:
-        return {**common, 'action': KeyValues, 'nargs': '*', 'metavar': 'K=V'}
-    return {
-        **common,
-        'type': base,
-        **({} if number is None else {'nargs': number}),
-        **({} if entry.choices is None else {'choices': entry.choices}),
-        **({} if entry.metavar is None else {'metavar': entry.metavar}),
-    }
+def base_of(kind: Any) -> tuple[type, int | str | None]:
+    """The type of a value, or of each of several, and argparse's `nargs` of it.
 
-
-def _base(kind: Any) -> tuple[type, int | str | None]:
-    """The type of a value, or of each of several, and argparse's `nargs` of it."""
+    Args:
+        kind: The annotation of a field.
+    """
     if isinstance(kind, UnionType):
         (kind,) = (part for part in get_args(kind) if part is not type(None))
     origin, parts = get_origin(kind), get_args(kind)
@@ -184,7 +109,7 @@ def typed(config: type, name: str, value: Any) -> Any:
     """
     if value is None:
         return None
-    entry, (base, number) = options_of(config)[name], _base(get_type_hints(config)[name])
+    entry, (base, number) = options_of(config)[name], base_of(get_type_hints(config)[name])
     if number is None:
         values = [value]
     elif isinstance(value, (list, tuple)) and number in ('+', len(value)):

@@ -31,7 +31,7 @@ def explained() -> Iterator[None]:
     except InstallationError:
         raise
     except Exception as error:  # a torchvision built for another torch fails with a RuntimeError
-        from .env import find_problem
+        from .installation import find_problem
 
         sentence = find_problem()
         if sentence is None:
@@ -84,7 +84,7 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
-            module.__spec__.loader = module.__loader__ = self._loader  # nothing of ours stays
+            module.__spec__.loader = module.__loader__ = self._loader  # nothing of this package stays
         with explained():
             self._loader.exec_module(module)
         with contextlib.suppress(ValueError):  # another thread was quicker

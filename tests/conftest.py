@@ -1,6 +1,6 @@
 """One thread a process: the sums of two threads differ in the last bit, and two test processes share two cores.
 
-Its place makes `tests` importable from: `import tiny_runs`, `from reference import ride_loss`.
+Its place makes `tests` importable from: `from reference import ride_loss`; `pythonpath` does it for `tests/helpers`.
 """
 
 import logging

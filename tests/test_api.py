@@ -13,7 +13,7 @@ from tiny_runs import CIFAR
 from torch.utils.data import DataLoader, TensorDataset
 
 import ride_timm as rt
-from ride_timm.engine.cost import gmacs
+from ride_timm.evaluation.cost import gmacs
 from ride_timm.models import MultiExpertNet, expert_logits
 
 FUNCTIONS = [name for name in rt.__all__ if callable(getattr(rt, name)) and name != 'RideError']

@@ -10,7 +10,7 @@ from card_reading import render, table_of, tables
 from huggingface_hub import ModelCard
 from weight_results import make_config, make_results, write_folder
 
-from ride_timm.card import main
+from ride_timm.commands.card import main
 from ride_timm.errors import RideError
 from ride_timm.pages.card import BEGIN, END, render_card, update_model_card, write_card
 from ride_timm.records.results import Results, read_results

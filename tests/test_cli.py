@@ -1,4 +1,4 @@
-"""The command line: help, and one clear line for whatever a user can put right."""
+"""The command line: help, and one clear line for whatever a user can fix."""
 
 import shutil
 import subprocess
@@ -127,7 +127,7 @@ def test_a_class_that_only_evaluation_has(data, tmp_path, fails, run):
     shutil.copytree(other / 'val/cat', other / 'val/catt')
     for said in (fails(options(other, tmp_path, 'x', '--val-split', 'val')), fails(measuring(run, other))):
         assert 'has the class "catt", which is not one of the 3 classes' in said
-        assert 'nearest: "cat"' in said
+        assert 'did you mean cat?' in said
 
 
 def test_no_evaluation_images(data, tmp_path, fails, run):
@@ -170,7 +170,7 @@ def test_unknown_recipe(data, tmp_path, fails):
 @pytest.mark.parametrize(
     ('text', 'wanted'),
     [
-        (b'batchsize: 4', 'has the key batchsize, which is no option of the training; did you mean batch_size?'),
+        (b'batchsize: 4', 'has the key batchsize, which is no option of the training, did you mean batch_size?'),
         (b'momentum: much', 'momentum must be'),
         (b'- momentum', 'holds no `argument: value` lines'),
         (b'momentum: [', 'not valid YAML'),
@@ -294,7 +294,7 @@ VALUES = [
     (['--drop', '2'], '--drop 2 was given; it is from 0 to 1'),
     (['--model-ema', '--model-ema-decay', '5'], '--model-ema-decay 5'),
     (['--clip-grad', '0'], '--clip-grad 0 was given; it is a number above 0'),
-    (['--opt', 'sgdd'], '--opt sgdd was given and timm knows no such one; did you mean sgd?'),
+    (['--opt', 'sgdd'], '--opt sgdd was given and timm knows no such one, did you mean sgd?'),
     (['--opt-kwargs', 'foo=1'], '--opt sgd cannot be created'),
     (['--sched', 'cosin'], 'did you mean cosine?'),
     (['--interpolation', 'bicubicc'], 'did you mean bicubic?'),
@@ -347,7 +347,7 @@ def test_files_that_cannot_be_written(data, run, tmp_path, fails, flag, monkeypa
     def never(*args):
         raise AssertionError('evaluated first')
 
-    monkeypatch.setattr('ride_timm.validate._measure', never)
+    monkeypatch.setattr('ride_timm.commands.validate._measure', never)
     assert 'there is no folder' in fails(measuring(run, data, flag, tmp_path / 'none/file'))
     assert 'cannot be written' in fails(measuring(run, data, flag, tmp_path))
 

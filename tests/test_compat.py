@@ -15,7 +15,7 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 
 from ride_timm import _compat
-from ride_timm.data.lists import ListReader
+from ride_timm.data.sources.lists import ListReader
 
 PACKAGE = Path(_compat.__file__).parent
 

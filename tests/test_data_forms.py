@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
-import ride_timm.validate as validation
+import ride_timm.commands.validate as validation
 from ride_timm.commands.predict import main as predict_main
+from ride_timm.commands.report import main as report_main
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
 from ride_timm.pages import figures
-from ride_timm.report import main as report_main
 
 NAMES = ['cat', 'ant', 'bee']  # by number; not in the order of the alphabet
 ERROR = re.compile(

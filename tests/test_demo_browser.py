@@ -17,8 +17,8 @@ from demo_net import save_net
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from ride_timm.engine.prediction import predict
 from ride_timm.inference.load import load
+from ride_timm.inference.prediction import predict
 
 FOUND = [path for name in ('chromium', 'chromium-browser', 'google-chrome') if (path := shutil.which(name))]
 BROWSER = os.environ.get('RIDE_TIMM_BROWSER') or next(iter(FOUND), None)

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ride_timm.engine.logs import setup_logging
-from ride_timm.engine.results import write_per_class
 from ride_timm.errors import RideError, one_line
 from ride_timm.escaping import csv_cell, from_csv_cell, printable, shortened
-from ride_timm.metrics import ClassResult
+from ride_timm.evaluation.metrics import ClassResult
+from ride_timm.evaluation.writing import write_per_class
+from ride_timm.logs import setup_logging
 from ride_timm.pages.markdown import code, escape, fence
-from ride_timm.prior import _read_rows
 from ride_timm.records.runs import read_per_class
 
 EVIL = 'X\x1b]0;owned\x07\x1b[31m\u202e\x9b\r'
@@ -99,7 +98,3 @@ def test_the_table_of_classes_is_read_back(tmp_path):
         cells = [row['name'] for row in csv.DictReader(file)]
     assert cells[:3] == ["'=cmd|calc!A0", "'+1", "''=x"]
     assert [row['name'] for row in read_per_class(tmp_path / 'table.csv')] == names
-
-
-def test_names_of_a_table_may_go_into_a_file_of_class_frequencies():
-    assert _read_rows('file', ["'=x,2", 'cat,1'], ['=x', 'cat']) == [('=x', 2.0), ('cat', 1.0)]

@@ -10,12 +10,12 @@ from models.routed_nets import routed_net
 from tiny_runs import CIFAR, train, write_images
 
 import ride_timm
+from ride_timm.commands.export import main as export
+from ride_timm.commands.validate import build_parser, validate
 from ride_timm.errors import RideError
-from ride_timm.export import main as export
 from ride_timm.inference.load import load
+from ride_timm.inference.prior import fold_logit_adjustment, logit_adjustment
 from ride_timm.models import CosineLinear
-from ride_timm.prior import fold_logit_adjustment, logit_adjustment
-from ride_timm.validate import build_parser, validate
 
 COUNTS = (90, 40, 20, 10, 5, 3, 2, 1, 0)
 NET, ROUTED = f'{CIFAR}.adjusted', f'{CIFAR}.routed'
@@ -112,7 +112,7 @@ def test_fine_tuning_on_other_classes_begins_without_it(runs, tmp_path):
     other = write_images(tmp_path / 'other', {'dog': 12, 'eel': 9})
     run = train(other, tmp_path, 'tuned', '--init', str(runs / NET))
     assert load(run).model.head == 'cosine'
-    assert load(run).about.get('logit_adjustment') is None
+    assert load(run).record.logit_adjustment is None
 
 
 def test_going_on_with_the_same_classes_keeps_the_heads(runs, data, tmp_path):
@@ -136,9 +136,9 @@ def test_the_option_is_the_whole_adjustment(runs, data):
 
 def test_a_router_is_trained_on_top(runs, data):
     router = json.loads((runs / 'router' / 'results.json').read_text())
-    assert router['sweep']  # on the images that the experts held out
+    assert router['choices']['sweep']  # on the images that the experts held out
     routed = load(runs / ROUTED)
-    assert routed.about['logit_adjustment'] == 1.0
+    assert routed.record.logit_adjustment == 1.0
     assert routed.model.router is not None
     images = torch.randn(3, 3, 8, 8)
     same(routed.model(images), load(runs / NET).model(images))
@@ -149,8 +149,8 @@ def test_a_router_is_trained_on_top(runs, data):
 
 def test_the_card_says_so(runs):
     text = (runs / NET / 'README.md').read_text()
-    assert '**A logit adjustment of 1 is in its heads**' in text
-    assert 'A logit adjustment of 1 is in its heads' in (runs / ROUTED / 'README.md').read_text()
+    assert '**A post-hoc logit adjustment of 1 is part of the heads**' in text
+    assert 'A post-hoc logit adjustment of 1 is part of the heads' in (runs / ROUTED / 'README.md').read_text()
 
 
 def test_experts_with_a_tau_list(tmp_path, data):

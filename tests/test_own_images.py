@@ -100,7 +100,7 @@ def test_any_name_and_any_kind_of_image(tmp_path, run, monkeypatch):
     assert run('report', folder, '--device', 'cpu')[0] == 0
     page = (folder / 'report.html').read_text(encoding='utf-8')
     assert '<script' not in page
-    for shown in ('&lt;script&gt;alert(1)&lt;', 'größe', '猫', 'it&#x27;s &quot;q&quot; &amp;amp;', 'a, b', '$x$'):
+    for shown in ('&lt;script&gt;alert(1)&lt;', 'größe', '猫', 'it&#39;s &#34;q&#34; &amp;amp;', 'a, b', '$x$'):
         assert f'<bdi>{shown}</bdi>' in page
 
 
@@ -208,13 +208,13 @@ def test_twelve_bits_in_sixteen(tmp_path, run):
                 pixels = rng.integers(low, low + 1500, (8, 8)).astype(np.uint16)
                 Image.fromarray(pixels).save(folder / f'{number}.png')
     folder = train(tmp_path / 'data', tmp_path, 'run', '--model', CIFAR)
-    low, high = load(folder).about['pixel_range']
+    low, high = load(folder).record.pixel_range
     assert 1000 <= low < 1010
     assert 3990 < high < 4000
     assert right_answers(run, folder, tmp_path / 'data').keys() == {'dim', 'bright'}
     status, _, err = run('publish', folder, 'me/x', '--dry-run', '--output', tmp_path / 'published')
     assert status == 0, err
-    assert load(tmp_path / 'published').about['pixel_range'] == [low, high]
+    assert load(tmp_path / 'published').record.pixel_range == (low, high)
     found = run('predict', tmp_path / 'published', tmp_path / 'data/val', '--csv', '--device', 'cpu')
     assert found[1] == run('predict', folder, tmp_path / 'data/val', '--csv', '--device', 'cpu')[1]
 
@@ -234,7 +234,7 @@ def test_five_channels(tmp_path, run):
     folder = train(data, tmp_path, 'run', '--model', CIFAR, '--in-chans', '5')
     net = load(folder)
     assert net.model.in_chans == 5
-    assert net.about['pixel_range'][1] > 3900
+    assert net.record.pixel_range[1] > 3900
     assert right_answers(run, folder, data).keys() == {'crop', 'weed'}
     assert run('validate', '--checkpoint', folder, '--data-dir', data, '--device', 'cpu')[0] == 0
     assert run('report', folder, '--device', 'cpu')[0] == 0

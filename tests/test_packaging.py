@@ -10,9 +10,9 @@ import pytest
 import timm
 import torch
 
-from ride_timm.published import SHARD_INDEX, WEIGHTS
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import renew_entry
+from ride_timm.records.published import SHARD_INDEX, WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGE, SMALL = 'test_ride_resnet_cifar_3e.large_toys', 'test_ride_resnet_cifar_3e.small_toys'

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
-import ride_timm.validate as validation
+import ride_timm.commands.validate as validation
 from ride_timm.commands.predict import main
 from ride_timm.data import ImageSet, create_eval_loader, open_image
-from ride_timm.engine.prediction import Skipped, forward_votes, predict
 from ride_timm.errors import RideError
 from ride_timm.evaluation import one_pass
+from ride_timm.evaluation.metrics import LongTailEvaluator
 from ride_timm.inference.load import load
-from ride_timm.metrics import LongTailEvaluator
+from ride_timm.inference.prediction import Skipped, forward_votes, predict
 from ride_timm.publishing.folder import save_folder
 
 NAMES = ['<b>bee', 'cat', 'été, "wild"']
@@ -359,7 +359,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ('name', 'wanted'),
         [
-            ('my-run', 'There is no my-run; name a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.'),
+            ('my-run', 'There is no my-run. Name a checkpoint, a folder, '),
             ('ride_resnet32_4', 'There is no ride_resnet32_4, did you mean ride_resnet32_4e? Name a checkpoint, '),
             ('net.pt', 'There is no checkpoint net.pt'),
             ('ride_resnet32_4e.none', 'There are no weights ride_resnet32_4e.none; those of ride_resnet32_4e are: '),

@@ -97,7 +97,7 @@ def test_registered_at_once_where_timm_is_there(stub):
 
 def test_a_timm_that_fails_is_explained_each_time(stub, monkeypatch):
     file, registered = stub
-    monkeypatch.setattr('ride_timm.env.find_problem', lambda: 'torchvision is of another build')
+    monkeypatch.setattr('ride_timm.installation.find_problem', lambda: 'torchvision is of another build')
     file.write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     registration.register()
     for _ in range(2):

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import train, write_images
 
-from ride_timm.export import main as export
-from ride_timm.published import read_index
+from ride_timm.commands.export import main as export
+from ride_timm.records.published import read_index
 from ride_timm.records.results import read_results
 
 COUNTS = {'ant': 48, 'bee': 32, 'cat': 21, 'dog': 10, 'elk': 4}

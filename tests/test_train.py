@@ -14,7 +14,7 @@ from timm.models import load_checkpoint
 from tiny_runs import CIFAR, COUNTS, write_images
 
 from ride_timm.commands.train import main
-from ride_timm.validate import build_parser, validate
+from ride_timm.commands.validate import build_parser, validate
 
 
 @pytest.fixture(scope='module')

@@ -5,10 +5,10 @@ import json
 import pytest
 from weight_results import make_results
 
+from ride_timm.commands.weights import list_weights, main, weights_root
 from ride_timm.errors import RideError
-from ride_timm.published import published_weights
 from ride_timm.publishing.index import pin_copy, renew_entry
-from ride_timm.weights import list_weights, main, weights_root
+from ride_timm.records.published import published_weights
 
 UNPUBLISHED = 'ride_resnet32_3e.unpublished_cifar100lt'
 REVISION = '0123456789abcdef' * 2 + '01234567'
@@ -90,7 +90,7 @@ def test_without_figures(root, content, capsys):
 
 
 def test_no_weights(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr('ride_timm.weights.published_weights', dict)
+    monkeypatch.setattr('ride_timm.commands.weights.published_weights', dict)
     assert main([]) == 0
     assert 'No weights are published with this version' in capsys.readouterr().out
     assert main(['--json']) == 0

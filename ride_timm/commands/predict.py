@@ -23,7 +23,7 @@ terminal it fits the width: long names are cut in their middle, then the runners
 Routing is off, and every image passes all experts, unless `--routed` or `--threshold` is given; an expert that an image
 did not pass has no vote (`null`, or empty). A plain network has no experts: `[]` or no columns, and `num_experts` is
 `null` or empty. The exit status is 1 if an image could not be read or a name led to none: each of these is one line on
-standard error and has no row. In Python: `ride_timm.engine.prediction.predict`.
+standard error and has no row. In Python: `ride_timm.inference.prediction.predict`.
 """
 
 import argparse
@@ -34,26 +34,26 @@ import logging
 import shutil
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
-from ride_timm.engine.files import check_writable, write_whole, writing
-from ride_timm.engine.inference_options import add_device_option, add_model_argument, add_prior_option, choose_device
-from ride_timm.engine.logs import interactive, setup_logging
-from ride_timm.engine.prediction import Prediction, Skipped, Vote, predict
-from ride_timm.engine.values import check_values
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
+from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.load import TrainedNet, load
+from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
+from ride_timm.inference.prior import apply_options
+from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
-from ride_timm.parser import Parser
-from ride_timm.prior import apply_options
+from ride_timm.tables import lay_out, padded, shortened_to, text_width
+from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main']
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 if an image could not be read or a name led to none.
 
     Raises:
-        RideError: Something the user can put right.
+        RideError: Something the user can fix.
     """
     args = build_parser().parse_intermixed_args(argv)
     check_values(vars(args))
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(problem)
     trained = load(args.model)
     threshold = _threshold(args, trained)
-    apply_options(trained, args)
+    apply_options(trained, args.prior, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     rows = _predict(args, trained, found.paths, threshold)
@@ -221,7 +221,7 @@ def _for_people(heading: str, rows: Sequence[Prediction], routed: bool, columns:
     """Heading and table, of lines that fit a terminal of this many columns; None: that need not."""
     for layout in _LAYOUTS:
         table = _table(rows, routed, *layout)
-        if columns is None or all(_width(line) <= columns for line in table):
+        if columns is None or all(text_width(line) <= columns for line in table):
             break
     else:
         table = [line[:columns] for line in table]
@@ -233,7 +233,7 @@ def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: b
     """The lines of the table."""
     if not rows:
         return []
-    columns = [['image', *(_short(row.path, longest) for row in rows)]]
+    columns = [['image', *(shortened_to(longest, row.path) for row in rows)]]
     for rank in range(len(rows[0].top) if runners_up else 1):
         columns.append(_column(f'#{rank + 1}' if rank else 'label', [row.top[rank] for row in rows], longest))
     for k in range(len(rows[0].experts) if experts and len(rows[0].experts) > 1 else 0):
@@ -241,35 +241,19 @@ def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: b
         columns.append(_column(f'expert {k}', [row.experts[k] for row in rows], longest, answers))
     if routed:
         columns.append(['experts', *(str(row.num_experts) for row in rows)])
-    widths = [max(map(_width, column)) for column in columns]
-    return ['   '.join(map(_padded, line, widths)).rstrip() for line in zip(*columns, strict=True)]
+    return lay_out(columns, gap=3)
 
 
 def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequence[int] = ()) -> list[str]:
     """Labels and percentages below each other, `=` for a label that is the answer already, `-` for no vote."""
-    labels = ['-' if vote is None else _short(readable_label(vote.label), longest) for vote in votes]
+    labels = ['-' if vote is None else shortened_to(longest, readable_label(vote.label)) for vote in votes]
     for row, answer in enumerate(answers):
         vote = votes[row]
         if vote is not None and vote.class_index == answer:
             labels[row] = '='
-    width = max(map(_width, labels))
+    width = max(map(text_width, labels))
     shares = ['' if vote is None else f'{100 * vote.confidence:5.1f} %' for vote in votes]
-    return [name, *(f'{_padded(label, width)} {share}' for label, share in zip(labels, shares, strict=True))]
-
-
-def _padded(text: str, width: int) -> str:
-    return text + ' ' * (width - _width(text))
-
-
-def _short(text: str, longest: int) -> str:
-    """Text for a cell: printable, and cut in its middle if it is long."""
-    text = printable(text)
-    return text if len(text) <= longest else f'{text[: longest // 3]}...{text[3 - longest + longest // 3 :]}'
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: two for a wide character, none for a combining one."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in 'WF') for c in text)
+    return [name, *(f'{padded(label, width)} {share}' for label, share in zip(labels, shares, strict=True))]
 
 
 if __name__ == '__main__':

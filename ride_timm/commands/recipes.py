@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from ride_timm.commands.parser import Parser
 from ride_timm.escaping import printable
-from ride_timm.parser import Parser
 from ride_timm.recipes import list_recipes, load_recipe, recipe_text
 
 __all__ = ['build_parser', 'main']

@@ -6,8 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from ride_timm.options import add_options, chosen
-from ride_timm.parser import Parser
+from ride_timm.commands.options import add_options, chosen
+from ride_timm.commands.parser import Parser
 from ride_timm.training.config import TrainConfig
 
 __all__ = ['build_parser', 'main', 'parse']
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(argv)
     command = shlex.join(['ride-timm', 'train', *(sys.argv[1:] if argv is None else argv)])
 
-    from ride_timm.engine.interrupt import Interrupted  # torch: not for --help
-    from ride_timm.engine.logs import setup_logging
+    from ride_timm.logs import setup_logging
+    from ride_timm.training.interrupt import Interrupted  # torch: not for --help
     from ride_timm.training.run import train
 
     setup_logging(logging.WARNING if config.quiet else logging.INFO)

@@ -32,9 +32,6 @@ from ride_timm.data.integrity import check_apart as check_apart
 from ride_timm.data.integrity import check_images as check_images
 from ride_timm.data.integrity import find_unreadable as find_unreadable
 from ride_timm.data.integrity import tell_copies as tell_copies
-from ride_timm.data.list_lines import ListLine as ListLine
-from ride_timm.data.list_lines import parse_list as parse_list
-from ride_timm.data.lists import read_class_names as read_class_names
 from ride_timm.data.loaders import create_eval_loader as create_eval_loader
 from ride_timm.data.loaders import create_train_loader as create_train_loader
 from ride_timm.data.loaders import reseed as reseed
@@ -50,7 +47,10 @@ from ride_timm.data.samplers import ClassSampler as ClassSampler
 from ride_timm.data.samplers import ProgressiveSampler as ProgressiveSampler
 from ride_timm.data.samplers import SquareRootSampler as SquareRootSampler
 from ride_timm.data.samplers import create_sampler as create_sampler
-from ride_timm.data.sources import Source as Source
+from ride_timm.data.sources.base import Source as Source
+from ride_timm.data.sources.list_lines import ListLine as ListLine
+from ride_timm.data.sources.list_lines import parse_list as parse_list
+from ride_timm.data.sources.lists import read_class_names as read_class_names
 from ride_timm.data.transforms import AUGMENTATIONS as AUGMENTATIONS
 from ride_timm.data.transforms import Cutout as Cutout
 from ride_timm.data.transforms import cifar_aa_train_transform as cifar_aa_train_transform

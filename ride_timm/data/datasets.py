@@ -1,6 +1,5 @@
 """Opening the training and evaluation images of a data set, labelled by class name."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from ride_timm.data.counts import IntArray, class_counts, imbalance_factor
 from ride_timm.data.forms import open_source
 from ride_timm.data.images import ImageSet, image_mode
 from ride_timm.data.longtail import long_tail_indices
-from ride_timm.data.sources import Source, known_names
-from ride_timm.errors import RideError
+from ride_timm.data.sources.base import Source, known_names
+from ride_timm.errors import RideError, did_you_mean
 from ride_timm.escaping import printable
 
 __all__ = ['DataSplit', 'as_eval_split', 'as_train_split', 'open_eval_split', 'open_train_split']
@@ -206,11 +205,10 @@ def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
     own = known_names(source.names, names)
     unknown = [name for name in own if name not in index]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], names, 1)
-        hint = f' (nearest: "{near[0]}")' if near else ''
+        hint = did_you_mean(unknown[0], names, ';')
         raise RideError(
             f'{source.text} has the class "{unknown[0]}"{f" and {len(unknown) - 1} more" if unknown[1:] else ""}, '
-            f'which is not one of the {len(names)} classes of the training set{hint}: rename or remove it'
+            f'which is not one of the {len(names)} classes of the training set{hint} rename or remove it'
         )
     return np.array([index[name] for name in own], dtype=np.int64)[source.labels]
 

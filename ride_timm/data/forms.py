@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ride_timm.data.folders import NoImagesError, find_split_folder, read_folder
-from ride_timm.data.hugging_face import read_hugging_face
-from ride_timm.data.lists import read_class_names, read_list
-from ride_timm.data.shards import read_shards
-from ride_timm.data.sources import Source
-from ride_timm.data.torch_sets import read_torchvision
+from ride_timm.data.sources.base import Source
+from ride_timm.data.sources.folders import NoImagesError, find_split_folder, read_folder
+from ride_timm.data.sources.hugging_face import read_hugging_face
+from ride_timm.data.sources.lists import read_class_names, read_list
+from ride_timm.data.sources.shards import read_shards
+from ride_timm.data.sources.torch_sets import read_torchvision
 from ride_timm.errors import RideError
 
 __all__ = ['guess_dataset', 'open_source']

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,6 @@ __all__ = [
     'open_regular',
     'read_array',
     'read_pixels',
-    'stored_range',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -162,27 +161,6 @@ def measure_range(images: 'ImageSet') -> PixelRange | None:
     shares = total.cumsum() * (100 / total.sum())
     low, high = (int(np.searchsorted(shares, percentile)) for percentile in _PERCENTILES)
     return low, max(high, low + 1)
-
-
-def stored_range(record: Mapping[str, Any]) -> PixelRange | None:
-    """The range that a network was trained with.
-
-    Args:
-        record: The `ride` entry of its file.
-
-    Raises:
-        RideError: The entry is damaged.
-    """
-    stored = record.get('pixel_range')
-    if stored is None:
-        return None
-    if isinstance(stored, (list, tuple)) and len(stored) == 2 and all(type(value) is int for value in stored):
-        low, high = stored
-        if 0 <= low < high <= 65535:
-            return low, high
-    raise RideError(
-        f'pixel_range of the network is {stored!r:.100} and must be two numbers from 0 to 65535; get its file again.'
-    )
 
 
 def open_image(

@@ -1,4 +1,4 @@
-"""Loaders made by timm, with a settable transform, samplers of ours, and epochs that can be repeated exactly."""
+"""Loaders made by timm, with a settable transform, own samplers, and epochs that can be repeated exactly."""
 
 import random
 from collections.abc import Callable

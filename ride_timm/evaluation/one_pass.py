@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ride_timm.data import DataSplit, GroupChoice, choose_groups, create_eval_loader
-from ride_timm.engine.cost import gmacs, gmacs_by_experts
-from ride_timm.engine.logs import interactive
-from ride_timm.engine.memory import FittingForward
-from ride_timm.engine.sweep import Sweep, SweepRow, passed_experts
 from ride_timm.errors import RideError
-from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
+from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
+from ride_timm.evaluation.sweep import Sweep, SweepRow, passed_experts
+from ride_timm.logs import interactive
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, prefix_means
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ride_timm.data import GroupChoice
 from ride_timm.errors import RideError
-from ride_timm.metrics import ClassResult
+from ride_timm.evaluation.metrics import ClassResult
 
 from .one_pass import Measured, in_eval_mode, measure
 

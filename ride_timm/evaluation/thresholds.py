@@ -8,14 +8,14 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from ride_timm._compat import update_model_args
-from ride_timm.engine.sweep import THRESHOLDS, SweepRow
-from ride_timm.engine.sweep import choose_threshold as choose
 from ride_timm.errors import RideError
+from ride_timm.evaluation.sweep import THRESHOLDS, SweepRow
+from ride_timm.evaluation.sweep import choose_threshold as choose
 
 from .one_pass import in_eval_mode, measure
 from .scores import check_counts, require_router
 
-__all__ = ['ThresholdChoice', 'choose_threshold']
+__all__ = ['ThresholdChoice', 'choose_threshold', 'set_threshold']
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,11 @@ def choose_threshold(
     with in_eval_mode(model):
         found = measure(model, loader, counts, routed=True, thresholds=THRESHOLDS)
     rows = found.sweep or []
-    net: Any = model
-    net.router_threshold = choose(rows, 100 * max_loss)
-    update_model_args(net, router_threshold=net.router_threshold)  # what an export of this network writes down
-    row = next(row for row in rows if row['threshold'] == net.router_threshold)
+    chosen = choose(rows, 100 * max_loss)
+    set_threshold(model, chosen)
+    row = next(row for row in rows if row['threshold'] == chosen)
     return ThresholdChoice(
-        threshold=net.router_threshold,
+        threshold=chosen,
         mean_experts=row['mean_experts'],
         gmacs=row['gmacs'],
         overall=row['top1'],
@@ -116,3 +115,14 @@ def choose_threshold(
         num_images=int(found.metrics['num_images']),
         rows=tuple(rows),
     )
+
+
+def set_threshold(model: Any, threshold: float) -> None:
+    """Give a network the threshold that it routes with, and that an export of it writes down.
+
+    Args:
+        model: With a router.
+        threshold: In [0, 1].
+    """
+    model.router_threshold = threshold
+    update_model_args(model, router_threshold=threshold)

@@ -1,6 +1,5 @@
 """The one loader of trained networks: from a checkpoint, a folder, the Hub, or by a registered name."""
 
-import difflib
 import logging
 import warnings
 from collections.abc import Mapping
@@ -13,15 +12,16 @@ import timm
 import torch
 from timm.models import adapt_input_conv, clean_state_dict
 
-from ride_timm.engine.checkpoint import misfit, read_checkpoint
-from ride_timm.errors import RideError
-from ride_timm.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
+from ride_timm.errors import RideError, did_you_mean
+from ride_timm.inference.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
 from ride_timm.inference.network import DATA_CONFIG_KEYS, check_architecture, is_fetched
-from ride_timm.published import SHARD_INDEX, PretrainedError, published_weights
-from ride_timm.publishing.shards import read_shards, tensors_file
+from ride_timm.records.checkpoint import misfit, read_checkpoint
 from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
+from ride_timm.records.published import SHARD_INDEX, PretrainedError, published_weights
 from ride_timm.records.schema import read_object
+from ride_timm.records.shards import read_shards, tensors_file
 from ride_timm.records.tensors import read_safetensors, read_shapes
+from ride_timm.records.training_record import TrainingRecord
 
 __all__ = ['FILE_SUFFIXES', 'TrainedNet', 'is_name', 'load']
 
@@ -41,7 +41,7 @@ class TrainedNet:
         name: timm's name of it, or `hf-hub:ORG/NAME`.
         class_names: Names of its C classes, None if unknown.
         class_counts: (C,) training images of each, None if unknown.
-        about: The `ride` entry of its file: loss, `tau`, held-out images; empty if it has none.
+        record: What its file says of the training: loss, `tau`, held-out images.
         settings: Options of the training, empty if its file has none.
         source: Where it was loaded from: a file, a folder or a name.
     """
@@ -50,7 +50,7 @@ class TrainedNet:
     name: str
     class_names: tuple[str, ...] | None = None
     class_counts: tuple[int, ...] | None = None
-    about: dict[str, Any] = field(default_factory=dict)
+    record: TrainingRecord = field(default_factory=TrainingRecord)
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = ''
 
@@ -131,9 +131,8 @@ def load(
         kwargs = {} if cache_dir is None else {'cache_dir': cache_dir}
         found = _from_name(text, asked, kwargs)
     else:
-        close = difflib.get_close_matches(text.partition('.')[0], timm.list_models(), n=1, cutoff=0.8)
-        hint = f', did you mean {close[0]}? Name' if close else '; name'
-        raise RideError(f'There is no {text}{hint} a checkpoint, a folder, a published weight or hf-hub:ORG/NAME.')
+        hint = did_you_mean(text.partition('.')[0], timm.list_models(), '.', cutoff=0.8)
+        raise RideError(f'There is no {text}{hint} Name a checkpoint, a folder, pretrained weights or hf-hub:ORG/NAME.')
     found.source = text
     for what, values in (('class names', found.class_names), ('class counts', found.class_counts)):
         if values is not None and len(values) != found.model.num_classes:
@@ -186,7 +185,7 @@ def _from_folder(folder: Path, asked: _Request, name: str | None = None) -> Trai
             f'{folder} names {len(names)} classes of another network; its {model.num_classes} are numbered.'
         )
         return found
-    return _described(found, names, config.get('ride', {}))
+    return _described(found, names, TrainingRecord.from_json(config.get('ride'), str(folder / 'config.json')))
 
 
 def _from_name(name: str, asked: _Request, kwargs: Mapping[str, Any]) -> TrainedNet:
@@ -199,13 +198,14 @@ def _from_name(name: str, asked: _Request, kwargs: Mapping[str, Any]) -> Trained
     if model.num_classes != cfg.get('num_classes'):  # new heads
         return found
     weight = published_weights().get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
-    return _described(found, cfg.get('label_names'), (weight.config.get('ride') if weight is not None else None) or {})
+    record = {} if weight is None else weight.config.get('ride')
+    return _described(found, cfg.get('label_names'), TrainingRecord.from_json(record, name))
 
 
-def _described(found: TrainedNet, names: Any, about: Mapping[str, Any]) -> TrainedNet:
+def _described(found: TrainedNet, names: Any, record: TrainingRecord) -> TrainedNet:
     found.class_names = tuple(names) if names else None
-    found.class_counts = tuple(about['class_counts']) if about.get('class_counts') else None
-    found.about = dict(about)
+    found.class_counts = record.class_counts or None
+    found.record = record
     return found
 
 
@@ -219,7 +219,7 @@ def _from_file(path: Path, asked: _Request, as_measured: bool = False) -> Traine
     if path.suffix == '.safetensors' or path.name == SHARD_INDEX:
         _refuse_average(asked, path)
         state, known, settings = _read_with_config(path)
-        recorded, options = known.pop('arch', None), dict[str, Any]()
+        recorded, options = known.get('arch'), dict[str, Any]()
     else:
         checkpoint = read_checkpoint(path)
         key = 'state_dict_ema' if asked.use_ema or (as_measured and 'state_dict_ema' in checkpoint) else 'state_dict'
@@ -228,6 +228,7 @@ def _from_file(path: Path, asked: _Request, as_measured: bool = False) -> Traine
         state = clean_state_dict(checkpoint[key])
         known, settings = checkpoint.get('ride') or {}, checkpoint.get('args') or {}
         recorded, options = checkpoint.get('arch'), settings
+    record = TrainingRecord.from_json(known, str(path))
     name = asked.architecture or recorded
     if not name:
         raise RideError(f'{path} does not say which architecture it is of; add --model NAME.')
@@ -240,7 +241,7 @@ def _from_file(path: Path, asked: _Request, as_measured: bool = False) -> Traine
         kwargs.setdefault('in_chans', settings['in_chans'])
     if any(key.startswith('router.') for key in state) and not kwargs.setdefault('router', True):
         state = {key: value for key, value in state.items() if not key.startswith('router.')}
-    classes = settings.get('num_classes') or len(known.get('class_names') or ()) or _count_classes(name, state)
+    classes = settings.get('num_classes') or len(record.class_names or ()) or _count_classes(name, state)
     model = _create(name, False, classes, kwargs)
     stem = state.get('conv1.weight')
     if 'in_chans' in asked.model_kwargs and stem is not None and stem.shape[1] != kwargs['in_chans']:
@@ -252,7 +253,7 @@ def _from_file(path: Path, asked: _Request, as_measured: bool = False) -> Traine
     model.pretrained_cfg.update(settings.get('data_config') or {})
     found = TrainedNet(model, name, settings=dict(options))
     if asked.num_classes in (None, model.num_classes):
-        return _described(found, known.get('class_names'), known)
+        return _described(found, record.class_names, record)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that the router goes with its heads, as it does silently for a folder
         model.reset_classifier(asked.num_classes)

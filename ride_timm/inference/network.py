@@ -1,6 +1,5 @@
 """What a network is asked for before it is there, and how its images are prepared."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +7,9 @@ import timm
 from timm.data import resolve_data_config
 from torch import nn
 
-from ride_timm.errors import RideError
-from ride_timm.hub import UnreachableError
-from ride_timm.published import figures_alone, published_weights
+from ride_timm.errors import RideError, did_you_mean
+from ride_timm.inference.hub import UnreachableError
+from ride_timm.records.published import figures_alone, published_weights
 
 __all__ = ['DATA_CONFIG_KEYS', 'check_architecture', 'data_config', 'is_fetched', 'unreachable']
 
@@ -25,8 +24,7 @@ def check_architecture(name: str) -> None:
     if timm.is_model(bare):
         _check_tag(name, bare)
         return
-    close = difflib.get_close_matches(bare, timm.list_models(), n=1, cutoff=0.5)
-    hint = f', did you mean {close[0]}?' if close else '.'
+    hint = did_you_mean(bare, timm.list_models(), '.', cutoff=0.5)
     raise RideError(f"There is no architecture {name}{hint} timm.list_models('ride_*') lists ours.")
 
 

@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 from PIL import Image
 from torch import nn
 
-from ride_timm.engine.prediction import Prediction, Skipped
-from ride_timm.engine.prediction import predict as iterate
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import in_eval_mode
 from ride_timm.inference.load import TrainedNet
+from ride_timm.inference.prediction import Prediction, Skipped
+from ride_timm.inference.prediction import predict as iterate
 
 __all__ = ['Predictions', 'predict']
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from timm.utils import unwrap_model
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, did_you_mean
 
 from ._common import ExpertLoss
 from ._counts import ClassCounts
@@ -92,12 +91,14 @@ def create_loss(
     """
     builder = _LOSSES.get(name)
     if builder is None:
-        raise RideError(f'There is no loss named {name!r}{_suggestion(name, _LOSSES)} {_known(_LOSSES)}.')
+        raise RideError(f'There is no loss named {name!r}{did_you_mean(name, _LOSSES, ";")} {_known(_LOSSES)}.')
     parameters = inspect.signature(builder).parameters
     known = [option for option in parameters if option != 'class_counts']
     for option in options:
         if option not in known:
-            raise RideError(f'The loss {name!r} has no option {option!r}{_suggestion(option, known)} {_known(known)}.')
+            raise RideError(
+                f'The loss {name!r} has no option {option!r}{did_you_mean(option, known, ";")} {_known(known)}.'
+            )
     if class_counts is None and parameters['class_counts'].default is inspect.Parameter.empty:
         raise RideError(f'The loss {name!r} needs class_counts, the number of training images per class; pass them.')
     return builder(class_counts, **(fitting_options(name, model, epochs) | options))
@@ -133,11 +134,6 @@ def _head_scale(net: Any) -> float:
     heads: Any = net.get_classifier() if hasattr(net, 'get_classifier') else None
     scale = getattr(heads[0] if hasattr(heads, '__len__') else heads, 'scale', 1.0)
     return float(scale) if isinstance(scale, (int, float)) else 1.0
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f', did you mean {matches[0]!r}?' if matches else ';'
 
 
 def _known(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from timm.models import build_model_with_cfg, register_model, resolve_pretrained_cfg
 
 from ride_timm import _compat
-from ride_timm.published import PretrainedError, default_tag, is_sharded, weight_of
+from ride_timm.records.published import PretrainedError, default_tag, is_sharded, weight_of
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
@@ -177,7 +177,7 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _of_new_heads(made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """What other heads have in place of what belonged to the old ones: no router, and no bias beside the cosine."""
+    """What other heads have in place of what belonged to the old ones: no router, and no bias next to the cosine."""
     return {'router': False} | ({'head': 'cosine'} if made_with.get('head') == 'biased_cosine' else {})
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, get_pretrained_cfg
 
-from ride_timm.published import register_published
+from ride_timm.records.published import register_published
 
 from ._factory import check_fixed, expert_count, register_entry_point
 from .ride_backbone import RideBackbone, backbone_cfg, create_on_backbone

@@ -70,7 +70,8 @@ class CosineLinear(nn.Linear):
         in_features: Width D of the pooled features.
         out_features: Number of classes C.
         scale: Factor on the cosine.
-        bias: Have one number a class that is added, as a logit adjustment is (`ride_timm.prior`); RIDE's has none.
+        bias: Have one number a class that is added, as a logit adjustment is (`ride_timm.inference.prior`); RIDE's
+            has none.
         device: Where to create the weight.
         dtype: Type of the weight.
 

@@ -87,7 +87,7 @@ class MultiExpertNet(RouterModule):
         routing_threshold: The threshold that eval mode routes with, or None while routing is off.
         logit_offset: What is added to the logits of each expert, (K, C), or None; see `set_logit_offset`.
         run_experts: Computes the final features of the experts in place of a loop over them, from the experts and
-            what the trunk puts out; None for the loop. `ride_timm.engine.expert_streams` sets it.
+            what the trunk puts out; None for the loop. `ride_timm.training.fast.expert_streams` sets it.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read these annotations

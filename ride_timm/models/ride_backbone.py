@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ride_timm import _compat
 from ride_timm.errors import RideError
-from ride_timm.published import default_tag
+from ride_timm.records.published import default_tag
 
 from ._factory import build_multi_expert, head_names, register_entry_point
 from .cut import Cut, cut, default_split, end_at, extract

@@ -15,7 +15,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from ride_timm import _compat
-from ride_timm.published import register_published
+from ride_timm.records.published import register_published
 
 from ._factory import create_multi_expert, expert_count, head_names, register_entry_point
 from .multi_expert import Expert

@@ -20,7 +20,7 @@ class ExpertRouter(nn.Module):
     """After each expert but the last: is another expert needed for this image?
 
     Router I reads the pooled features of expert I, L2-normalised, through its own linear layer to 16 features and a
-    ReLU, and beside them the `top_k` largest running mean logits of experts 0..I; one linear layer shared by all
+    ReLU, and next to them the `top_k` largest running mean logits of experts 0..I; one linear layer shared by all
     routers gives the logit of "go on". Computed in float32 (float64 stays) whatever the type of the weights.
 
     Source: RIDE (arXiv:2010.01809), section 3, "expert assignment module".

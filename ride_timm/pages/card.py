@@ -12,11 +12,11 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ride_timm.data.descriptions import readable_label
-from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.evaluation.metrics import wilson_interval
+from ride_timm.files import write_whole
 from ride_timm.losses import list_losses
-from ride_timm.metrics import wilson_interval
 from ride_timm.pages.figures import routing_figure, tail_figure
 from ride_timm.pages.markdown import NONE, Markdown, code, count, duration, escape, fence, gmacs, percent, render, table
 from ride_timm.records.kinds import CONFIG_SCHEMA

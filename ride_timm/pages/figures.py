@@ -20,16 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from ride_timm.data.descriptions import readable_label
-from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.one_pass import Answers
+from ride_timm.files import write_whole
+from ride_timm.pages.answers import reliability
 from ride_timm.records.results import ClassRow, Results, comparable
-from ride_timm.reports.measure import reliability
 
 __all__ = [
-    'GREY', 'GROUP_COLOURS', 'as_bytes', 'draw_calibration', 'draw_curves', 'font_families', 'new_figure',
-    'read_curves', 'routing_figure', 'tail_figure', 'thumbnail',
+    'GREY', 'GROUP_COLOURS', 'as_bytes', 'counts_figure', 'draw_calibration', 'draw_curves', 'font_families',
+    'new_figure', 'read_curves', 'routing_figure', 'tail_figure', 'thumbnail',
 ]  # fmt: skip
 
 # Okabe and Ito's palette, whose hues people with any colour vision tell apart
@@ -90,7 +90,7 @@ def tail_figure(results: Results, path: str | Path) -> None:
         _draw_counts(counts_axes, [row.train_images for row in rows])
         axes.set_xlim(0, len(rows))
         axes.set(ylim=(0, 103), yticks=range(0, 101, 20))
-        _name_classes(axes, rows)
+        _name_classes(axes, [printable(readable_label(row.name)) for row in rows])
         axes.set_ylabel(f'accuracy on\n{results.images_name} (%)')
         for span in spans:
             for panel in (counts_axes, axes):
@@ -101,6 +101,39 @@ def tail_figure(results: Results, path: str | Path) -> None:
         figure.align_ylabels()
         _fit(title)
         save(Path(path))
+
+
+def counts_figure(counts: Mapping[str, int], groups: Mapping[str, Sequence[int]], path: Path, title: str) -> None:
+    """Draw the training images of every class, the largest class first, coloured by group.
+
+    Args:
+        counts: Training images of each class by name, in label order.
+        groups: Labels of the classes of each group.
+        path: The PNG file to write, 1600 pixels wide.
+        title: What the data are called.
+
+    Raises:
+        RideError: matplotlib is not installed.
+    """
+    sizes = np.array(list(counts.values()))
+    place = np.argsort(np.argsort(-sizes, kind='stable'))
+    with new_figure(3.6) as (figure, save):
+        axes = figure.subplots()
+        shown = axes.set_title(_literal(printable(title)))
+        for group, members in groups.items():
+            own = list(members)
+            number = '1 class' if len(own) == 1 else f'{len(own):,} classes'
+            label = f'{group}: {number}, {sizes[own].sum():,} images'
+            colour = GROUP_COLOURS.get(group, GREY)
+            axes.bar(place[own] + 0.5, sizes[own], 0.9 if len(sizes) < 80 else 1.0, color=colour, label=label)
+        axes.set_yscale('log')
+        axes.set(xlim=(0, len(sizes)), ylim=(0.7, sizes.max() * 2))  # a class with one image has a bar too
+        axes.yaxis.set_major_formatter('{x:,.0f}')
+        axes.set_ylabel('training images (log)')
+        _name_classes(axes, [printable(name) for name in np.array(list(counts), dtype=object)[np.argsort(place)]])
+        _fit(shown)
+        figure.legend(frameon=False, loc='outside lower center', ncols=len(groups), fontsize=SIZE - 0.5)
+        save(path)
 
 
 def routing_figure(results: Results, path: str | Path, others: Sequence[Results] = ()) -> None:
@@ -320,17 +353,16 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
         axes.plot(ends, [span.mean, span.mean], color=span.colour, linewidth=1.8, solid_capstyle='butt')
 
 
-def _name_classes(axes: Any, rows: list[ClassRow]) -> None:
+def _name_classes(axes: Any, names: list[str]) -> None:
     """Name the classes under their points where they are few, and else number them."""
-    if len(rows) > MOST_NAMES:
+    if len(names) > MOST_NAMES:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.set_major_formatter('{x:,.0f}')
         axes.set_xlabel('class, sorted by training images')
         return
-    names = [printable(readable_label(row.name)) for row in rows]
     names = [name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…' for name in names]
-    turned = len(rows) * max(map(len, names)) > 80
-    axes.set_xticks(np.arange(len(rows)) + 0.5, [_literal(name) for name in names], fontsize=SIZE - 0.5)
+    turned = len(names) * max(map(len, names)) > 80
+    axes.set_xticks(np.arange(len(names)) + 0.5, [_literal(name) for name in names], fontsize=SIZE - 0.5)
     axes.tick_params(axis='x', length=0)
     if turned:
         for label in axes.get_xticklabels():
@@ -389,7 +421,7 @@ def new_figure(height: float) -> Iterator[tuple[Any, Any]]:
         from matplotlib.figure import Figure  # without pyplot, which would look for a display
     except ImportError as error:
         raise RideError(
-            'matplotlib, which draws the figures, is not installed; run: pip install "ride-timm[quickstart]"'
+            'matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"'
         ) from error
 
     with style.context(['default', {**STYLE, 'font.family': list(font_families())}]), warnings.catch_warnings():
@@ -409,7 +441,7 @@ def _save(canvas: Any, path: Path) -> None:
 
 
 def _literal(text: str) -> str:
-    """Text that matplotlib takes for no formula."""
+    """Text that matplotlib does not read as a formula."""
     return text.replace('$', r'\$')
 
 

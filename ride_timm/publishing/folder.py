@@ -18,9 +18,9 @@ from ride_timm._compat import save_config_for_hf
 from ride_timm.data.descriptions import label_descriptions
 from ride_timm.errors import RideError
 from ride_timm.models import count_experts
-from ride_timm.published import CONFIG, WEIGHTS
 from ride_timm.publishing.precision import cast_state
-from ride_timm.publishing.shards import is_shard
+from ride_timm.records.published import CONFIG, WEIGHTS
+from ride_timm.records.shards import is_shard
 
 __all__ = ['save_folder', 'tensor_bytes']
 
@@ -45,7 +45,7 @@ def save_folder(
     Tensors that a folder had before in another number of files are removed.
 
     Args:
-        model: What to save: a network of ours, or any of timm's.
+        model: What to save: a RIDE network, or any of timm's.
         output: The folder; it is created where there is none.
         class_names: Names of the classes in label order, if known.
         class_counts: Training images of each class, if known.
@@ -101,7 +101,7 @@ def _about(
     class_counts: Sequence[int] | None,
     training: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What `config.json` holds beside timm's own entries."""
+    """What `config.json` holds next to timm's own entries."""
     router = getattr(model, 'router', None)
     about: dict[str, Any] = {
         'num_experts': getattr(model, 'num_experts', 1),
@@ -120,11 +120,11 @@ def _about(
 def _write_config(model: torch.nn.Module, path: Path, known: dict[str, Any]) -> None:
     save_config_for_hf(model, str(path), model_config=known)
     content = json.loads(path.read_text())
-    # timm reads the number of classes from the root, and transformers passes it beside these arguments
+    # timm reads the number of classes from the root, and transformers passes it next to these arguments
     content['model_args'].pop('num_classes', None)
     if getattr(model, 'router', None) is not None:
         content['model_args']['router_threshold'] = model.router_threshold  # it may have been set after creation
-        # transformers passes other numbers of classes beside these arguments, and the router is of these heads
+        # transformers passes other numbers of classes next to these arguments, and the router is of these heads
         content['model_args']['router'] = model.num_classes
     cfg = content['pretrained_cfg']
     foreign = _OF_OTHER_WEIGHTS if count_experts(model) else (*_OF_OTHER_WEIGHTS, *_OF_TIMMS_TRAINING)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ride_timm.engine.files import write_whole
 from ride_timm.errors import RideError
-from ride_timm.published import INDEX, SHARD_INDEX, PretrainedError, read_index
-from ride_timm.publishing.shards import is_shard
+from ride_timm.files import write_whole
+from ride_timm.records.published import INDEX, SHARD_INDEX, PretrainedError, read_index
 from ride_timm.records.schema import parse_object, read_text
+from ride_timm.records.shards import is_shard
 
 __all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 

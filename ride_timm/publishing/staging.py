@@ -15,21 +15,21 @@ import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError
 
-from ride_timm.engine.checkpoint import read_checkpoint, trained_with
-from ride_timm.engine.measure import describe_network
-from ride_timm.engine.provenance import base_model, hub_datasets
-from ride_timm.engine.results import write_json
 from ride_timm.errors import RideError
+from ride_timm.evaluation.measure import describe_network
+from ride_timm.evaluation.writing import write_json
 from ride_timm.inference.load import load
 from ride_timm.pages.card import FIGURES, render_card, write_card
 from ride_timm.pages.markdown import escape
-from ride_timm.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
 from ride_timm.publishing.folder import save_folder
-from ride_timm.publishing.shards import merge_shards
+from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.records.kinds import CONFIG_SCHEMA, check_sizes
+from ride_timm.records.provenance import base_model, hub_datasets
+from ride_timm.records.published import CONFIG, INDEX, SHARD_INDEX, WEIGHTS, PretrainedError, check_bytes, read_index
 from ride_timm.records.results import Network, Results, read_results
 from ride_timm.records.runs import join_stages
 from ride_timm.records.schema import OBJECT, read_object
+from ride_timm.records.shards import merge_shards
 from ride_timm.records.tensors import read_shapes
 
 __all__ = ['SUFFIXES', 'Staged', 'stage']
@@ -111,7 +111,7 @@ def _copy_weight(source: Path, target: Path) -> None:
 
 
 def _check_hashes(source: Path) -> None:
-    """Compare the files with the index beside the folder, if the weight is in it."""
+    """Compare the files with the index next to the folder, if the network is in it."""
     root = source.resolve().parent
     try:
         weight = read_index(root).get(source.resolve().name) if (root / INDEX).is_file() else None
@@ -123,7 +123,7 @@ def _check_hashes(source: Path) -> None:
 
 
 def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) -> None:
-    """Tensors, configuration, figures and pictures of a run."""
+    """Tensors, configuration, results and pictures of a run."""
     results, checkpoint = join_stages(run), run / 'last.pth.tar'
     args = results.args or {}
     if read_checkpoint(checkpoint).get('epoch') != results.last_epoch:
@@ -133,9 +133,11 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
     trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained_with(trained.about))
+    save_folder(
+        trained.model, target, trained.class_names, trained.class_counts, trained.record.for_later_users.to_json()
+    )
     data = data_name or results.data.name
-    method = trained.about.get('loss')
+    method = trained.record.loss
     described = describe_network(trained.model, trained.model.pretrained_cfg['input_size'])
     network = replace(Network(**described), bytes=(target / WEIGHTS).stat().st_size)
     test = results.test
@@ -182,7 +184,7 @@ def _check_loads(folder: Path) -> None:
     wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)
     if wrong is not None:
         raise RideError(
-            f'{WEIGHTS} does not fit the {CONFIG} beside it at {wrong} ({stored.get(wrong)} in the file, '
+            f'{WEIGHTS} does not match the {CONFIG} next to it at {wrong} ({stored.get(wrong)} in the file, '
             f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm export`.'
         )
 
@@ -197,7 +199,7 @@ def _tell_measured(card: str, results: Results) -> str:
 
 
 def _others(source: Path) -> list[Results]:
-    """Figures of the other weights beside this one, which its card compares it with."""
+    """Results of the other networks next to this one, which its card compares it with."""
     root = source.resolve().parent
     if not (source / CONFIG).is_file() or not (root / INDEX).is_file():
         return []

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from huggingface_hub import HfApi, ModelInfo
 
 from ride_timm.errors import RideError
-from ride_timm.hub import redacted
+from ride_timm.inference.hub import redacted
 from ride_timm.version import __version__
 
 __all__ = ['Published', 'Target', 'upload']

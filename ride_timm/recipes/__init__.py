@@ -1,13 +1,12 @@
 """Named training settings, one YAML file each."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, did_you_mean
 from ride_timm.escaping import shortened
 from ride_timm.records.schema import OBJECT, TEXT, check_record, list_of, parse_object, read_text
 
@@ -58,8 +57,7 @@ def recipe_text(name: str) -> str:
         is_file = False
     if is_file:
         return read_text(Path(name), limit=2**20)
-    close = difflib.get_close_matches(name, list_recipes(), n=1)
-    hint = f', did you mean {close[0]}?' if close else '.'
+    hint = did_you_mean(name, list_recipes(), '.')
     raise RideError(
         f'There is no recipe {shortened(name)}{hint} Choose one of `ride-timm recipes` or the path of a YAML file.'
     )

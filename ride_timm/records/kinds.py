@@ -44,6 +44,10 @@ _MODEL_ARGS = Kind(
     'an object of options of the architecture (numbers, texts, short lists)',
     lambda value: OBJECT.fits(value) and all(_OPTION.fits(item) or OBJECT.fits(item) for item in value.values()),
 )
+_RANGE = Kind(
+    'two rising numbers from 0 to 65,535',
+    lambda value: list_of(whole(0, 65535), 2, 2).fits(value) and value[0] < value[1],
+)
 _PLAN = {'fraction': number(0.0, 1.0), 'seed': whole(0, 2**64), 'digest': nullable(TEXT)}
 
 
@@ -93,6 +97,7 @@ TRAINING_SCHEMA: dict[str, Kind] = {
         Kind('a number or a list of numbers', lambda value: _TAU.fits(value) or list_of(_TAU, 1, 1000).fits(value))
     ),
     'logit_adjustment': nullable(number(-1e6, 1e6)),
+    'pixel_range': nullable(_RANGE),
     **_PLANS,
     **{f'{name}.{key}': kind for name in _PLANS for key, kind in _PLAN.items()},
     'segments': list_of(
@@ -216,7 +221,7 @@ def _is_ordinary(tensor: Any) -> bool:
 
 
 def check_sizes(shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any], source: str) -> None:
-    """Refuse sizes of a network that the tensors beside them do not have, before anything is built.
+    """Refuse sizes of a network that the tensors next to them do not have, before anything is built.
 
     Args:
         shapes: Of the file's tensors by name.

@@ -12,6 +12,7 @@ from typing import Any
 
 from ride_timm.errors import RideError
 from ride_timm.records.fields import from_json, item, part, parts, to_json
+from ride_timm.records.headline import accuracy_labels
 from ride_timm.records.schema import FLAG, OBJECT, TEXT, Kind, list_of, nullable, number, one_of, read_object, whole
 from ride_timm.records.upgrade import upgrade_results
 
@@ -281,8 +282,6 @@ class Results:
 
         Results that were written before the mean over classes was kept have the accuracy over images only.
         """
-        from ride_timm.metrics import accuracy_labels  # here: `ride-timm weights` lists results without torch
-
         columns = [self.test.all_experts, *(self.test.sweep or ()), *([self.test.routed] if self.test.routed else [])]
         known = all(column.get('balanced') is not None for column in columns)
         return accuracy_labels([row.test_images for row in self.test.per_class] if known else ())

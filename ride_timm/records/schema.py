@@ -180,7 +180,7 @@ def parse_object(source: str, name: str, form: str = 'JSON') -> dict[str, Any]:
     try:
         content: Any = yaml.safe_load(source) if form == 'YAML' else json.loads(source)
     except RecursionError:
-        raise RideError(f'{name} is nested too deeply to be a file of ours; get the file again.') from None
+        raise RideError(f'{name} is nested too deeply to be a file of ride-timm; get the file again.') from None
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # PyYAML's constructors raise any of them
         reason = ' '.join(str(error).split())[:200]
         raise RideError(f'{name} is not valid {form} ({reason}); correct it, or get the file again.') from None

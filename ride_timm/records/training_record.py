@@ -8,7 +8,7 @@ from typing import Any
 
 from ride_timm.records.fields import from_json, item, part, to_json
 from ride_timm.records.kinds import TRAINING_SCHEMA as _KINDS
-from ride_timm.records.schema import TEXT, list_of, nullable, number, whole
+from ride_timm.records.schema import TEXT, nullable, number, whole
 
 __all__ = ['SplitPlan', 'TrainingRecord']
 
@@ -40,7 +40,6 @@ class TrainingRecord:
         val_part: Training images evaluated on, where the data have no others.
         train_digest: Of the names of the training images.
         teacher: Digest of the teacher's tensors.
-        init: What the network was initialised from.
         segments: `epoch`, `command` and `environment` from each place on where the run was continued.
     """
 
@@ -54,12 +53,11 @@ class TrainingRecord:
     loss_kwargs: Mapping[str, Any] | None = item(_KINDS['loss_kwargs'], None)
     tau: float | tuple[float, ...] | None = item(_KINDS['tau'], None)
     logit_adjustment: float | None = item(_KINDS['logit_adjustment'], None)
-    pixel_range: tuple[float, ...] | None = item(nullable(list_of(number(-1e9, 1e9), 2, 2)), None)
+    pixel_range: tuple[int, int] | None = item(_KINDS['pixel_range'], None)
     holdout: SplitPlan | None = part(SplitPlan, None)
     val_part: SplitPlan | None = part(SplitPlan, None)
     train_digest: str | None = item(nullable(TEXT), None)
     teacher: str | None = item(nullable(TEXT), None)
-    init: str | None = item(nullable(TEXT), None)
     segments: tuple[Mapping[str, Any], ...] = item(_KINDS['segments'], ())
 
     @classmethod

@@ -22,7 +22,7 @@ from ride_timm.data import DataSplit
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
-from ride_timm.published import published_weights
+from ride_timm.records.published import published_weights
 from ride_timm.training.config import ResolvedConfig
 
 __all__ = ['from_images', 'from_network', 'hint', 'pick', 'replace', 'short_side']

@@ -18,33 +18,39 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ride_timm.data import start_epoch
-from ride_timm.engine import setup
-from ride_timm.engine.averaging import average_epoch, setup_average
-from ride_timm.engine.checkpoint import RunSaver
-from ride_timm.engine.divergence import check_scale, check_weights
-from ride_timm.engine.graphed import GraphedStep, check_cuda_graph
-from ride_timm.engine.interrupt import Interrupted, StopRequest, reraise_explained, reraise_interrupted, shield_workers
-from ride_timm.engine.logs import clock, interactive
-from ride_timm.engine.loop import Trainer, agree, train_epoch
-from ride_timm.engine.results import format_metrics, write_per_class, write_results
-from ride_timm.engine.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
-from ride_timm.engine.router_stage import check_router, settle_threshold
-from ride_timm.engine.run_data import RunData
-from ride_timm.engine.run_folder import in_primary, locked, run_folder
-from ride_timm.engine.saving import LESS_IS_BETTER, create_saver, record
-from ride_timm.engine.summary import prefixed, write_row
-from ride_timm.engine.sweep import THRESHOLDS, format_sweep, write_sweep
-from ride_timm.engine.trackers import Tracker
 from ride_timm.errors import RideError
+from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
 from ride_timm.evaluation.one_pass import Measured, measure
+from ride_timm.evaluation.sweep import THRESHOLDS, choose_threshold, format_sweep, write_sweep
+from ride_timm.evaluation.thresholds import set_threshold
+from ride_timm.evaluation.writing import format_metrics, write_per_class, write_results
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
-from ride_timm.metrics import ClassResult, LongTailEvaluator
+from ride_timm.logs import clock, interactive
 from ride_timm.models import count_experts
-from ride_timm.training import resolve
+from ride_timm.training import resolve, setup
+from ride_timm.training.averaging import average_epoch, setup_average
 from ride_timm.training.config import ResolvedConfig, TrainConfig
+from ride_timm.training.divergence import check_scale, check_weights
+from ride_timm.training.fast.graphed import GraphedStep, check_cuda_graph
+from ride_timm.training.interrupt import (
+    Interrupted,
+    StopRequest,
+    reraise_explained,
+    reraise_interrupted,
+    shield_workers,
+)
+from ride_timm.training.loop import Trainer, agree, train_epoch
 from ride_timm.training.picks import hint
+from ride_timm.training.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
+from ride_timm.training.router import check_router
+from ride_timm.training.run_data import RunData
+from ride_timm.training.run_folder import in_primary, locked, run_folder
+from ride_timm.training.saver import RunSaver
+from ride_timm.training.saving import LESS_IS_BETTER, create_saver, record
 from ride_timm.training.stages import STAGES, Stage
+from ride_timm.training.summary import prefixed, write_row
+from ride_timm.training.trackers import Tracker
 
 __all__ = ['train']
 
@@ -330,7 +336,7 @@ def _check_eval_metric(run: Run) -> None:
     """Refuse a --eval-metric that no evaluation will give, before an epoch is spent on it.
 
     Raises:
-        RideError: It is none of the run's figures.
+        RideError: The run has no such metric.
     """
     model: Any = unwrap_model(run.trainer.task.get_eval_model())
     routed = run.stage.routed
@@ -374,11 +380,12 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
     measured = _measure(run, model, routed=True, thresholds=THRESHOLDS)
     if data.holdout is not None:
         assert measured.sweep is not None
-        rule = settle_threshold(model, measured.sweep, config.router_threshold)
+        chosen = choose_threshold(measured.sweep)
+        set_threshold(model, chosen if config.router_threshold is None else config.router_threshold)
         found['sweep'] = measured.sweep
         if trainer.primary:
             _logger.info(f'Routed, on {data.val.source}:\n{format_sweep(measured.sweep, model.router_threshold)}')
-            _logger.info(f'Router threshold {model.router_threshold:g}: {rule}')
+            _logger.info(f'Router threshold {model.router_threshold:g}; the rule takes {chosen:g}')
     else:
         found['all_experts'] = measured.metrics
         if trainer.primary:

@@ -63,7 +63,7 @@ def test_labels_follow_given_names_in_any_order(make_folder):
 
 def test_validation_class_that_training_lacks(make_folder):
     root = make_folder({'train': {'apple': 1, 'pear': 1}, 'val': {'apple': 1, 'apples': 1, 'x': 1}})
-    with pytest.raises(RideError, match=r'"apples" and 1 more.*2 classes.*nearest: "apple".*rename or remove'):
+    with pytest.raises(RideError, match=r'"apples" and 1 more.*2 classes.*did you mean apple.*rename or remove'):
         open_eval_split(root, class_names=('apple', 'pear'))
 
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from tiny_runs import CIFAR, train, write_images
 
-import ride_timm.report
+import ride_timm.commands.report
 from ride_timm.commands import predict
 from ride_timm.data.descriptions import label_descriptions, readable_label
 from ride_timm.publishing.folder import save_folder
@@ -59,7 +59,7 @@ def test_predict_and_report_show_them(tmp_path, capsys):
     assert predict.main([str(run), image, '--device', 'cpu', '--json']) == 0
     said = json.loads(capsys.readouterr().out)  # other programs get the names of the classes
     assert {vote['label'] for vote in said[0]['top']} == {GOLDFISH, 'n02012849', 'cat'}
-    assert ride_timm.report.main([str(run), '--device', 'cpu', '--output', str(tmp_path / 'page.html')]) == 0
+    assert ride_timm.commands.report.main([str(run), '--device', 'cpu', '--output', str(tmp_path / 'page.html')]) == 0
     page = (tmp_path / 'page.html').read_text()
     assert '<bdi>goldfish (n01443537)</bdi>' in page
     assert '<bdi>crane (n02012849)</bdi>' in page

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from ride_timm.data import ImageSet, check_images, convert_image, find_unreadable, open_image, open_train_split
-from ride_timm.data.images import image_mode, image_types, measure_range, stored_range
+from ride_timm.data.images import image_mode, image_types, measure_range
 from ride_timm.data.scan import scan_images
 from ride_timm.errors import RideError
+from ride_timm.records.training_record import TrainingRecord
 
 
 @pytest.fixture
@@ -115,10 +116,10 @@ def test_a_range_is_measured_where_there_are_16_bits_only(make_folder):
 
 @pytest.mark.parametrize('entry', ['x', [1], [2, 1], [0, 70000], [0.0, 9.0], [None, 3], {}, True])
 def test_a_stored_range_is_checked(entry):
-    assert stored_range({}) is None
-    assert stored_range({'pixel_range': [3, 9]}) == (3, 9)
+    assert TrainingRecord.from_json({}, 'x').pixel_range is None
+    assert TrainingRecord.from_json({'pixel_range': [3, 9]}, 'x').pixel_range == (3, 9)
     with pytest.raises(RideError, match='pixel_range'):
-        stored_range({'pixel_range': entry})
+        TrainingRecord.from_json({'pixel_range': entry}, 'x')
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))

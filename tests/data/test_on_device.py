@@ -19,8 +19,8 @@ from ride_timm.data import (
     start_epoch,
 )
 from ride_timm.data.device_crops import jitter_colours, resize_crops
-from ride_timm.engine.augmentation import device_augmentation
 from ride_timm.errors import RideError
+from ride_timm.training.augmentation import device_augmentation
 
 SIZE = (3, 32, 32)
 

@@ -20,8 +20,8 @@ from published import (
 )
 
 from ride_timm import RideError, from_pretrained
+from ride_timm.commands.publish import main as publish_main
 from ride_timm.inference.load import load
-from ride_timm.publish import main as publish_main
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
 
@@ -77,7 +77,7 @@ def test_the_routed_settings_survive(published, weight):
     counts = [row['train_images'] for row in json.loads((weight / 'results.json').read_text())['test']['per_class']]
     assert trained.class_names == tuple(CLASS_NAMES)
     assert trained.class_counts == tuple(counts)
-    assert trained.about['router_threshold'] == THRESHOLD
+    assert trained.record.router_threshold == THRESHOLD
     local = timm.create_model(f'local-dir:{weight}', pretrained=True).eval()
     for net in (trained.model, timm.create_model(f'hf-hub:{REPO}', pretrained=True).eval()):
         assert net.router_threshold == THRESHOLD

@@ -11,9 +11,9 @@ from published import REPO, make_weight
 from safetensors.torch import save_file
 
 from ride_timm import RideError, from_pretrained
-from ride_timm import hub as hub_module
-from ride_timm.engine.initial import read_initial
-from ride_timm.publish import main as publish_main
+from ride_timm.commands.publish import main as publish_main
+from ride_timm.inference import hub as hub_module
+from ride_timm.training.initial import read_initial
 
 
 @pytest.fixture

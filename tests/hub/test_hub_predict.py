@@ -6,9 +6,9 @@ import pytest
 from published import CLASS_NAMES, NAME, REPO, make_weight
 from tiny_runs import write_images
 
-import ride_timm.validate as validation
+import ride_timm.commands.validate as validation
 from ride_timm.commands.predict import main as predict
-from ride_timm.publish import main as publish
+from ride_timm.commands.publish import main as publish
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard
 from published import ARCHITECTURE, NAME, REPO, THRESHOLD, UPLOADED, hashes, hub_entry, make_weight, split_tensors
 from safetensors.torch import load, load_file
 
+from ride_timm.commands.publish import main
 from ride_timm.errors import RideError
-from ride_timm.publish import main
-from ride_timm.published import read_index
+from ride_timm.records.published import read_index
 
 both_modes = pytest.mark.parametrize('hub_mode', ['lfs', 'inline'])
 

@@ -8,8 +8,8 @@ from fake_hub import httpx, refusal
 from published import NAME, UPLOADED, hub_entry, make_weight
 
 from ride_timm.cli import guarded
+from ride_timm.commands.publish import main
 from ride_timm.errors import RideError
-from ride_timm.publish import main
 from ride_timm.publishing.staging import stage
 from ride_timm.publishing.upload import Target, upload
 

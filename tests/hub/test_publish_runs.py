@@ -11,9 +11,9 @@ from published import UPLOADED, images
 from safetensors.torch import load
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
+from ride_timm.commands.publish import main
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load as load_network
-from ride_timm.publish import main
 
 REPO = f'me/{CIFAR}.mine'
 RIDE = ('--model', CIFAR, '--loss', 'balpoe')

@@ -6,10 +6,10 @@ import torch
 from tiny_runs import train, write_images
 
 import ride_timm  # noqa: F401  registers the networks
-from ride_timm.engine.checkpoint import read_checkpoint
-from ride_timm.engine.prediction import predict
 from ride_timm.inference.load import load
 from ride_timm.inference.network import data_config
+from ride_timm.inference.prediction import predict
+from ride_timm.records.checkpoint import read_checkpoint
 
 
 @pytest.mark.parametrize(('channels', 'side'), [(1, None), (3, None), (1, 16)])

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models import load_checkpoint, save_for_hf
 from torch.testing import assert_close
 
-from ride_timm.published import PretrainedError
+from ride_timm.records.published import PretrainedError
 
 ARCHITECTURES = {'test_ride_resnet_3e': 64, 'test_ride_resnet_cifar_3e': 32}
 CIFAR = 'test_ride_resnet_cifar_3e'

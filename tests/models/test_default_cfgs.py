@@ -3,9 +3,9 @@
 import pytest
 import timm
 
-from ride_timm import published
 from ride_timm.models import _factory
-from ride_timm.published import published_weights
+from ride_timm.records import published
+from ride_timm.records.published import published_weights
 
 
 class TestDefaults:

@@ -7,7 +7,7 @@ from card_reading import blocks, render, section, table_of, tables
 from configs import resolved
 from weight_results import make_results
 
-from ride_timm.convert import build_parser as convert_parser
+from ride_timm.commands.convert import build_parser as convert_parser
 
 
 def tiny(size=64, **options):

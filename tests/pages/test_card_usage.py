@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard
 from weight_results import make_results
 
 from ride_timm.commands.train import build_parser as train_parser
+from ride_timm.commands.validate import build_parser as validate_parser
 from ride_timm.losses import RideLoss
 from ride_timm.pages.markdown import code, duration, escape, fence, gmacs
-from ride_timm.validate import build_parser as validate_parser
 
 # code
 

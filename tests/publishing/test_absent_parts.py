@@ -10,14 +10,14 @@ import timm
 import torch
 from weight_results import make_results
 
+from ride_timm.commands.publish import main as publish
+from ride_timm.commands.weights import main as list_weights
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
 from ride_timm.inference.network import check_architecture
-from ride_timm.publish import main as publish
-from ride_timm.published import PretrainedError, published_weights, read_index, register_published
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import hash_folder, renew_entry
-from ride_timm.weights import main as list_weights
+from ride_timm.records.published import PretrainedError, published_weights, read_index, register_published
 
 ARCHITECTURE = 'ride_resnet18_4e'  # which the package has no weights of
 NAME = f'{ARCHITECTURE}.large_toys'
@@ -26,7 +26,7 @@ HUB = {'repo_id': 'org/name', 'revision': 'a' * 40}
 CODE = f"""
 import timm, torch
 import ride_timm
-from ride_timm.published import PretrainedError
+from ride_timm.records.published import PretrainedError
 print(timm.list_pretrained('{ARCHITECTURE}*'))
 net = timm.create_model('{ARCHITECTURE}', layers={SMALL['layers']}, channels={SMALL['channels']})
 print(net.num_classes, net.pretrained_cfg['input_size'], net(torch.zeros(2, 3, 64, 64)).shape)
@@ -140,10 +140,10 @@ def test_figures_alone(folder, monkeypatch, capsys):
     try:
         assert list_weights([]) == 0
         (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(NAME))
-        assert row.endswith('figures only')
+        assert row.endswith('results only')
         base = {ARCHITECTURE: {'num_classes': 1000}}
         assert register_published(base) == base
-        with pytest.raises(RideError, match='the figures alone are kept'):
+        with pytest.raises(RideError, match='no weights'):
             check_architecture(NAME)
         with pytest.raises(RideError, match='RIDE_TIMM_WEIGHTS'):
             publish(['--all', '--dry-run'])

@@ -8,13 +8,13 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from ride_timm.engine.initial import read_initial
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
-from ride_timm.published import SHARD_INDEX, WEIGHTS, read_index
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
 from ride_timm.publishing.precision import cast_state, round_network
+from ride_timm.records.published import SHARD_INDEX, WEIGHTS, read_index
+from ride_timm.training.initial import read_initial
 
 ARCHITECTURE = 'test_ride_resnet_cifar_3e'
 NAME = f'{ARCHITECTURE}.half_toys'

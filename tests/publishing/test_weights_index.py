@@ -4,8 +4,8 @@ import json
 import pytest
 
 from ride_timm.errors import RideError
-from ride_timm.published import read_index
 from ride_timm.publishing.index import hash_folder, renew_entry
+from ride_timm.records.published import read_index
 
 NAME = 'test_ride_resnet_cifar_3e.toy_digits'
 HUB = {'repo_id': 'org/name', 'revision': 'a' * 40, 'files': {}}

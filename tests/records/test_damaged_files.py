@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ride_timm  # noqa: F401
-from ride_timm.engine.initial import read_initial
+from ride_timm.commands.report import _find_run
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
-from ride_timm.official import load_official
-from ride_timm.published import INDEX, PretrainedError, read_index
 from ride_timm.publishing.folder import save_folder
+from ride_timm.publishing.official import load_official
 from ride_timm.recipes import load_recipe
+from ride_timm.records.published import INDEX, PretrainedError, read_index
 from ride_timm.records.runs import read_run
-from ride_timm.report import _find_run
+from ride_timm.training.initial import read_initial
 
 NAME = 'test_ride_resnet_cifar_3e'
 CLASSES = ('cat', 'dog', 'owl', 'yak')

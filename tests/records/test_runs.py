@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ride_timm.engine.provenance import add_segment
 from ride_timm.errors import RideError
+from ride_timm.records.provenance import add_segment
 from ride_timm.records.results import Results, Stage, read_results
 from ride_timm.records.runs import join_stages, read_run
 

@@ -5,11 +5,11 @@ import timm
 import torch
 
 import ride_timm  # noqa: F401
-from ride_timm.engine.checkpoint import read_checkpoint
 from ride_timm.errors import RideError
-from ride_timm.hub import _check_hash
+from ride_timm.inference.hub import _check_hash
 from ride_timm.inference.load import load
-from ride_timm.official import load_official
+from ride_timm.publishing.official import load_official
+from ride_timm.records.checkpoint import read_checkpoint
 
 NAME = 'test_ride_resnet_cifar_3e'
 

@@ -10,18 +10,17 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_primary
 from torch import nn
 
-from ride_timm.data.images import stored_range
-from ride_timm.engine.averaging import is_averaged
-from ride_timm.engine.checkpoint import trained_with
-from ride_timm.engine.initial import load_initial, read_initial
-from ride_timm.engine.run_data import HoldoutPlan, RunData, build_data, val_plan
-from ride_timm.engine.setup import build_model
+from ride_timm.data.splits import HoldoutPlan, val_plan
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.models import count_experts
 from ride_timm.options import flag
 from ride_timm.tasks import ExpertTask
+from ride_timm.training.averaging import is_averaged
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.initial import load_initial, read_initial
+from ride_timm.training.run_data import RunData, build_data
+from ride_timm.training.setup import build_model
 
 __all__ = ['Stage', 'warn']
 
@@ -91,7 +90,7 @@ class Stage(ABC):
             exact=self.needs_same_classes(config),
             holdout=self.holdout_plan(config, init),
             val_part=self.val_plan(config, init),
-            pixel_range=stored_range(init.about) if init is not None else None,
+            pixel_range=init.record.pixel_range if init is not None else None,
             measure=self.first,  # later stages read images as their network did
         )
 
@@ -105,10 +104,10 @@ class Stage(ABC):
 
     def val_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
         """Which training images are evaluated on, where the data has none for it: in later stages, those unseen."""
-        known = init.about.get('val_part') if init is not None else None
+        known = init.record.val_part if init is not None else None
         plan = val_plan(config, known, init is not None and not self.first)
         same_data = init is not None and init.settings.get('data_dir') == config.data_dir
-        if plan is not None and same_data and (known is None or (known['fraction'], known['seed']) != plan[:2]):
+        if plan is not None and same_data and (known is None or (known.fraction, known.seed) != plan[:2]):
             warn(config, f'The weights of {config.init} may have seen the images that are evaluated on.')
         return plan
 
@@ -230,7 +229,7 @@ class LaterStage(Stage):
     def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
         """The images that the experts have not seen."""
         assert init is not None
-        known = init.about.get('holdout')
+        known = init.record.holdout
         if config.holdout == 0.0 or (config.holdout is None and known is None):
             self.without_holdout(config)
             return None
@@ -240,14 +239,14 @@ class LaterStage(Stage):
                 'have seen the images that would be held out; leave it out, or train the experts with the same '
                 '--holdout first.'
             )
-        for name, kept in (('holdout', known['fraction']), ('holdout_seed', known['seed'])):
+        for name, kept in (('holdout', known.fraction), ('holdout_seed', known.seed)):
             given = getattr(config, name)
             if given not in (None, kept):
                 raise RideError(
                     f'{flag(name)} {given:g} was given and {init.source} was trained with {kept:g}; leave it out to '
                     'hold out the same images.'
                 )
-        return HoldoutPlan(known['fraction'], known['seed'], known['digest'])
+        return HoldoutPlan.of(known)
 
     def without_holdout(self, config: ResolvedConfig) -> None:
         """Say what follows from the lack of held-out images."""
@@ -271,4 +270,4 @@ def experts_record(init: TrainedNet) -> dict[str, Any]:
         init: The experts.
     """
     counts = {} if init.class_counts is None else {'class_counts': list(init.class_counts)}
-    return {**trained_with(init.about), **counts}
+    return {**init.record.for_later_users.to_json(), **counts}

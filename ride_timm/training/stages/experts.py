@@ -1,19 +1,19 @@
 """The first stage: the whole network, or parts of it."""
 
-import difflib
 from typing import Any
 
 import torch
 from torch import nn
 
-from ride_timm.engine.auxiliary import AUXILIARY, build_auxiliary
-from ride_timm.engine.run_data import HoldoutPlan, RunData
-from ride_timm.engine.teacher import build_teacher
-from ride_timm.errors import RideError
+from ride_timm.data.splits import HoldoutPlan
+from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import DistillationLoss
 from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask
+from ride_timm.training.auxiliary import AUXILIARY, build_auxiliary
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.run_data import RunData
+from ride_timm.training.teacher import build_teacher
 
 from .base import Stage, warn
 
@@ -48,8 +48,8 @@ class ExpertsStage(Stage):
         if not config.holdout:
             return None
         plan = HoldoutPlan(config.holdout, config.seed if config.holdout_seed is None else config.holdout_seed)
-        known = init.about.get('holdout') if init is not None else None
-        if init is not None and (known is None or (known['fraction'], known['seed']) != plan[:2]):
+        known = init.record.holdout if init is not None else None
+        if init is not None and (known is None or (known.fraction, known.seed) != plan[:2]):
             warn(config, f'The weights of {init.source} may have seen the held-out images.')
         return plan
 
@@ -81,7 +81,6 @@ class ExpertsStage(Stage):
 def _part(model: nn.Module, name: str) -> nn.Module:
     names = {known for known, module in model.named_modules() if known and any(True for _ in module.parameters())}
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f'did you mean {close[0]}?' if close else 'print the network for their names.'
-        raise RideError(f'--train-only {name} was given and the network has no such part with parameters; {hint}')
+        hint = did_you_mean(name, names, '; print the network for their names.', cutoff=0.4)
+        raise RideError(f'--train-only {name} was given and the network has no such part with parameters{hint}')
     return model.get_submodule(name)

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from ride_timm.engine.run_data import RunData
 from ride_timm.tasks import ExpertTask, HeadTask
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.run_data import RunData
 
 from .base import LaterStage
 

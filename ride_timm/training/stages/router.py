@@ -4,13 +4,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from ride_timm.engine.initial import reorder_experts
-from ride_timm.engine.run_data import RunData
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import RouterLoss
 from ride_timm.tasks import ExpertTask, RouterTask
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.initial import reorder_experts
+from ride_timm.training.run_data import RunData
 
 from .base import LaterStage, experts_record, warn
 

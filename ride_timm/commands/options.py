@@ -1,0 +1,123 @@
+"""Options of the command line: made from the fields of dataclasses, and those that several commands share."""
+
+import argparse
+import ast
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_type_hints
+
+from ride_timm.options import Option, base_of, flag, options_of
+
+__all__ = [
+    'KeyValues', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
+    'chosen',
+]  # fmt: skip
+
+_Config = TypeVar('_Config')
+
+
+class KeyValues(argparse.Action):
+    """Collects `K=V ...` into a dict; values are Python literals, or else text."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Set the dict, or end with argparse's message."""
+        pairs = {}
+        for pair in values:
+            key, equals, value = pair.partition('=')
+            if not equals:
+                raise argparse.ArgumentError(self, f'{pair!r} is not of the form KEY=VALUE')
+            try:
+                pairs[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                pairs[key] = value
+        setattr(namespace, self.dest, pairs)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type, *, leave_out: Sequence[str] = ()) -> None:
+    """Add the options of a dataclass to a parser, in their groups; what is not given is None.
+
+    Args:
+        parser: Gets them.
+        config: A dataclass with fields of `option`.
+        leave_out: Fields without an option.
+    """
+    kinds, groups = get_type_hints(config), dict[str, Any]()
+    for name, entry in options_of(config).items():
+        if name in leave_out:
+            continue
+        if entry.group not in groups:
+            groups[entry.group] = parser.add_argument_group(entry.group)
+        groups[entry.group].add_argument(*entry.flags, flag(name), dest=name, **_action(kinds[name], entry))
+
+
+def chosen(args: argparse.Namespace, config: type[_Config]) -> _Config:
+    """The dataclass with what a command line says.
+
+    Args:
+        args: Of a parser with `add_options`; fields that it lacks stay None.
+        config: The dataclass.
+    """
+    return config(**{name: getattr(args, name) for name in options_of(config) if getattr(args, name, None) is not None})
+
+
+def _action(kind: Any, entry: Option) -> dict[str, Any]:
+    """What argparse has to know of an option."""
+    text = entry.help
+    shown = entry.default not in (None, False, '') and not isinstance(entry.default, dict) and 'default' not in text
+    if shown:
+        value = ' '.join(map(str, entry.default)) if isinstance(entry.default, list) else entry.default
+        text += f' (default: {value})'
+    common: dict[str, Any] = {'default': None, 'help': text}
+    base, number = base_of(kind)
+    if base is bool:
+        return {**common, 'action': argparse.BooleanOptionalAction if entry.negatable else 'store_true'}
+    if base is dict:
+        return {**common, 'action': KeyValues, 'nargs': '*', 'metavar': 'K=V'}
+    return {
+        **common,
+        'type': base,
+        **({} if number is None else {'nargs': number}),
+        **({} if entry.choices is None else {'choices': entry.choices}),
+        **({} if entry.metavar is None else {'metavar': entry.metavar}),
+    }
+
+
+def add_model_argument(parser: argparse.ArgumentParser, dest: str = 'model', **more: Any) -> None:
+    """Add MODEL.
+
+    Args:
+        parser: Gets the argument, as `ride_timm.load` takes it.
+        dest: Its name in the parsed arguments.
+        **more: Further arguments of `add_argument`.
+    """
+    parser.add_argument(
+        dest, metavar='MODEL', **more,
+        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
+    )  # fmt: skip
+
+
+def add_prior_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--prior` and `--logit-adjustment`, one of which may be given.
+
+    Args:
+        parser: Gets them, as `ride_timm.inference.prior.apply_options` takes them.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        '--prior', metavar='Q',
+        help='answer for other class frequencies: uniform, train, or a JSON file {class name: frequency}; for losses '
+        'with a tau list',
+    )  # fmt: skip
+    group.add_argument(
+        '--logit-adjustment', type=float, metavar='TAU',
+        help='take TAU times the log class prior out of the logits, for a better tail at the cost of the head: 0 to '
+        'about 1; for losses without a tau list',
+    )  # fmt: skip
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`.
+
+    Args:
+        parser: Gets `--device`; `ride_timm.values.check_values` refuses one that is not there.
+    """
+    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')

@@ -1,0 +1,330 @@
+"""`ride-timm report RUN`: one HTML page on what a network can and cannot do, to look at, send and print.
+
+RUN is the folder of a run of `ride-timm train`, or a checkpoint in it: the evaluation images are those that its
+`args.yaml` names. Any other model that `ride-timm predict` takes needs `--data-dir`, and has no training curves. The
+page holds its pictures and loads nothing; it shows small copies of the images with the most confident wrong answers.
+"""
+
+import argparse
+import csv
+import importlib.util
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+
+from ride_timm.commands.options import add_device_option, add_options, chosen
+from ride_timm.commands.parser import Parser
+from ride_timm.commands.validate import open_images
+from ride_timm.data import DataSplit, check_images
+from ride_timm.data.form import check_form, data_name
+from ride_timm.errors import RideError
+from ride_timm.escaping import printable
+from ride_timm.evaluation.one_pass import Measured, measure_split
+from ride_timm.evaluation.sweep import THRESHOLDS
+from ride_timm.evaluation.writing import environment
+from ride_timm.files import check_writable, write_whole, writing
+from ride_timm.inference.load import TrainedNet, load
+from ride_timm.inference.network import data_config
+from ride_timm.logs import setup_logging
+from ride_timm.options import DataForm, filled
+from ride_timm.pages.figures import (
+    as_bytes,
+    draw_calibration,
+    draw_curves,
+    read_curves,
+    routing_figure,
+    tail_figure,
+    thumbnail,
+)
+from ride_timm.pages.report import Content, Example, render
+from ride_timm.records.kinds import ARGS_SCHEMA
+from ride_timm.records.results import ClassRow, Data, Network, Results
+from ride_timm.records.results import Measured as Figures
+from ride_timm.records.schema import read_object
+from ride_timm.training.run_data import MAX_CHECKED
+from ride_timm.values import check_values, choose_device
+
+__all__ = ['build_parser', 'main', 'write_report']
+
+MOST_ERRORS = 24
+_FORM = ('dataset', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
+_OF_THE_RUN = ('data_dir', 'train_split', 'val_split', 'imb_factor', 'val_fraction', 'val_seed')
+
+
+@dataclass
+class _Run:
+    """The folder of a training run and its arguments; a model that is none has neither."""
+
+    folder: Path | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm report`."""
+    parser = Parser(
+        prog='ride-timm report',
+        description='Write one HTML page on what a network can and cannot do, with plots and wrong answers.',
+    )
+    parser.add_argument(
+        'run', metavar='RUN',
+        help='folder of a run, or any model that predict takes: checkpoint, exported folder, hf-hub:ORG/NAME, ...',
+    )  # fmt: skip
+    parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
+    add_options(parser, DataForm, leave_out=_OF_THE_RUN)
+    parser.add_argument('--train-split', metavar='NAME', help="training split (default: the run's, or train)")
+    parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
+    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
+    add_device_option(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a report from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: Something the user can fix.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
+    setup_logging(logging.WARNING)  # not where timm finds each file
+    path = write_report(args, shlex.join(['ride-timm', 'report', *arguments]))
+    print(f'Written to {path} ({path.stat().st_size / 1e6:.1f} MB)')
+    return 0
+
+
+def write_report(args: argparse.Namespace, command: str = '') -> Path:
+    """Measure a network once and write its report.
+
+    Args:
+        args: Of `build_parser()`.
+        command: What the page says it was made with.
+
+    Returns:
+        The page.
+
+    Raises:
+        RideError: Something the user can fix.
+    """
+    check_values(vars(args))
+    if importlib.util.find_spec('matplotlib') is None:
+        raise RideError('matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"')
+    run = _find_run(args.run)
+    if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
+        _refuse_without_images(args.run)
+    path = Path(args.output) if args.output else (run.folder or Path()) / 'report.html'
+    check_writable(str(path), '--output')
+    form = _data_form(args, run)
+    trained = load(args.run)
+    split, counts = _open_images(form, run, trained)
+    device = choose_device(args.device)
+    model: Any = trained.model
+    config = data_config(model)
+    measured = measure_split(
+        model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
+        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, progress=True,
+    )  # fmt: skip
+    content = _content(args, run, trained, split, measured, data_name(form), command)
+    with writing(path, '--output'):
+        write_whole(path, render(content))
+    return path
+
+
+def _find_run(source: str) -> _Run:
+    """The run that a name belongs to, if it is one."""
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    settings = folder / 'args.yaml'
+    if not path.exists() or not settings.is_file():
+        return _Run()
+    if path.is_dir() and not (path / 'last.pth.tar').is_file():
+        raise RideError(
+            f'{path} holds no last.pth.tar, which a training writes after its first epoch; wait for it, or name the '
+            'folder of another run.'
+        )
+    return _Run(folder, read_object(settings, ARGS_SCHEMA))
+
+
+def _refuse_without_images(source: str) -> None:
+    """Say what is missing where neither a run nor the command line names images."""
+    if Path(source).exists() or ':' in source or timm.is_model(source.partition('.')[0]):
+        raise RideError(f'{source} is not the folder of a run, which says where its images are; add --data-dir.')
+    raise RideError(f'There is no {source}; name the folder of a run, or another network and --data-dir.')
+
+
+def _data_form(args: argparse.Namespace, run: _Run) -> DataForm:
+    """Where the images are: what the run says, as far as the command line says nothing else."""
+    given = chosen(args, DataForm)
+    other = any(getattr(given, name) for name in _FORM)  # the images have another form now
+    names = ('imb_factor', 'train_split', *(() if other else _FORM), *(() if given.data_dir else ('data_dir',)))
+    known = {name: run.args[name] for name in names if run.args.get(name) is not None}
+    form = filled(replace(given, **{name: value for name, value in known.items() if getattr(given, name) is None}))
+    check_form(form)
+    kept_elsewhere = form.dataset.lower().startswith('hfds/') or form.dataset_download  # so it is a cache
+    if form.data_dir and not kept_elsewhere and not Path(form.data_dir).is_dir():
+        if given.data_dir:
+            raise RideError(f'--data-dir {given.data_dir} was given and there is no such folder; name another.')
+        raise RideError(
+            f'The images of {args.run} were in {form.data_dir}, where there is no folder now; say where they are with '
+            '--data-dir.'
+        )
+    return form
+
+
+def _open_images(form: DataForm, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
+    """The images to measure on, and the training images of each class if they are known."""
+    split = 'val' if trained.record.val_part else run.args.get('val_split') or 'val'
+    images, counts = open_images(form, trained, split=split)
+    if len(images.targets) <= MAX_CHECKED:
+        check_images(images)
+    return images, counts
+
+
+def _content(
+    args: argparse.Namespace,
+    run: _Run,
+    trained: TrainedNet,
+    split: DataSplit,
+    measured: Measured,
+    data: str,
+    command: str,
+) -> Content:
+    """What the page shows."""
+    curves = _read_summary(run)
+    pictures = {'calibration': draw_calibration(measured.answers, measured.metrics['ece'])}
+    results = _results(measured, trained, data, split)
+    if measured.groups is not None:
+        pictures['tail'] = as_bytes(lambda path: tail_figure(results, path))
+    if measured.sweep is not None:
+        pictures['routing'] = as_bytes(lambda path: routing_figure(results, path))
+    if curves and len(curves['epoch']) > 1:  # a single one makes no curve
+        pictures['curves'] = draw_curves(curves)
+    return Content(
+        name=(run.folder or Path()).resolve().name if run.folder else args.run,
+        model=trained.name,
+        data=data,
+        measured=measured,
+        about=_about(run, trained, split, measured, command),
+        pictures=pictures,
+        examples=_examples(split, measured),
+        curves_note=_curves_note(run, curves),
+    )
+
+
+def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSplit) -> Results:
+    """What was measured, as the plots take it."""
+    groups = measured.groups.groups if measured.groups else {}
+    rows = [row.plain() for row in measured.per_class]
+    names = ('label', 'name', 'train_images', 'test_images', 'accuracy', 'group')
+    return Results(
+        name=printable(trained.name),
+        architecture=trained.name,
+        method=None,
+        data=Data(
+            name=printable(data),
+            num_classes=split.num_classes,
+            train_images=sum(row.train_images for row in measured.per_class),
+            test_images=len(measured.answers.targets),
+            evaluated_on='val_fraction' if trained.record.val_part else 'test',
+        ),
+        network=Network(
+            parameters=0,
+            gmacs=measured.metrics['gmacs'],
+            gmacs_by_experts=None,
+            num_experts=measured.num_experts or 1,
+            multi_expert=measured.num_experts > 0,
+            router=measured.routed is not None,
+            input_size=tuple(measured.input_size),
+        ),
+        training=(),
+        test=Figures(
+            all_experts=measured.metrics,
+            routed=measured.routed,
+            sweep=None if measured.sweep is None else tuple(measured.sweep),
+            groups={name: [int(index) for index in members] for name, members in groups.items()},
+            per_class=tuple(ClassRow(**{name: row[name] for name in names}) for row in rows),
+        ),
+        seeds=(),
+    )
+
+
+def _about(
+    run: _Run, trained: TrainedNet, split: DataSplit, measured: Measured, command: str
+) -> dict[str, str]:  # fmt: skip
+    """Lines of the header."""
+    made = environment()
+    counts = trained.class_counts
+    total = f', {sum(counts):,} images, {max(counts):,} to {min(counts):,} per class' if counts else ''
+    now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
+    return {
+        'Measured on': f'{len(split.targets):,} images of {split.num_classes:,} classes: {split.source}',
+        'Training': f'loss {trained.record.loss or run.args.get("loss") or "not known"}{total}',
+        'Measured': f'{now}, float32, ride-timm {made["ride_timm"]}, torch {made["torch"]}, {made["hardware"]}',
+        'Trained with': str(run.args.get('command') or ''),
+        'Report made with': command,
+    }
+
+
+def _examples(split: DataSplit, measured: Measured) -> list[Example]:
+    """The most confident wrong answers."""
+    said = measured.answers
+    names = (*split.class_names, 'no finite answer')
+    wrong = np.flatnonzero(said.answers != said.targets)
+    found = []
+    for row in wrong[np.argsort(-said.confidence[wrong], kind='stable')][:MOST_ERRORS].tolist():
+        votes = zip(said.experts[row].tolist(), said.expert_confidence[row].tolist(), strict=True)
+        found.append(
+            Example(
+                file=split.dataset.filename(row),
+                picture=thumbnail(split.dataset.load(row)),
+                truth=names[said.targets[row]],
+                answer=names[said.answers[row]],
+                confidence=float(said.confidence[row]),
+                votes=[(names[index], share) for index, share in votes],
+            )
+        )
+    return found
+
+
+def _read_summary(run: _Run) -> dict[str, list[float]]:
+    """The metrics of every epoch, if a run wrote them."""
+    path = None if run.folder is None else run.folder / 'summary.csv'
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return read_curves(path.read_text(encoding='utf-8', errors='replace'))
+    except (OSError, csv.Error) as error:
+        raise RideError(f'{path} cannot be read ({error}); move it away to have the report without curves.') from None
+
+
+def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:
+    if not curves:
+        return ''
+    epochs = len(curves['epoch'])
+    planned = run.args.get('epochs', epochs)
+    note = f'{epochs} of {planned} {"epoch" if planned == 1 else "epochs"}.'
+    if run.args.get('stage') == 'router':
+        note += ' The router alone was trained; the accuracy is that of routed inference.'
+    if run.args.get('holdout'):
+        note += ' During training the accuracy was measured on held-out training images, here on the evaluation images.'
+    return note
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('report', main))

@@ -1,1 +1,0 @@
-"""The parts of training: arguments, set-up, loop and checkpoints."""

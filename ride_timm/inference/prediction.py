@@ -1,0 +1,225 @@
+"""What a network and its experts say of image files, prepared as an evaluation prepares them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import ImageDataset
+from torch import Tensor
+
+from ride_timm._compat import Reader
+from ride_timm.data import DataSplit, ImageSet, create_eval_loader
+from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels
+from ride_timm.errors import RideError
+from ride_timm.evaluation.memory import FittingForward
+from ride_timm.inference.load import TrainedNet
+from ride_timm.inference.network import data_config
+from ride_timm.models import count_experts, expert_logits
+from ride_timm.models.routing import check_threshold, expert_steps, logit
+
+__all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'forward_votes', 'predict']
+
+
+class Vote(NamedTuple):
+    """A class that a network or one of its experts names; `confidence` is its softmax probability, 0..1."""
+
+    label: str
+    class_index: int
+    confidence: float
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image.
+
+    `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
+    where the image did not pass the expert. A plain network has no experts, and `num_experts` None. `go_on` holds for
+    each expert but the last the probability, 0..1, of the router that another is needed; None where it was not asked.
+    """
+
+    path: str
+    top: tuple[Vote, ...]
+    experts: tuple[Vote | None, ...]
+    num_experts: int | None
+    go_on: tuple[float | None, ...] = ()
+
+
+class Skipped(NamedTuple):
+    """An image without a prediction, and one clause on why."""
+
+    path: str
+    reason: str
+
+
+class Votes(NamedTuple):
+    """Logits of a network and of its experts; a plain network has K = 0 and counts 0 experts."""
+
+    logits: Tensor
+    """The network's, shape (B, C)."""
+    expert_logits: Tensor
+    """Each expert's, shape (B, K, C); NaN where the image did not pass the expert."""
+    num_experts: Tensor
+    """How many experts each image passed, shape (B,), int64."""
+    router_logits: Tensor
+    """Logit of "go on" after each expert but the last, shape (B, K - 1); NaN where the router was not asked."""
+
+
+def predict(
+    trained: TrainedNet,
+    images: Sequence[str | Image.Image],
+    *,
+    top_k: int = 3,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = 'cpu',
+) -> Iterator[Prediction | Skipped]:
+    """Predict image files, in order and a batch at a time.
+
+    Args:
+        trained: Of `ride_timm.load`; `ride_timm.inference.prior.apply_prior` may have changed it.
+        images: Files, of any type that Pillow reads, or Pillow images.
+        top_k: How many classes to name, at most all.
+        threshold: Route with it; None: every image passes all experts.
+        batch_size: Images a batch.
+        workers: Loading processes.
+        device: Where to compute.
+
+    Yields:
+        A prediction for each image, or why there is none.
+    """
+    device = torch.device(device)
+    model: Any = trained.model.to(device).eval()
+    names = trained.class_names or tuple(map(str, range(model.num_classes)))
+    rows = np.arange(len(images), dtype=np.int64)
+    paths = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
+    base = ImageDataset('', reader=_PathReader(paths))
+    dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
+    dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    config = data_config(model)
+    loader = create_eval_loader(
+        DataSplit(dataset, names, rows, 'the named images'),
+        **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
+        batch_size=batch_size, workers=workers, device=device,
+    )  # fmt: skip
+    forward = FittingForward(partial(forward_votes, model, threshold=threshold))
+    row = 0
+    for batch, target in loader:
+        votes = forward(batch.to(device))
+        for usable, found in zip((target >= 0).tolist(), _predictions(votes, names, top_k), strict=True):
+            if not usable:
+                yield Skipped(paths[row], dataset.reason(row))
+            elif found is None:
+                yield Skipped(paths[row], f'the network gives the image {paths[row]} no finite logits')
+            else:
+                yield found._replace(path=paths[row])
+            row += 1
+
+
+@torch.inference_mode()
+def forward_votes(model: Any, images: Tensor, threshold: float | None = None) -> Votes:
+    """Run a network in eval mode and keep what each expert says.
+
+    Args:
+        model: Any network of timm's.
+        images: Shape (B, channels, H, W).
+        threshold: Route with it, and compute no expert for an image that does not pass it; None: no routing.
+
+    Returns:
+        The logits.
+    """
+    count = count_experts(model)
+    if threshold is None:
+        experts = expert_logits(model, images)
+        passed = torch.full((len(experts),), count, dtype=torch.int64, device=experts.device)
+        return Votes(experts.mean(dim=1), experts[:, :count], passed, torch.full_like(experts[:, 1:, 0], torch.nan))
+    steps = list(expert_steps(model, images, logit(check_threshold(threshold))))
+    batch, classes = steps[0].logits.shape
+    experts = steps[0].logits.new_full((batch, count, classes), torch.nan)
+    logits = steps[0].mean_logits.clone()
+    router = experts.new_full((batch, count - 1), torch.nan, dtype=torch.float32)
+    passed = torch.zeros(batch, dtype=torch.int64, device=experts.device)
+    for index, step in enumerate(steps):
+        experts[step.images, index] = step.logits
+        logits[step.images] = step.mean_logits
+        passed[step.images] = index + 1
+        if step.router_logits is not None:
+            router[step.images, index] = step.router_logits.float()
+    return Votes(logits, experts, passed, router)
+
+
+def _predictions(votes: Votes, names: Sequence[str], top_k: int) -> Iterator[Prediction | None]:
+    """For each image of a batch a prediction without its path; None where the largest logit is not finite."""
+    tops = _ranked(votes.logits, names, top_k)
+    firsts = _ranked(votes.expert_logits.flatten(0, 1), names, 1)
+    experts = votes.expert_logits.shape[1]
+    go_on = votes.router_logits.sigmoid().tolist()
+    for row, (top, passed) in enumerate(zip(tops, votes.num_experts.tolist(), strict=True)):
+        own = [None if vote is None else vote[0] for vote in firsts[row * experts : (row + 1) * experts]]
+        asked = tuple(None if math.isnan(share) else share for share in go_on[row])
+        yield None if top is None else Prediction('', top, tuple(own), passed or None, asked)
+
+
+def _ranked(logits: Tensor, names: Sequence[str], top_k: int) -> list[tuple[Vote, ...] | None]:
+    """The likeliest classes of each row of (N, C); equal logits rank by class index, as where accuracy is measured."""
+    order = logits.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    shares = logits.float().softmax(dim=1).gather(1, order)
+    rows = zip(order.tolist(), shares.tolist(), logits.amax(dim=1).isfinite().tolist(), strict=True)
+    return [
+        tuple(Vote(names[c], c, share) for c, share in zip(classes, row, strict=True)) if finite else None
+        for classes, row, finite in rows
+    ]
+
+
+class _PathReader(Reader):
+    """timm's reader over a list of paths."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__()
+        self.paths = paths
+
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        return open_regular(self.paths[index]), index
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        return Path(self.paths[index]).name if basename else self.paths[index]
+
+
+class _LenientSet(ImageSet):
+    """A blank image and the target -1 stand in the place of an image that cannot be read.
+
+    `decoded` holds by row what is no file but a Pillow image.
+    """
+
+    decoded: Mapping[int, Image.Image]
+
+    def _decode(self, index: int) -> Image.Image | torch.Tensor:
+        image = self.decoded.get(index)
+        return super()._decode(index) if image is None else read_pixels(image, self.mode, self.pixel_range)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        try:
+            return super().__getitem__(index)
+        except Exception:  # Pillow's decoders raise many types for a broken file
+            blank: Any = (
+                Image.new(self.mode, (32, 32)) if isinstance(self.mode, str) else torch.zeros(self.mode, 32, 32).byte()
+            )
+            return blank if self.transform is None else self.transform(blank), -1
+
+    def reason(self, index: int) -> str:
+        """Why an item cannot be read, found out by trying again: a loading process cannot tell."""
+        name = self.filename(index)
+        try:
+            super().__getitem__(index)
+        except RideError as error:
+            return str(error)
+        except Exception as error:
+            return f'the image {name} cannot be prepared ({failure_reason(error)})'
+        return f'the image {name} could not be read, but can be now: something is writing it'

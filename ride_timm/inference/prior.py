@@ -1,0 +1,315 @@
+"""Serving other class frequencies than a network was trained for: `--prior uniform|train|FILE`, `--logit-adjustment`.
+
+Experts trained with a tau list (`ride_timm.losses.LogitAdjustedLoss`) learn z_k + tau_k log pi = log p(y|x) under the
+class prior pi of the training images, up to a constant. So z_k + (tau_k - 1) log pi + log q is the answer of expert k
+where the classes come with the frequencies q. This is linear: the mean over any experts is corrected by the mean tau
+of the same experts, and it is enough to correct each expert alone, wherever its logits go.
+
+In routed inference an image that passes n experts gets the mean of the first n, whose mean tau is another for every n.
+With tau (0, 1, 2) a uniform prior therefore changes no answer of all three experts, but does change those of the
+images that only pass the first one or two: the first expert alone still expects the training prior. The router reads
+the logits as it was trained on them, so that every image passes as many experts as without correction.
+
+Other losses leave the training prior in the logits, wholly (cross-entropy) or in a part that nobody knows (LDAM, RIDE).
+Post-hoc logit adjustment takes z - tau log pi with a tau that the user gives: 1 is consistent for the balanced error
+after cross-entropy, and where a part is gone already the best overall accuracy lies below that. Nothing is trained, and
+one network serves every point between its best head and its best tail. It is the correction above for experts trained
+with 1 - tau, up to a constant.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ride_timm._compat import get_forward_hooks, update_model_args
+from ride_timm.data.sources.base import known_names
+from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
+from ride_timm.losses import ClassCounts, class_prior, prior_correction
+from ride_timm.models import CosineLinear, count_experts
+from ride_timm.records.schema import check_record, number, read_object
+
+__all__ = [
+    'apply_logit_adjustment',
+    'apply_options',
+    'apply_prior',
+    'correct_prior',
+    'fold_logit_adjustment',
+    'logit_adjustment',
+    'parse_prior',
+    'remaining_adjustment',
+    'serve_prior',
+]
+
+
+def correct_prior(
+    logits: Tensor, tau: float | Iterable[float], class_counts: ClassCounts, target: ClassCounts
+) -> Tensor:
+    """Turn logits into those for other class frequencies: zbar + (mean(tau) - 1) log pi + log q.
+
+    Source: Aimar et al., arXiv:2206.05260; the arithmetic is `ride_timm.losses.prior_correction`.
+
+    Args:
+        logits: Mean logits zbar of some experts, shape (B, C), such as all K, the first n, or a single one.
+        tau: What these experts were trained with: one number for each, or one for all.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        target: Class frequencies q to expect, shape (C,), of any sum.
+
+    Returns:
+        Shape (B, C), in float32 or float64.
+
+    Raises:
+        RideError: The lengths do not fit.
+        ValueError: The logits are not (B, C).
+    """
+    return prior_correction(logits, class_counts, tau, target)
+
+
+def serve_prior(model: nn.Module, tau: float | Sequence[float], class_counts: ClassCounts, target: ClassCounts) -> None:
+    """Make a network answer for other class frequencies; its state dict stays as it is.
+
+    From then on `model(x)`, `forward_experts` and `forward_routed` are corrected, and with them every command and
+    evaluation. A second call, or one of `logit_adjustment`, replaces the first.
+
+    Args:
+        model: A multi-expert network, or a plain one that counts as a single expert.
+        tau: What its experts were trained with: one number for each of the K, or one for all.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        target: Class frequencies q to expect, shape (C,), of any sum.
+
+    Raises:
+        RideError: tau is not of K experts, or the lengths do not fit.
+    """
+    experts = max(count_experts(model), 1)
+    taus = [float(tau)] * experts if isinstance(tau, (int, float)) else list(tau)
+    if len(taus) != experts:
+        raise RideError(
+            f'The network has {experts} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
+        )
+    zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
+    _set_offset(model, torch.cat([correct_prior(zero, one, class_counts, target) for one in taus]))
+
+
+def logit_adjustment(model: nn.Module, counts: ClassCounts, *, tau: float) -> None:
+    """Make a network answer with z - tau log pi, up to a constant; its state dict stays as it is.
+
+    Calls do not add up: tau is the whole, a second call, or one of `serve_prior`, replaces the first, and 0 takes it
+    back. An image passes as many experts as before.
+
+    Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
+
+    Args:
+        model: A multi-expert network, or any timm classifier of C classes, trained on a loss that leaves the class
+            prior pi in its logits: not `balanced_softmax`, `balpoe` or `logit_adjusted`.
+        counts: Training images per class, shape (C,); below 1 counts as 1.
+        tau: How much of the training prior is taken out: 0 nothing, 1 all that cross-entropy leaves in.
+
+    Raises:
+        RideError: The lengths do not fit.
+
+    Example:
+        >>> import timm, torch, ride_timm as rt
+        >>> model = timm.create_model('test_ride_resnet_cifar_3e', num_classes=3).eval()
+        >>> x = torch.zeros(2, 3, 32, 32)
+        >>> before = model(x)
+        >>> rt.logit_adjustment(model, [100, 10, 1], tau=0.5)
+        >>> bool((model(x) - before)[0].argmax() == 2)  # the rarest class gains most
+        True
+        >>> rt.logit_adjustment(model, [100, 10, 1], tau=0)
+        >>> torch.equal(model(x), before)
+        True
+    """
+    counts = counts if isinstance(counts, Tensor) else list(counts)
+    serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
+    if tau == 0.0:
+        _set_offset(model, None)
+
+
+def _set_offset(model: nn.Module, offset: Tensor | None) -> None:
+    """Add an offset (K, C) to the logits of a network's experts, or take it back."""
+    net: Any = model
+    if count_experts(model):
+        net.set_logit_offset(offset)
+        return
+    hooks = get_forward_hooks(net)  # a copy of a plain network has its hook too, and no handle
+    for key in [key for key, hook in hooks.items() if isinstance(hook, _Shift)]:
+        del hooks[key]
+    if offset is not None:
+        net.register_forward_hook(_Shift(offset[0]))
+
+
+class _Shift:
+    """Forward hook that adds a shift (C,) to the logits (B, C) of a network that is not of this package."""
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift
+
+    def __call__(self, module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.to(dtype) + self.shift.to(logits.device, dtype)
+
+
+def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
+    """Make a loaded network answer for the class frequencies that `--prior` names.
+
+    Args:
+        trained: Of `load`; its model is changed, see `serve_prior`.
+        prior: As for `parse_prior`.
+
+    Returns:
+        The frequencies, in label order, of sum 1.
+
+    Raises:
+        RideError: The network does not allow a correction, and why; or the prior cannot be read.
+    """
+    tau, counts = trained.record.tau, trained.class_counts
+    if tau is None:
+        loss = trained.record.loss
+        raise RideError(
+            f'--prior {prior} was given and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
+            'class prior in its logits is unknown; give --logit-adjustment TAU instead, or take a network trained with '
+            '--loss balanced_softmax, balpoe or logit_adjusted.'
+        )
+    if counts is None:
+        raise RideError(
+            f'--prior {prior} was given and {trained.name} does not say how many training images each class had, which '
+            'the correction needs; take a checkpoint or an exported folder of ride-timm, or leave --prior out.'
+        )
+    target = parse_prior(prior, trained.class_names or tuple(map(str, range(len(counts)))), counts)
+    serve_prior(trained.model, tau, counts, target)
+    return target
+
+
+def fold_logit_adjustment(model: nn.Module, class_counts: ClassCounts, tau: float = 1.0) -> None:
+    """Add -tau log pi to the biases of a network's heads: `logit_adjustment` for whoever loads the weights.
+
+    A cosine head, which has no bias, becomes a `biased_cosine` one; `save_folder` writes that down.
+
+    Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
+
+    Args:
+        model: A multi-expert network, or a plain one, trained without a tau list; changed in place. A router goes,
+            since it knows the logits as they were.
+        class_counts: Training images per class, shape (C,); below 1 counts as 1.
+        tau: How much of the training prior is taken out.
+
+    Raises:
+        RideError: The lengths do not fit, or a head is none that has or takes a bias.
+    """
+    classes = int(model.num_classes)  # type: ignore[arg-type]
+    shift = prior_correction(torch.zeros(1, classes, dtype=torch.float64), class_counts, 1.0 - tau)[0]
+    net: Any = model
+    heads = list(net.get_classifier()) if count_experts(model) else [net.get_classifier()]
+    for head in heads:
+        if getattr(head, 'bias', None) is None and not isinstance(head, CosineLinear):
+            raise RideError(
+                f'The head {type(head).__name__} has no bias for a logit adjustment; give --logit-adjustment to '
+                'validate, predict or demo instead.'
+            )
+    for head in heads:
+        if head.bias is None:
+            head.bias = nn.Parameter(torch.zeros_like(head.weight[:, 0], dtype=torch.float32))
+        with torch.no_grad():
+            head.bias += (shift - shift.mean()).to(head.bias.device, head.bias.dtype)
+    if count_experts(model):
+        net._drop_router()
+        if net.head == 'cosine':
+            net.head = 'biased_cosine'
+            update_model_args(net, head=net.head)
+
+
+def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
+    """What is left to take out of a network's logits: `tau` is the whole, and its heads may hold a part already.
+
+    Args:
+        trained: Of `load`.
+        tau: How much of the training prior is to be taken out in all.
+
+    Raises:
+        RideError: The loss took the prior out already, or the network has no class counts.
+    """
+    if trained.record.tau is not None:
+        loss = trained.record.loss
+        raise RideError(
+            f'--logit-adjustment {tau:g} was given and {trained.name}{f" (loss {loss})" if loss else ""} was trained '
+            'with a tau list, which takes the class prior out of the logits already; use --prior uniform, or --prior '
+            'with a file of the frequencies to expect.'
+        )
+    if trained.class_counts is None:
+        raise RideError(
+            f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
+            'had, which the adjustment needs; take a checkpoint or an exported folder of ride-timm, or leave it out.'
+        )
+    return tau - float(trained.record.logit_adjustment or 0.0)
+
+
+def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
+    """Make a loaded network answer as `--logit-adjustment` asks.
+
+    Args:
+        trained: Of `load`; its model is changed, see `logit_adjustment`.
+        tau: How much of the training prior is taken out in all, with what the heads hold already.
+
+    Raises:
+        RideError: As `remaining_adjustment`.
+    """
+    rest = remaining_adjustment(trained, tau)
+    assert trained.class_counts is not None
+    logit_adjustment(trained.model, trained.class_counts, tau=rest)
+
+
+def apply_options(trained: TrainedNet, prior: str | None, logit_adjustment: float | None) -> tuple[float, ...] | None:
+    """Make a loaded network answer as the options of `add_prior_option` ask.
+
+    Args:
+        trained: Of `load`; its model is changed.
+        prior: As of `apply_prior`.
+        logit_adjustment: As of `apply_logit_adjustment`; one of both at most is given.
+
+    Returns:
+        The frequencies of `--prior`, in label order, of sum 1; None without it.
+
+    Raises:
+        RideError: As `apply_prior` and `apply_logit_adjustment`.
+    """
+    if logit_adjustment is not None:
+        apply_logit_adjustment(trained, logit_adjustment)
+    return None if prior is None else apply_prior(trained, prior)
+
+
+def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts) -> tuple[float, ...]:
+    """Read class frequencies.
+
+    Args:
+        text: `uniform`; `train` for those of the training images; or a JSON file with an object of class name ->
+            frequency, of any sum, that names every class. A file called `train` is `./train`.
+        class_names: C names in label order.
+        class_counts: Training images per class, shape (C,).
+
+    Returns:
+        C frequencies in label order, of sum 1.
+
+    Raises:
+        RideError: The file cannot be read, or does not give every class a frequency from 1e-30 to 1e30.
+    """
+    if text == 'uniform':
+        return (1.0 / len(class_names),) * len(class_names)
+    if text == 'train':
+        return tuple(class_prior(class_counts).tolist())
+    if not Path(text).is_file():
+        raise RideError(f'--prior {text} was given and there is no such file; give uniform, train or a JSON file.')
+    known = set(class_names)
+    if len(known) < len(class_names):
+        raise RideError(f'--prior {text} cannot tell classes of one name apart; give uniform or train.')
+    found = read_object(Path(text))
+    found = dict(zip(known_names(list(found), class_names), found.values(), strict=True))
+    unknown = next((name for name in found if name not in known), None)
+    if unknown is not None:
+        raise RideError(f'{text} names the class "{unknown}", which the network does not have; give its classes alone.')
+    check_record(found, dict.fromkeys(class_names, number(1e-30, 1e30)), text, needed=tuple(class_names))
+    total = math.fsum(found.values())
+    return tuple(found[name] / total for name in class_names)

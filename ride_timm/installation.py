@@ -1,0 +1,46 @@
+"""What is wrong with an installation."""
+
+import importlib
+import importlib.metadata
+
+__all__ = ['find_problem', 'version_of']
+
+
+def find_problem() -> str | None:
+    """What is wrong with the installation, and the command that repairs it, in one sentence; None for nothing.
+
+    It is a requirement that is not met, or else the first of torch, torchvision and timm that cannot be imported.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        needs = [Requirement(text) for text in importlib.metadata.requires('ride-timm') or []]
+    except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        needs = []
+    for need in needs:
+        if need.marker is not None and not need.marker.evaluate({'extra': ''}):
+            continue
+        version = version_of(need.name)
+        if version is None or not need.specifier.contains(version, prereleases=True):
+            found = f'{need.name} {version} is installed' if version else f'{need.name} is not installed'
+            return f'{found} and ride-timm needs {need}; run: pip install --upgrade "{need}"'
+    for name in ('torch', 'torchvision', 'timm'):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a torchvision built for another torch fails with a RuntimeError
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            repair = 'pip install --upgrade --force-reinstall torch torchvision timm'
+            return f'{name} {version_of(name)} cannot be imported ({reason}); run: {repair}'
+    return None
+
+
+def version_of(name: str) -> str | None:
+    """Version of an installed package, None where there is none.
+
+    Args:
+        name: The package.
+    """
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

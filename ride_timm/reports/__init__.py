@@ -1,1 +1,0 @@
-"""What the report of a run is made of: measuring, figures, page."""

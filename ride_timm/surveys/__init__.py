@@ -1,1 +1,0 @@
-"""What `ride-timm data` is made of: survey, text, plot."""

@@ -1,0 +1,72 @@
+"""Optional experiment trackers next to `summary.csv`: TensorBoard, trackio, Weights & Biases."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ride_timm.errors import RideError
+
+__all__ = ['TRACKERS', 'Tracker']
+
+TRACKERS = {'tensorboard': 'tensorboard', 'trackio': 'trackio', 'wandb': 'wandb'}
+"""What `--log` takes, and the package behind it."""
+
+
+class Tracker:
+    """Sends each epoch's metrics to one tracker; does nothing without a name.
+
+    Args:
+        name: A key of `TRACKERS`, or None.
+        folder: The run's folder; TensorBoard's files go into it, and its name is the run's.
+        settings: The run's arguments, shown with the curves.
+        project: What groups runs in trackio and wandb.
+
+    Raises:
+        RideError: The package is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        folder: Path = Path(),
+        settings: Mapping[str, Any] | None = None,
+        project: str = 'ride-timm',
+    ) -> None:
+        self._writer: Any = None
+        self._module: Any = None
+        if name is None:
+            return
+        package = TRACKERS[name]
+        try:
+            if name == 'tensorboard':
+                board = importlib.import_module('torch.utils.tensorboard')
+                self._writer = board.SummaryWriter(str(folder / 'tensorboard'))
+            else:
+                self._module = importlib.import_module(package)
+                # trackio has wandb's interface
+                self._module.init(project=project, name=folder.name, config=dict(settings or {}))
+        except ImportError:
+            raise RideError(f"--log {name} needs the package {package}; run: pip install '{package}'") from None
+
+    def log(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Send the metrics of an epoch.
+
+        Args:
+            epoch: Index of the epoch, from 0.
+            figures: By name, such as `train_loss` or `eval_few`.
+        """
+        if self._writer is not None:
+            for name, value in figures.items():
+                self._writer.add_scalar(name.replace('_', '/', 1), value, epoch)
+            self._writer.flush()
+        elif self._module is not None:
+            self._module.log({'epoch': epoch, **figures})
+
+    def close(self) -> None:
+        """Finish; nothing can be sent afterwards."""
+        if self._writer is not None:
+            self._writer.close()
+        elif self._module is not None:
+            self._module.finish()
+        self._writer = self._module = None

@@ -1,0 +1,302 @@
+"""`ride-timm train --data-dir DIR` without a recipe."""
+
+import logging
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from configs import resolved
+from PIL import Image
+from tiny_runs import CIFAR, write_images
+from torch import nn
+
+from ride_timm.commands.train import main
+from ride_timm.data import DataSplit
+from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
+from ride_timm.records.checkpoint import read_checkpoint
+from ride_timm.training import picks, resolve
+
+
+class Images:
+    """Blank images of given sizes, with labels."""
+
+    def __init__(self, sizes):
+        self.sizes, self.transform = sizes, 'of the loader'
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        assert self.transform is None
+        return Image.new('RGB', self.sizes[index]), 0
+
+
+class Small(nn.Module):
+    """A convolution with this many groups, in float32."""
+
+    def __init__(self, groups=1):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=groups)
+
+
+def split(counts, size=(32, 32)):
+    targets = np.repeat(np.arange(len(counts)), counts)
+    return DataSplit(Images([size] * len(targets)), tuple(map(str, counts)), targets, 'nowhere')
+
+
+def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1):
+    config = resolved(['--data-dir', 'x', *options]).but(device=device, world_size=world)
+    if init is not None:
+        config = config.but(model=init.name)
+    return picks.from_images(config, split(counts, size), init)
+
+
+def hint(caplog, *options, init=None):
+    """What is told beside the choices."""
+    caplog.set_level(logging.INFO)
+    config = chosen([300, 10], (64, 64), *options, init=init)
+    caplog.clear()
+    picks.hint(config, init)
+    return caplog.text
+
+
+def trained(name='ride_resnet18_3e', size=(64, 64), names=('a', 'b')):
+    """Weights to initialise from, of images of this size; those of timm's come without names of classes."""
+    net = SimpleNamespace(pretrained_cfg={'input_size': (3, *size), 'architecture': name})
+    return TrainedNet(net, name, names, source='weights')
+
+
+def test_small_images():
+    args = chosen([500, 200, 100, 50, 5])
+    assert (args.model, args.img_size, args.batch_size, args.loss) == ('ride_resnet32_3e', 32, 32, 'balpoe')
+    assert args.epochs == 200
+    assert args.mixup == 0.4
+    assert args.lr == pytest.approx(0.1 * 32 / 128)
+
+
+@pytest.mark.parametrize('size, wanted', [((64, 80), 64), ((100, 70), 96), ((640, 480), 224), ((41, 41), 64)])
+def test_the_size_of_larger_images(size, wanted):
+    args = chosen([300, 100, 10], size)
+    assert (args.model, args.img_size) == ('ride_resnet18_3e', wanted)
+
+
+@pytest.mark.parametrize(
+    'images, batch', [(20, 8), (161, 8), (320, 16), (2560, 128), (100_000, 128)]
+)  # fmt: skip
+def test_the_batch_leaves_twenty_steps(images, batch):
+    assert chosen([images]).batch_size == batch
+
+
+def test_the_hardware():
+    assert chosen([3000, 30], (300, 300)).batch_size == 32
+    assert chosen([3000, 30], (300, 300), '--amp', device='cuda').batch_size == 128
+    assert chosen([3000, 30], (300, 300), '--amp', device='cuda').model == 'ride_resnet50_3e'
+
+
+def test_trained_weights_need_fewer_and_smaller_steps():
+    fresh, tuned = (chosen([5000, 50], init=init) for init in (None, trained('ride_resnet32_3e')))
+    assert tuned.epochs < fresh.epochs
+    assert tuned.lr < fresh.lr
+    assert tuned.mixup == 0.0
+
+
+def test_what_the_command_line_says_stays(caplog):
+    caplog.set_level(logging.INFO)
+    options = ('--epochs', '7', '-b', '4', '--lr', '0.5', '--loss', 'ce', '--img-size', '96', '--weight-decay', '0')
+    args = chosen([100, 10], (300, 300), *options)
+    assert (args.epochs, args.batch_size, args.lr, args.loss, args.img_size) == (7, 4, 0.5, 'ce', 96)
+    assert args.weight_decay == 0
+    assert args.mixup == 0.0
+    for name in ('epochs', 'batch-size', 'lr', 'loss', 'img-size', 'weight-decay'):
+        assert f'--{name} ' not in caplog.text
+
+
+def test_each_choice_is_printed_with_its_reason(caplog):
+    caplog.set_level(logging.INFO)
+    chosen([100, 10], (180, 200))
+    for line in ('--model ride_resnet18_3e (images of about 180 pixels on the CPU)', '--batch-size 8 (110 training'):
+        assert line in caplog.text
+    assert '--loss balpoe (imbalance factor 10;' in caplog.text
+
+
+def precision(*options, groups=1, device='cpu'):
+    config = picks.from_network(resolved(['--data-dir', 'x', *options]).but(device=device), Small(groups))
+    return config.amp, config.channels_last
+
+
+def test_mixed_precision_can_be_refused(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
+    assert precision() == (True, True)
+    assert '--amp (the hardware computes in bfloat16; else --no-amp)' in caplog.text
+    caplog.clear()
+    assert precision('--no-amp') == (False, False)
+    assert '--amp' not in caplog.text
+    assert precision('--no-channels-last') == (True, False)
+
+
+def test_mixed_precision_only_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
+    assert precision(groups=4) == (False, True)  # depthwise convolutions, such as those of EfficientNet
+    assert precision(groups=2) == (True, True)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', list)
+    assert precision() == (False, False)
+
+
+def test_weights_keep_the_size_that_they_were_trained_at():
+    for size in (32, 64, 224):
+        init = trained(size=(size, size))
+        assert chosen([300, 100, 10], (300, 300), init=init).img_size == size
+        assert chosen([300, 100, 10], (300, 300), '--img-size', '128', init=init).img_size == 128
+    assert chosen([300, 100, 10], (300, 300), init=trained(size=(32, 64))).img_size is None  # and so both sides
+
+
+def test_plain_weights_of_timm_take_the_size_of_the_images():
+    assert chosen([300, 100, 10], (50, 50), init=trained(size=(224, 224), names=None)).img_size == 64
+
+
+def test_a_named_model_leaves_the_other_choices():
+    args = chosen([300, 100, 10], (50, 60), '--model', 'resnet18')
+    assert (args.model, args.img_size, args.batch_size, args.loss) == ('resnet18', 64, 16, 'balanced_softmax')
+    assert args.epochs == chosen([300, 100, 10], (50, 60)).epochs
+    assert args.lr == pytest.approx(0.1 * 16 / 128)
+    args = chosen([300, 100, 10], (50, 60), '--model', CIFAR)
+    assert (args.img_size, args.loss) == (32, 'balpoe')
+    assert chosen([300, 100, 10], (50, 60), '--model', 'ride_resnet32_1e').loss == 'balanced_softmax'
+
+
+@pytest.mark.parametrize(
+    'options, wanted',
+    [
+        (['--model', 'efficientnet_b4'], 320),  # which is made for larger images than 224 pixels
+        (['--model', 'resnet18'], 224),
+        (['--model', 'vit_tiny_patch16_224'], None),  # which takes no other size
+        (['--model', 'vit_tiny_patch16_224', '--model-kwargs', 'img_size=96'], None),
+    ],
+)
+def test_the_size_that_a_named_model_takes(options, wanted):
+    assert chosen([300, 100, 10], (640, 480), *options).img_size == wanted
+
+
+def test_a_named_model_that_nothing_has():
+    with pytest.raises(RideError, match='no architecture resnet81'):
+        chosen([300, 10], (32, 32), '--model', 'resnet81')
+
+
+@pytest.mark.parametrize(
+    'options', [('--sampler', 'balanced'), ('--reweight-epoch', '3'), ('--loss-kwargs', 'rho=0.1')]
+)
+def test_what_corrects_for_the_imbalance_already(options):
+    args = chosen([300, 10], (32, 32), *options)
+    assert (args.loss, args.mixup) == (None, 0.0)
+
+
+def test_rates_of_other_optimizers_are_their_own():
+    for options in (['--opt', 'adamw'], ['--lr-base', '0.2']):
+        assert chosen([300, 10], (32, 32), *options).lr is None
+    assert chosen([300, 10], (32, 32), '--opt', 'adamw').weight_decay == 2e-5
+
+
+def test_the_rate_is_that_of_all_processes_together():
+    one = chosen([3000], (32, 32), '-b', '16')
+    more = chosen([3000], (32, 32), '-b', '16', '--grad-accum-steps', '2', world=2)
+    assert more.lr == pytest.approx(4 * one.lr)
+    assert more.epochs >= one.epochs
+
+
+def test_pretrained_weights_of_timm_count_as_trained():
+    args = chosen([5000, 50], (64, 64), '--model', 'resnet18', '--pretrained')
+    assert args.lr == pytest.approx(0.02 * args.batch_size / 128)
+
+
+@pytest.mark.parametrize('options', [('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])
+def test_a_recipe_or_a_stage_closes_the_question(options):
+    config = resolved(['--data-dir', 'x', '--init', 'y', *options])
+    assert not resolve.is_open(config)
+    assert resolve.for_evaluation(config) == config
+
+
+def start_line(text):
+    """The line that starts from trained weights, as a list of words, None if there is none."""
+    found = [line for line in text.splitlines() if '--init' in line]
+    assert len(found) <= 1
+    return shlex.split(found[0]) if found else None
+
+
+def test_the_start_from_trained_weights_is_named(caplog):
+    line = start_line(hint(caplog, '--epochs', '5', '--experiment', 'a b'))
+    command = ['ride-timm', 'train', '--data-dir', 'x', '--epochs', '5', '--experiment', 'a b']
+    assert line == [*command, '--init', 'ride_resnet32_3e.balpoe_cifar100lt']
+
+
+@pytest.mark.parametrize(
+    'options, named',
+    [
+        (['--model', 'ride_resnet32_3e'], True), (['--img-size', '96'], True), (['--model', 'ride_resnet18_3e'], False),
+        (['--model', 'resnet18', '--pretrained'], False), (['--resume', 'auto'], False),
+        (['--model-kwargs', 'layers=(2,2,2)'], False),
+    ],
+)  # fmt: skip
+def test_the_start_is_named_where_it_helps(caplog, options, named):
+    assert (start_line(hint(caplog, *options)) is not None) == named
+
+
+def test_trained_weights_need_no_hint(caplog):
+    assert start_line(hint(caplog, init=trained())) is None
+
+
+def test_mirrored_images_are_told_unless_decided(caplog):
+    assert 'signs) add --hflip 0' in hint(caplog)
+    for options in (['--hflip', '0'], ['--hflip', '0.5']):
+        assert 'add --hflip' not in hint(caplog, *options)
+
+
+def test_the_sizes_are_looked_at_evenly_and_the_transform_is_put_back():
+    images = Images([(10, 99)] * 300 + [(50, 60)] * 301)
+    given = DataSplit(images, ('a',), np.zeros(601, dtype=np.int64), 'nowhere')
+    assert picks.short_side(given, sample=601) == 50
+    assert images.transform == 'of the loader'
+
+
+def test_class_folders_alone_are_split(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    data = write_images(tmp_path / 'data', {'ant': 30, 'bee': 10, 'cat': 2}, size=32) / 'train'
+    options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '--device', 'cpu']
+    assert main(['--data-dir', str(data), *options]) == 0
+    assert '--val-fraction 0.2 (no images to evaluate on in ' in caplog.text
+    assert caplog.text.index('give the option yourself') < caplog.text.index('--model')
+    checkpoint = read_checkpoint(next((tmp_path / 'out').iterdir()) / 'last.pth.tar')
+    assert checkpoint['ride']['val_part']['fraction'] == 0.2
+    assert sum(checkpoint['ride']['class_counts']) < 42
+
+
+def test_the_command(tmp_path, capsys):
+    data = write_images(tmp_path / 'data', size=32)
+    done = main(['--data-dir', str(data), '--output', str(tmp_path / 'out'), '--epochs', '1', '--device', 'cpu'])
+    assert done == 0
+    run = next((tmp_path / 'out').iterdir())
+    checkpoint = read_checkpoint(run / 'last.pth.tar')
+    assert checkpoint['arch'] == 'ride_resnet32_3e'
+    assert checkpoint['ride']['loss'] == 'balpoe'
+    assert isinstance(checkpoint['args']['lr'], float)
+
+
+@pytest.mark.parametrize('size', [32, 48])
+def test_the_named_start_works_as_it_stands(tmp_path, caplog, size):
+    """Class folders alone, with images of the weights' size and larger ones."""
+    caplog.set_level(logging.INFO)
+    data = write_images(tmp_path / 'data', {'ant': 30, 'bee': 10, 'cat': 2}, size=size) / 'train'
+    options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '-b', '32', '--device', 'cpu', '-j', '0']
+    assert main(['--data-dir', str(data), '--experiment', 'fresh', *options]) == 0
+    line = start_line(caplog.text)
+    assert line[:2] == ['ride-timm', 'train']
+    caplog.clear()
+    assert main([*line[2:], '--experiment', 'started']) == 0
+    assert 'Weights of ride_resnet32_3e.balpoe_cifar100lt (new heads' in caplog.text
+    checkpoint = read_checkpoint(tmp_path / 'out/started/last.pth.tar')
+    assert checkpoint['arch'] == 'ride_resnet32_3e'
+    assert checkpoint['args']['data_config']['input_size'] == (3, 32, 32)  # that of the weights
+    assert (checkpoint['ride']['loss'], checkpoint['ride']['val_part']['fraction']) == ('balpoe', 0.2)
+    assert checkpoint['args']['lr'] == pytest.approx(0.02 * 32 / 128)
