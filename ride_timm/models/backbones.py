@@ -9,7 +9,7 @@ from ride_timm.records.published import register_published
 from ._factory import check_fixed, expert_count, register_entry_point
 from .ride_backbone import RideBackbone, backbone_cfg, create_on_backbone
 
-__all__ = ['BACKBONES']  # register_entry_point adds the names
+__all__ = ['BACKBONES', 'backbone_of']  # register_entry_point adds the names
 
 BACKBONES = {
     'caformer_s18.sail_in22k_ft_in1k': 'CAFormer-S18',
@@ -54,6 +54,11 @@ default_cfgs = generate_default_cfgs(
         {variant: backbone_cfg(get_pretrained_cfg(name), expert_count(variant)) for variant, name in _VARIANTS.items()}
     )
 )
+
+
+def backbone_of(architecture: str) -> str | None:
+    """Name and tag of the timm model that an architecture with a name here is built on; None for any other."""
+    return _VARIANTS.get(architecture)
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideBackbone:
