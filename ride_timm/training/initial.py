@@ -113,7 +113,7 @@ def reorder_experts(init: TrainedNet, order: Sequence[int]) -> None:
 
 def _from_plain(file: Path, state: dict[str, Any], model: str, backbone: str) -> TrainedNet:
     """The plain backbone of a file, for the multi-expert network of it."""
-    cfg = timm.get_pretrained_cfg(backbone)
+    cfg: Any = timm.get_pretrained_cfg(backbone)
     heads = [state[f'{name}.weight'] for name in _names(cfg.classifier) if f'{name}.weight' in state]
     stems = [state[f'{name}.weight'] for name in _names(cfg.first_conv) if f'{name}.weight' in state]
     shape = {'in_chans': stems[0].shape[1]} if stems else {}
