@@ -267,7 +267,7 @@ def is_sharded(folder: Path) -> bool:
 
 def package_root() -> Path:
     """The folder of the weights that came with the package: in the wheel, or in the checkout around it."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     checkout = package.parent
     is_checkout = (checkout / 'pyproject.toml').is_file() and not (package / '_weights').is_dir()
     return checkout / 'weights' if is_checkout else package / '_weights'

@@ -19,7 +19,7 @@ from ride_timm.errors import RideError
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.official import from_official, load_official
 
-GOLDEN = Path(__file__).parent / 'golden'
+GOLDEN = Path(__file__).parents[1] / 'golden'
 NAMES = ('resnet32_3e', 'resnet32_3e_ea', 'bottleneck_2e')
 
 

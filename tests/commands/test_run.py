@@ -64,7 +64,7 @@ def test_in_a_fresh_interpreter(tmp_path):
     (tmp_path / 'scripts' / 'timm').mkdir()
     script.write_text(script.read_text().replace('from helper import VALUE', 'VALUE = 0'))
     (tmp_path / 'scripts' / 'timm' / '__init__.py').write_text('raise SystemError("the wrong timm")\n')
-    root = str(Path(run.__file__).parents[1])
+    root = str(Path(run.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, '-m', 'ride_timm.commands.run', str(script), '--model', 'x'],
         cwd=tmp_path,

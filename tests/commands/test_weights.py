@@ -14,7 +14,7 @@ from ride_timm.publishing.index import hash_folder
 from ride_timm.records.published import package_root, published_weights, read_index
 from ride_timm.records.results import read_results
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = read_index(package_root()) if (package_root() / 'index.json').is_file() else {}
 LOCAL = {name: weight for name, weight in WEIGHTS.items() if weight.is_local}
 every_weight = pytest.mark.parametrize('weight', WEIGHTS.values(), ids=list(WEIGHTS))

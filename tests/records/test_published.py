@@ -378,4 +378,4 @@ def test_a_relative_folder_of_weights_outlives_a_change_of_the_working_directory
 
 
 def test_the_weights_of_a_checkout():
-    assert published.package_root() == Path(__file__).resolve().parents[1] / 'weights'
+    assert published.package_root() == Path(__file__).resolve().parents[2] / 'weights'
