@@ -29,6 +29,7 @@ if _TYPE_CHECKING:
     from .inference.load import load as load
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
+    from .models.ride_backbone import rideify as rideify
     from .training.config import TrainConfig as TrainConfig
     from .training.run import train as train
 
@@ -53,6 +54,7 @@ __all__ = [
     'losses',
     'models',
     'predict',
+    'rideify',
     'tasks',
     'train',
     'train_router',
@@ -67,6 +69,7 @@ _FUNCTIONS = {
     'load': 'inference.load:load',
     'logit_adjustment': 'inference.prior:logit_adjustment',
     'predict': 'inference.predict:predict',
+    'rideify': 'models.ride_backbone:rideify',
     'train': 'training.run:train',
     'train_router': 'training.router:train_router',
 }

@@ -6,6 +6,7 @@ that import registers the architectures while this module is half done.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,9 +24,9 @@ from timm.task import ClassificationEvaluator
 from torch import Tensor, nn
 
 __all__ = [
-    'Evaluator', 'Float32Buffers', 'Reader', 'bfloat16_on_cpu', 'feature_take_indices', 'get_batches',
-    'get_forward_hooks', 'get_inner', 'hand_over_path', 'make_blocks', 'mixup_target', 'quiet_shards',
-    'save_config_for_hf', 'set_batches', 'shard_names', 'update_model_args',
+    'Evaluator', 'Float32Buffers', 'Reader', 'bfloat16_on_cpu', 'feature_take_indices', 'filter_checkpoint',
+    'get_batches', 'get_forward_hooks', 'get_inner', 'get_version', 'hand_over_path', 'make_blocks', 'mixup_target',
+    'quiet_shards', 'save_config_for_hf', 'set_batches', 'shard_names', 'update_model_args',
 ]  # fmt: skip
 
 
@@ -75,6 +76,20 @@ def get_inner(module: nn.Module) -> nn.Module | None:
 def get_forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
     """The forward hooks of a module by handle, which PyTorch hands out only when they are registered."""
     return module._forward_hooks
+
+
+def filter_checkpoint(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint as a timm model takes it, position embeddings resampled.
+
+    timm's families have their filters beside their classes, by convention all of one name.
+    """
+    fit = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    return dict(fit(state, model)) if fit is not None else state
+
+
+def get_version(tensor: Tensor) -> int:
+    """How often a tensor was written to in place, which PyTorch counts and does not document."""
+    return int(tensor._version)
 
 
 def get_batches(loader: Any) -> Any:

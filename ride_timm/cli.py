@@ -21,6 +21,7 @@ COMMANDS = {
     'quickstart': 'train a small model on a long tail of handwritten digits and show what it has learned',
     'data': 'check images before training: class counts, unreadable and duplicate images',
     'train': 'train a model',
+    'backbones': 'list which timm models can be a backbone, and what experts on them cost',
     'recipes': 'list the named training settings, or print one',
     'validate': 'evaluate a model: overall and many, medium and few-shot accuracy',
     'report': 'write one HTML page on what a model can and cannot do',

@@ -61,6 +61,23 @@ def test_an_export_has_the_arguments_of_the_network(tmp_path):
     assert '"ride"' in text
 
 
+def test_a_family_has_a_filter_for_checkpoints():
+    small, large = (timm.create_model('test_vit', img_size=size) for size in (64, 96))
+    state = _compat.filter_checkpoint(small.state_dict(), large)
+    large.load_state_dict(state)
+    net = timm.create_model('test_resnet')
+    assert _compat.filter_checkpoint(net.state_dict(), net).keys() == net.state_dict().keys()
+
+
+def test_writing_in_place_is_counted():
+    tensor = torch.zeros(2, device='meta')
+    before = _compat.get_version(tensor)
+    tensor + 1
+    assert _compat.get_version(tensor) == before
+    tensor[:1].relu_()
+    assert _compat.get_version(tensor) > before
+
+
 def test_stages_of_a_resnet():
     stages, info = _compat.make_blocks((BasicBlock,) * 4, (8, 8, 16, 16), (1, 1, 1, 1), 8, cardinality=1, base_width=64)
     assert [name for name, _ in stages] == ['layer1', 'layer2', 'layer3', 'layer4']

@@ -219,7 +219,8 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
         )
     for before, run in itertools.pairwise(args.runs):
         begun = read_run(Path(run)).training[0].init
-        if begun is None or Path(begun).resolve() != (Path(before) / 'last.pth.tar').resolve():
+        folder = Path(before).resolve()
+        if begun is None or Path(begun).resolve() not in (folder, folder / 'last.pth.tar'):
             raise RideError(
                 f'{run} began with {begun} and not with {before}; name the runs in order, each after the one that it '
                 'began with.'

@@ -39,13 +39,13 @@ def gmacs_by_experts(model: MultiExpertNet, input_size: Sequence[int]) -> list[f
     net = copy.deepcopy(model).to('meta').float().eval()
     x = torch.empty(1, *input_size, device='meta')
     total = _count(net.forward_trunk, x)
-    x = net.forward_trunk(x)
+    z = net.forward_trunk(x)
+    pooled = net.experts[0].forward_pool(net.experts[0].forward_features(z))  # of every expert the same shape
     costs = []
     for index, expert in enumerate(net.experts):
         if index and net.router is not None:
-            pooled = net.global_pool(net.experts[index - 1].forward_features(x))
-            total += _count(net.router, index - 1, pooled, net.experts[index - 1](pooled))
-        total += _count(expert.forward_features, x) + _count(expert, net.global_pool(expert.forward_features(x)))
+            total += _count(net.router, index - 1, pooled, expert.fc(pooled))
+        total += _count(expert, z)
         costs.append(total)
     return costs
 

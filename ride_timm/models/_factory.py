@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, register_model, resolve_pretrained_cfg
 
 from ride_timm import _compat
 from ride_timm.records.published import PretrainedError, default_tag, is_sharded, weight_of
@@ -14,7 +15,14 @@ from ride_timm.records.published import PretrainedError, default_tag, is_sharded
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
 
-__all__ = ['create_multi_expert', 'expert_count', 'head_names']
+__all__ = [
+    'build_multi_expert',
+    'check_fixed',
+    'create_multi_expert',
+    'expert_count',
+    'head_names',
+    'register_entry_point',
+]
 
 _logger = logging.getLogger(__name__)
 NetT = TypeVar('NetT', bound=MultiExpertNet)
@@ -31,6 +39,37 @@ def expert_count(variant: str) -> int:
 def head_names(num_experts: int) -> tuple[str, ...]:
     """State-dict names of the K heads, timm's `classifier`."""
     return tuple(f'experts.{k}.fc' for k in range(num_experts))
+
+
+def register_entry_point(module: str, name: str, doc: str, create: Callable[..., Any]) -> None:
+    """Register an architecture in timm, as a function of a module.
+
+    Args:
+        module: `__name__` of the module, which has the architecture's `default_cfgs`.
+        name: The architecture.
+        doc: Its docstring.
+        create: Builds it, from its name, `pretrained` and keyword arguments.
+    """
+
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> Any:
+        return create(name, pretrained, **kwargs)
+
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__module__, entry_point.__doc__ = module, doc
+    setattr(sys.modules[module], name, register_model(entry_point))
+
+
+def check_fixed(variant: str, kwargs: Mapping[str, Any], *names: str) -> None:
+    """Refuse arguments that an architecture's name fixes.
+
+    Raises:
+        TypeError: There is one of these names.
+    """
+    for fixed in set(names) & kwargs.keys():
+        raise TypeError(
+            f'{variant} was given {fixed}={kwargs[fixed]!r}, which its name fixes; choose another architecture of '
+            "timm.list_models('ride_*')."
+        )
 
 
 def create_multi_expert(
@@ -55,11 +94,31 @@ def create_multi_expert(
         TypeError: An unknown argument, or one that the name fixes.
         PretrainedError: The weights do not exist, or are not the published ones.
     """
-    for fixed in {'num_experts', 'block'} & kwargs.keys():
-        raise TypeError(
-            f'{variant} was given {fixed}={kwargs[fixed]!r}, which its name fixes; choose another architecture of '
-            "timm.list_models('ride_*')."
-        )
+    check_fixed(variant, kwargs, 'num_experts', 'block')
+    return build_multi_expert(
+        model_cls, variant, pretrained, tuple(range(num_maps)), num_experts=expert_count(variant), **(arch | kwargs)
+    )
+
+
+def build_multi_expert(
+    model_cls: Callable[..., NetT], variant: str, pretrained: bool, maps: int | tuple[int, ...], **kwargs: Any
+) -> NetT:
+    """Build a network of any number of experts through timm's factory.
+
+    Args:
+        model_cls: The family's class, or a function that builds one.
+        variant: The architecture's name.
+        pretrained: Load weights.
+        maps: The feature maps of `features_only=True`: the last n, or a selection.
+        **kwargs: Arguments of the class and of timm's factory.
+
+    Returns:
+        As `create_multi_expert`.
+
+    Raises:
+        TypeError: An unknown argument.
+        PretrainedError: The weights do not exist, or are not the published ones.
+    """
     if _asks_for_heads_not_kept(kwargs):
         kwargs.update(_of_new_heads(kwargs))
     made_with = _use_published(variant, kwargs) if pretrained else None
@@ -68,9 +127,8 @@ def create_multi_expert(
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={'out_indices': tuple(range(num_maps)), 'feature_cls': 'getter'},
-        num_experts=expert_count(variant),
-        **(arch | kwargs),
+        feature_cfg={'out_indices': maps, 'feature_cls': 'getter'},
+        **kwargs,
     )
     if made_with is not None:
         for holder in (net, getattr(net, 'model', net)):  # features_only wraps the network and copies its cfg

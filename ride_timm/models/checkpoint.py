@@ -1,11 +1,11 @@
 """Fitting a checkpoint to a multi-expert network before it is loaded."""
 
 import re
+from typing import Any
 
 import torch
 
 from .multi_expert import MultiExpertNet
-from .seeding import seed_from_plain
 
 __all__ = ['checkpoint_filter_fn']
 
@@ -15,9 +15,9 @@ StateDict = dict[str, torch.Tensor]
 def checkpoint_filter_fn(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
     """What timm's loader calls on a state dict before it loads it.
 
-    Our own checkpoints pass through, without their router where the network has none. A checkpoint of a plain timm
-    ResNet or ResNeXt (`conv1 bn1 layer1 .. layer4 fc`) seeds the trunk and every expert (`seed_from_plain`); heads are
-    always drawn anew, each expert its own, because experts with equal bodies and equal heads would never part.
+    Our own checkpoints pass through, without their router where the network has none. A checkpoint of the plain
+    timm backbone seeds the trunk and every expert (`MultiExpertNet.seeds`); heads are always drawn anew, each
+    expert its own, because experts with equal bodies and equal heads would never part.
 
     timm drops the heads when the number of classes differs and then ignores every other mismatch as well, so this
     function refuses what does not fit.
@@ -40,7 +40,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: MultiExpertNet) -> StateD
             f'The checkpoint has {found} experts and the network {model.num_experts}; create the architecture whose '
             f'name ends in _{found}e.'
         )
-    state_dict = _fit_router(state_dict, model)
+    state_dict = _fit_router(model.fitted(state_dict), model)
     _check_bodies(state_dict, model)
     return state_dict
 
@@ -50,11 +50,11 @@ def _is_head(key: str) -> bool:
 
 
 def _seed_from_plain(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
-    seeded = seed_from_plain(state_dict, model.state_dict(), model.expert_stages)
+    seeded = model.seeds(state_dict)
     if not any(key.startswith('experts.') and not _is_head(key) for key in seeded):
         some = ', '.join(list(state_dict)[:3])
         raise RuntimeError(
-            f'The checkpoint (keys {some}, ...) is neither of this package nor of a plain timm ResNet; convert an '
+            f'The checkpoint (keys {some}, ...) is neither of this package nor of the plain backbone; convert an '
             'official RIDE file with `ride-timm convert` first.'
         )
     return seeded
@@ -73,6 +73,9 @@ def _fit_router(state_dict: StateDict, model: MultiExpertNet) -> StateDict:
 
 def _check_bodies(state_dict: StateDict, model: MultiExpertNet) -> None:
     own = model.state_dict()
+    config: Any = getattr(model, 'pretrained_cfg', {})
+    first: Any = config.get('first_conv') or ()
+    adapted = {f'{name}.weight' for name in ((first,) if isinstance(first, str) else first)}  # timm fits the channels
     for key in state_dict:
         if key not in own and not _is_head(key):
             raise RuntimeError(
@@ -85,7 +88,7 @@ def _check_bodies(state_dict: StateDict, model: MultiExpertNet) -> None:
             if key.endswith('.num_batches_tracked'):
                 continue  # files from before PyTorch 0.4.1 have none, and load_state_dict knows
             raise RuntimeError(f'The checkpoint lacks {key}; it is of another architecture than the network.')
-        if state_dict[key].shape != value.shape and key != 'conv1.weight':  # whose channels timm adapts
+        if state_dict[key].shape != value.shape and key not in adapted:
             raise RuntimeError(
                 f'{key} has shape {tuple(state_dict[key].shape)} in the checkpoint and {tuple(value.shape)} in the '
                 'network; pass the channels= that the checkpoint was made with (a plain ResNet has the full width).'

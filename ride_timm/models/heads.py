@@ -150,17 +150,17 @@ class ExpertHeads(nn.Conv2d):
         return ''
 
 
-def check_head(num_classes: int, global_pool: str) -> None:
+def check_head(num_classes: int, global_pool: str | None) -> None:
     """Refuse a head without pooling before it.
 
     Args:
         num_classes: Number of classes.
-        global_pool: Type of pooling, '' for none.
+        global_pool: Type of pooling, '' for none; None where it is a backbone's own.
 
     Raises:
         ValueError: There are classes and no pooling.
     """
-    if num_classes > 0 and not global_pool:
+    if num_classes > 0 and global_pool == '':
         raise ValueError(
             "global_pool='' leaves nothing to classify; pass num_classes=0 with it, or a pooling as 'avg'."
         )

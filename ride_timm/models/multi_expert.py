@@ -1,14 +1,15 @@
-"""What every multi-expert network shares: heads, features, routed inference and timm's model contract."""
+"""What every multi-expert network shares, whatever its trunk and experts are made of."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
 import torch.nn.functional as F
-from timm.layers import SelectAdaptivePool2d, get_device_dtype
-from timm.models import checkpoint_seq
+from timm.layers import get_device_dtype
 from torch import nn
 
 from ride_timm import _compat
@@ -28,45 +29,85 @@ from .routing import (
     warn_nothing_saved,
 )
 
-__all__ = ['MultiExpertNet', 'count_experts', 'expert_logits']
+__all__ = ['Expert', 'MultiExpertNet', 'count_experts', 'expert_logits']
 
 torch.fx.wrap('at_least_float32')  # symbolic tracing keeps it whole in this module too
+
+
+class Expert(nn.Module):
+    """One expert: what follows the trunk, a pooling and a head of its own.
+
+    A subclass gives `forward_features` and sets `pool`.
+
+    Attributes:
+        pool: From the final features to the pre-logits (B, D).
+        fc: The head, from the pre-logits to the logits (B, C).
+        drop_rate: Dropout before the head.
+        grad_checkpointing: Recompute the body in the backward pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool: nn.Module = nn.Identity()
+        self.fc: nn.Module = nn.Identity()
+        self.drop_rate = 0.0
+        self.grad_checkpointing = False
+
+    def forward_features(self, x: list[torch.Tensor]) -> torch.Tensor:
+        """Final features of this expert, from what the trunk puts out."""
+        raise NotImplementedError
+
+    def forward_pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Pre-logits (B, D) of these features."""
+        x = self.pool(x)
+        if self.drop_rate > 0.0:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x
+
+    def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
+        """Logits (B, C), from what the trunk puts out; pre-logits where there is no head."""
+        return self.fc(self.forward_pool(self.forward_features(x)))
 
 
 class MultiExpertNet(RouterModule):
     """Base of the networks with one shared trunk and K experts.
 
-    A subclass builds `conv1 bn1 act1 maxpool`, the stages named in `trunk_stages` and `experts` (each with the stages
-    named in `expert_stages`, a `forward_features` and a head `fc`), fills `feature_info`, and calls `_init_heads`.
+    A subclass builds its trunk and `experts`, fills `feature_info`, and calls `_init_heads`. It gives `forward_trunk`,
+    `prune_trunk` and `prune_expert`, and, where the pooling may change after creation, `_set_pool`.
 
     Attributes:
         num_experts: Number K of experts.
         num_features: Channels of `forward_features`: K times the channels of one expert.
-        head_hidden_size: Width of the pooled features, all experts side by side.
+        head_hidden_size: Width of the pre-logits, all experts side by side.
+        expert_width: Width D of the pre-logits of one expert.
+        channel_dim: Where the channels are in what `forward_features` returns: 1 or -1.
+        feature_info: timm's list of feature maps. `module` is a path in the network, or behind `experts.` in each
+            expert, whose maps stand side by side in the channels.
         expert_training: Whether train mode returns a tuple of K logits instead of their mean.
         routing_threshold: The threshold that eval mode routes with, or None while routing is off.
         logit_offset: What is added to the logits of each expert, (K, C), or None; see `set_logit_offset`.
-        run_experts: Computes the final feature maps of the experts in place of a loop over them, from the experts and
-            the trunk's map; None for the loop. `ride_timm.training.fast.expert_streams` sets it.
+        run_experts: Computes the final features of the experts in place of a loop over them, from the experts and
+            what the trunk puts out; None for the loop. `ride_timm.training.fast.expert_streams` sets it.
     """
 
-    trunk_stages: tuple[str, ...] = ()
-    expert_stages: tuple[str, ...] = ()
-
     if TYPE_CHECKING:  # TorchScript cannot read these annotations
-        conv1: nn.Module
-        bn1: nn.Module
-        act1: nn.Module
-        maxpool: nn.Module
-        experts: Any  # a ModuleList of experts, which mypy cannot say
+        experts: Any  # a ModuleList of `Expert`, which mypy cannot say
         router: ExpertRouter | None
         feature_info: list[dict[str, Any]]
+        global_pool: str | None
+        num_features: int
+        head_hidden_size: int
+        expert_width: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel_dim = 1
 
     def _init_heads(
         self,
         num_classes: int,
         in_chans: int,
-        global_pool: str,
+        global_pool: str | None,
         head: str,
         router: bool | int | None,
         router_top_k: int,
@@ -82,9 +123,10 @@ class MultiExpertNet(RouterModule):
         self.grad_checkpointing = self.expert_training = False
         self.routing_threshold: float | None = None
         self.logit_offset: torch.Tensor | None = None  # no buffer: it never enters a state dict, and keeps its digits
-        self.run_experts: Callable[[Any, torch.Tensor], list[torch.Tensor]] | None = None
+        self.run_experts: Callable[[Any, list[torch.Tensor]], list[torch.Tensor]] | None = None
         self.head = head
-        self.num_features = int(self.feature_info[-1]['num_chs'])
+        for expert in self.experts:
+            expert.drop_rate = drop_rate
         self._set_pool(global_pool)
         check_head(num_classes, global_pool)
         self._create_heads(dd)
@@ -96,12 +138,9 @@ class MultiExpertNet(RouterModule):
         elif router:
             self._create_router(dd)
 
-    def _set_pool(self, global_pool: str) -> None:
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool)).train(self.training)
-        # a pooling that concatenates (catavgmax) must not mix the experts' features: it is applied to each alone
-        self.pool_each_expert = self.global_pool.feat_mult() != 1 and len(self.experts) > 0
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.expert_width = self.head_hidden_size // max(len(self.experts), 1)
+    def _set_pool(self, global_pool: str | None) -> None:
+        """Give every expert this pooling, and set `global_pool`, `num_features`, `expert_width`, `head_hidden_size`."""
+        raise NotImplementedError
 
     def _create_heads(self, dd: dict[str, Any]) -> None:
         for expert in self.experts:
@@ -164,21 +203,8 @@ class MultiExpertNet(RouterModule):
             _compat.update_model_args(self, router=False)
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that group parameters by depth; the experts' stages of one depth share a group.
-
-        Args:
-            coarse: Group by stage instead of by block.
-        """
-        block = r'(\d+)' if coarse else r'(\d+)\.(\d+)'
-        return {
-            'stem': r'^conv1|bn1|maxpool',
-            'blocks': [(rf'^layer{block}', None), (rf'^experts\.\d+\.layer{block}', None)],
-        }
-
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of keeping their activations, or not."""
+        """Recompute trunk and experts in the backward pass instead of keeping their activations, or not."""
         self.grad_checkpointing = enable
         for expert in self.experts:
             expert.grad_checkpointing = enable
@@ -229,7 +255,7 @@ class MultiExpertNet(RouterModule):
             ValueError: Heads are asked for of a network pruned to its trunk, or together with `global_pool=''`.
         """
         if global_pool is None:
-            global_pool = self.global_pool.pool_type
+            global_pool = self.global_pool
         else:  # only what is asked for here is refused: timm's tests put heads on a network made without pooling
             check_head(num_classes, global_pool)
         if num_classes > 0 and not len(self.experts):
@@ -246,11 +272,6 @@ class MultiExpertNet(RouterModule):
             _compat.update_model_args(self, head='cosine')
         self._create_heads(get_device_dtype(self))
 
-    def _run(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(stage, x)
-        return stage(x)
-
     @torch.jit.ignore
     def forward_intermediates(
         self,
@@ -261,39 +282,53 @@ class MultiExpertNet(RouterModule):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Feature maps after the stem and after each stage; those of the experts side by side in the channels.
+        """Feature maps of the levels in `feature_info`; those of the experts side by side in the channels.
 
         Args:
             x: Images, shape (B, in_chans, H, W).
             indices: Which maps: the last n, a list, or all (None).
-            norm: Has no effect: there is no final norm.
+            norm: Has no effect: the maps are those before a final norm.
             stop_early: Stop after the last wanted map.
             output_fmt: Only `NCHW`.
             intermediates_only: Return the list alone.
 
         Returns:
-            The final features (B, K * channels, H', W') and the list, or the list alone.
+            The final features (as `forward_features`; the last wanted map after `stop_early`) and the list, or the list
+            alone.
 
         Raises:
             ValueError: Another output format.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt={output_fmt!r} is not available; use 'NCHW'.")
-        take, max_index = _compat.feature_take_indices(len(self.feature_info), indices)
-        last = max_index if stop_early else len(self.feature_info) - 1
-        x = self.act1(self.bn1(self.conv1(x)))
-        maps = [x]
-        x = self.maxpool(x)
-        for name in self.trunk_stages[:last]:
-            x = self._run(getattr(self, name), x)
-            maps.append(x)
-        parts = [x] * len(self.experts)
-        for name in self.expert_stages[: max(last - len(self.trunk_stages), 0)] if parts else ():
-            parts = [self._run(getattr(e, name), part) for e, part in zip(self.experts, parts, strict=True)]
-            x = torch.cat(parts, dim=1)
-            maps.append(x)
-        intermediates = [feature for i, feature in enumerate(maps) if i in take]
-        return intermediates if intermediates_only else (x, intermediates)
+        take, last = _compat.feature_take_indices(len(self.feature_info), indices)
+        final, maps = self._forward_levels(x, take, last if stop_early else None)
+        return maps if intermediates_only else (final, maps)
+
+    def _forward_levels(
+        self, x: torch.Tensor, take: Sequence[int], last: int | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The final features and the maps of the levels `take`; computes no further than level `last`."""
+        names = [info['module'] for info in self.feature_info]
+        with _recording(self, {names[level] for level in take}) as seen:
+            if last is None:
+                final = self.forward_features(x)
+            else:
+                z = _until(self, names[last], partial(self.forward_trunk, x))
+                for expert in self.experts if names[last].startswith('experts.') else ():
+                    _until(expert, names[last].removeprefix('experts.'), partial(expert.forward_features, z))
+        maps = [torch.cat([self.as_map(part, i, x.shape[-2:]) for part in seen[names[i]]], dim=1) for i in take]
+        return (maps[-1] if last is not None else final), maps
+
+    def as_map(self, x: torch.Tensor, level: int, size: Sequence[int]) -> torch.Tensor:
+        """What a module of `feature_info` puts out, as a map (B, C, H, W).
+
+        Args:
+            x: The module's output, of the trunk or of one expert.
+            level: Index into `feature_info`.
+            size: Height and width of the images.
+        """
+        return x
 
     @torch.jit.ignore
     def prune_intermediate_layers(
@@ -303,87 +338,109 @@ class MultiExpertNet(RouterModule):
 
         Args:
             indices: Which maps stay available, as for `forward_intermediates`.
-            prune_norm: Has no effect: there is no final norm.
+            prune_norm: Remove what follows the last level of the experts, as a final norm.
             prune_head: Remove heads and pooling also when the last map stays.
 
         Returns:
             The indices of the maps that stay.
         """
-        take, max_index = _compat.feature_take_indices(len(self.feature_info), indices)
-        for name in self.trunk_stages[max_index:]:
-            setattr(self, name, nn.Sequential())
-        if max_index == 0:
-            self.maxpool = nn.Identity()
-        if max_index <= len(self.trunk_stages):
+        take, last = _compat.feature_take_indices(len(self.feature_info), indices)
+        path = self.feature_info[last]['module']
+        prune_end = prune_norm or last < len(self.feature_info) - 1
+        if not path.startswith('experts.'):
             self.experts = nn.ModuleList()
-        for expert in self.experts:
-            for name in self.expert_stages[max_index - len(self.trunk_stages) :]:
-                setattr(expert, name, nn.Sequential())
-        prune_end = max_index < len(self.feature_info) - 1
+            self.prune_trunk(path)
+        elif prune_end:
+            for expert in self.experts:
+                self.prune_expert(expert, path.removeprefix('experts.'))
         if prune_end:
-            self.num_features = self.head_hidden_size = int(self.feature_info[max_index]['num_chs'])
+            self.num_features = int(self.feature_info[last]['num_chs'])
         if prune_head or prune_end:
             self._drop_router()
             self.reset_classifier(0, '')
         return take
 
-    def forward_trunk(self, x: torch.Tensor) -> torch.Tensor:
-        """Feature map of the shared trunk, of images `x` (B, in_chans, H, W)."""
+    def prune_trunk(self, path: str) -> None:
+        """Remove what follows the submodule `path` of the network's trunk."""
         raise NotImplementedError
 
+    def prune_expert(self, expert: Any, path: str) -> None:
+        """Remove what follows the submodule `path` of an expert's body."""
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def seeds(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the tensors of a plain backbone are in this network; its own heads stay as they are.
+
+        Args:
+            state_dict: Of the plain backbone; timm's names.
+
+        Returns:
+            Tensors by this network's names; what does not fit is left for the caller to refuse.
+        """
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def fitted(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A checkpoint of this network, made to fit another image size where the backbone can."""
+        return dict(state_dict)
+
+    def forward_trunk(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What every expert takes, of images `x` (B, in_chans, H, W): the tensors that cross the cut."""
+        raise NotImplementedError
+
+    def take(self, z: list[torch.Tensor], index: torch.Tensor) -> list[torch.Tensor]:
+        """What the trunk put out, for some images alone.
+
+        Args:
+            z: Of `forward_trunk`.
+            index: Places of the images in the batch, shape (n,), int64.
+        """
+        return [value[index] for value in z]
+
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Final feature maps of all experts, concatenated over the channels.
+        """Final features of all experts, side by side in the channels.
 
         Args:
             x: Images, shape (B, in_chans, H, W).
 
         Returns:
-            Shape (B, K * channels, H', W').
+            Shape (B, K * channels, H', W'), or (B, ..., K * channels) where `channel_dim` is -1.
         """
-        x = self.forward_trunk(x)
+        z = self.forward_trunk(x)
+        if len(self.experts) == 0:
+            return z[-1]
         if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out a branch of exactly this form only
             if self.run_experts is not None:
-                return torch.cat(self.run_experts(self.experts, x), dim=1)
-        maps: list[torch.Tensor] = []
+                return torch.cat(self.run_experts(self.experts, z), dim=self.channel_dim)
+        parts: list[torch.Tensor] = []
         for expert in self.experts:
-            maps.append(expert.forward_features(x))
-        if len(maps) == 0:
-            return x
-        return torch.cat(maps, dim=1)
-
-    def _pool(self, x: torch.Tensor) -> torch.Tensor:
-        if self.pool_each_expert:
-            width = self.num_features // self.num_experts
-            pooled: list[torch.Tensor] = []
-            for i in range(self.num_experts):
-                pooled.append(self.global_pool(x[:, i * width : (i + 1) * width]))
-            x = torch.cat(pooled, dim=1)
-        else:
-            x = self.global_pool(x)
-        if self.drop_rate > 0.0:
-            x = F.dropout(x, p=float(self.drop_rate), training=self.training)
-        return x
+            parts.append(expert.forward_features(z))
+        return torch.cat(parts, dim=self.channel_dim)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Pool and classify.
 
         Args:
             x: What `forward_features` returned.
-            pre_logits: Return the pooled features (B, head_hidden_size) instead.
+            pre_logits: Return the pre-logits (B, head_hidden_size) instead.
 
         Returns:
             Mean logits (B, C); in train mode after `set_expert_training(True)` a tuple of K logits (B, C).
         """
-        x = self._pool(x)
-        if pre_logits or self.num_classes <= 0:
+        if len(self.experts) == 0:
             return x
-        logits: list[torch.Tensor] = []
+        width = self.num_features // self.num_experts
+        parts: list[torch.Tensor] = []
         for i, expert in enumerate(self.experts):
-            logits.append(self.with_offset(i, expert(x[:, i * self.expert_width : (i + 1) * self.expert_width])))
+            part = expert.forward_pool(x.narrow(self.channel_dim, i * width, width))
+            parts.append(part if pre_logits or self.num_classes <= 0 else self.with_offset(i, expert.fc(part)))
+        if pre_logits or self.num_classes <= 0:
+            return torch.cat(parts, dim=self.channel_dim)
         if self.expert_training and self.training and not torch.jit.is_scripting():
-            each: Any = tuple(logits)  # the annotation of the result is what TorchScript can read
+            each: Any = tuple(parts)  # the annotation of the result is what TorchScript can read
             return each
-        return torch.stack(logits).mean(dim=0)
+        return torch.stack(parts).mean(dim=0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Mean logits (B, C) of images `x` (B, in_chans, H, W); see `set_routing` and `set_expert_training`."""
@@ -401,15 +458,19 @@ class MultiExpertNet(RouterModule):
         return logits + offset[index].to(logits.device, logits.dtype)
 
     def _forward_pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Pooled features (B, D) of every expert."""
-        pooled = self._pool(self.forward_features(x))
-        return [pooled[:, i * self.expert_width : (i + 1) * self.expert_width] for i in range(self.num_experts)]
+        """Pre-logits (B, D) of every expert."""
+        z = self.forward_trunk(x)
+        if self.run_experts is not None:
+            parts = self.run_experts(self.experts, z)
+        else:
+            parts = [expert.forward_features(z) for expert in self.experts]
+        return [expert.forward_pool(part) for expert, part in zip(self.experts, parts, strict=True)]
 
     @torch.jit.ignore
     def forward_experts(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every expert, shape (B, K, C), of images `x` (B, in_chans, H, W)."""
         pooled = self._forward_pooled(x)
-        return torch.stack([self.with_offset(i, expert(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
+        return torch.stack([self.with_offset(i, expert.fc(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
 
     @torch.jit.ignore
     def forward_router(self, x: torch.Tensor) -> RouterOutput:
@@ -423,7 +484,7 @@ class MultiExpertNet(RouterModule):
         """
         router = self.require_router()
         pooled = self._forward_pooled(x)
-        logits = [expert(p) for expert, p in zip(self.experts, pooled, strict=True)]
+        logits = [expert.fc(p) for expert, p in zip(self.experts, pooled, strict=True)]
         prefix = prefix_means(torch.stack(logits, dim=1))
         decisions = [router(i, pooled[i], prefix[:, i]) for i in range(self.num_experts - 1)]
         answers = torch.stack([self.with_offset(i, each) for i, each in enumerate(logits)], dim=1)
@@ -463,6 +524,48 @@ class MultiExpertNet(RouterModule):
                 'have one.'
             )
         return self.router
+
+
+class _ReachedError(Exception):
+    """The last wanted feature map is there."""
+
+
+def _until(owner: nn.Module, path: str, run: Callable[[], Any]) -> Any:
+    """What `run` returns; None where it ran the submodule `path`, after which it was left."""
+
+    def stop(*_: Any) -> None:
+        raise _ReachedError
+
+    last = dict(owner.named_modules()).get(path)
+    hook = last.register_forward_hook(stop) if last is not None else None
+    try:
+        return run()
+    except _ReachedError:
+        return None
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _recording(net: MultiExpertNet, names: set[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """What the submodules `names` put out meanwhile, `experts.NAME` of every expert."""
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    hooks = []
+    for name in names:
+        owners = net.experts if name.startswith('experts.') else [net]
+        for owner in owners:
+            module = owner.get_submodule(name.removeprefix('experts.'))
+            hooks.append(module.register_forward_hook(partial(_keep, seen[name])))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keep(outputs: list[torch.Tensor], module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    outputs.append(output)
 
 
 def count_experts(model: nn.Module) -> int:

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerType, get_act_layer, get_norm_layer
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from ride_timm import _compat
 from ride_timm.records.published import register_published
 
-from ._factory import create_multi_expert, expert_count, head_names
-from .multi_expert import MultiExpertNet
+from ._factory import create_multi_expert, expert_count, head_names, register_entry_point
+from .multi_expert import Expert
+from .stages import StageNet
 
 __all__ = ['RideResNet']  # timm's register_model adds the entry points
 
 
-class ResNetExpert(nn.Module):
+class ResNetExpert(Expert):
     """One expert: its own last two stages and its head."""
 
     if TYPE_CHECKING:
@@ -34,21 +35,15 @@ class ResNetExpert(nn.Module):
         super().__init__()
         for name, stage in stages:
             self.add_module(name, stage)
-        self.fc: nn.Module = nn.Identity()
-        self.grad_checkpointing = False
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, x: list[torch.Tensor]) -> torch.Tensor:
         """Final feature map of this expert, from that of the trunk."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer3, self.layer4], x, flatten=True)
-        return self.layer4(self.layer3(x))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of pooled features `x` (B, D)."""
-        return self.fc(x)
+            return checkpoint_seq([self.layer3, self.layer4], x[0], flatten=True)
+        return self.layer4(self.layer3(x[0]))
 
 
-class RideResNet(MultiExpertNet):
+class RideResNet(StageNet):
     """ResNet or ResNeXt trunk with K experts.
 
     Args:
@@ -142,6 +137,7 @@ class RideResNet(MultiExpertNet):
             *info[:2],
             *(i | {'num_chs': i['num_chs'] * num_experts, 'module': f'experts.{i["module"]}'} for i in info[2:]),
         ]
+        self.num_features = int(self.feature_info[-1]['num_chs'])
         self.init_weights()
         self._init_heads(
             num_classes, in_chans, global_pool, head, router, router_top_k, router_threshold, drop_rate, dd
@@ -154,12 +150,12 @@ class RideResNet(MultiExpertNet):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
 
-    def forward_trunk(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_trunk(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Feature map (B, 512, H/8, W/8 for bottlenecks) of the shared stem and first two stages."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer1, self.layer2], x, flatten=True)
-        return self.layer2(self.layer1(x))
+            return [checkpoint_seq([self.layer1, self.layer2], x, flatten=True)]
+        return [self.layer2(self.layer1(x))]
 
 
 def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
@@ -180,20 +176,34 @@ def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
     }
 
 
-_BACKBONES: dict[str, dict[str, Any]] = {
-    'ride_resnet10': {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'router_top_k': 30},
-    'ride_resnet18': {'block': BasicBlock, 'layers': (2, 2, 2, 2)},
-    'ride_resnet50': {'block': Bottleneck, 'layers': (3, 4, 6, 3)},
-    'ride_resnet101': {'block': Bottleneck, 'layers': (3, 4, 23, 3)},
-    'ride_resnet152': {'block': Bottleneck, 'layers': (3, 8, 36, 3)},
-    'ride_resnext50_32x4d': {'block': Bottleneck, 'layers': (3, 4, 6, 3), 'cardinality': 32, 'base_width': 4},
-    'ride_resnext101_32x4d': {'block': Bottleneck, 'layers': (3, 4, 23, 3), 'cardinality': 32, 'base_width': 4},
-    'ride_resnext152_32x4d': {'block': Bottleneck, 'layers': (3, 8, 36, 3), 'cardinality': 32, 'base_width': 4},
-    'test_ride_resnet': {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'channels': (16, 24, 32, 48)},
+_BACKBONES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
+    'ride_resnet10': ('ResNet-10', (2, 3, 4), {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'router_top_k': 30}),
+    'ride_resnet18': ('ResNet-18', (2, 3, 4), {'block': BasicBlock, 'layers': (2, 2, 2, 2)}),
+    'ride_resnet50': ('ResNet-50', (2, 3, 4, 6), {'block': Bottleneck, 'layers': (3, 4, 6, 3)}),
+    'ride_resnet101': ('ResNet-101', (2, 3, 4), {'block': Bottleneck, 'layers': (3, 4, 23, 3)}),
+    'ride_resnet152': ('ResNet-152', (2, 3, 4), {'block': Bottleneck, 'layers': (3, 8, 36, 3)}),
+    'ride_resnext50_32x4d': (
+        'ResNeXt-50 32x4d',
+        (2, 3, 4, 6),
+        {'block': Bottleneck, 'layers': (3, 4, 6, 3), 'cardinality': 32, 'base_width': 4},
+    ),
+    'ride_resnext101_32x4d': (
+        'ResNeXt-101 32x4d',
+        (2, 3, 4),
+        {'block': Bottleneck, 'layers': (3, 4, 23, 3), 'cardinality': 32, 'base_width': 4},
+    ),
+    'ride_resnext152_32x4d': (
+        'ResNeXt-152 32x4d',
+        (2, 3, 4),
+        {'block': Bottleneck, 'layers': (3, 8, 36, 3), 'cardinality': 32, 'base_width': 4},
+    ),
+    'test_ride_resnet': (
+        'tiny ResNet',
+        (3,),
+        {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'channels': (16, 24, 32, 48)},
+    ),
 }
-
-_VARIANTS = [f'{backbone}_{k}e' for backbone in _BACKBONES if backbone.startswith('ride') for k in (2, 3, 4)]
-_VARIANTS += ['ride_resnet50_6e', 'ride_resnext50_32x4d_6e']
+_VARIANTS = {f'{backbone}_{k}e': k for backbone, (_, counts, _) in _BACKBONES.items() for k in counts}
 
 default_cfgs = generate_default_cfgs(
     register_published(
@@ -204,167 +214,10 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideResNet:
-    arch = _BACKBONES[variant.rpartition('_')[0]]
+    arch = _BACKBONES[variant.rpartition('_')[0]][2]
     return create_multi_expert(RideResNet, variant, pretrained, arch, num_maps=5, **kwargs)
 
 
-@register_model
-def ride_resnet10_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-10 with 2 experts of reduced width."""
-    return _create('ride_resnet10_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet10_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-10 with 3 experts of reduced width."""
-    return _create('ride_resnet10_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet10_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-10 with 4 experts of reduced width."""
-    return _create('ride_resnet10_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet18_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-18 with 2 experts of reduced width."""
-    return _create('ride_resnet18_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet18_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-18 with 3 experts of reduced width."""
-    return _create('ride_resnet18_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet18_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-18 with 4 experts of reduced width."""
-    return _create('ride_resnet18_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet50_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-50 with 2 experts of reduced width."""
-    return _create('ride_resnet50_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet50_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-50 with 3 experts of reduced width."""
-    return _create('ride_resnet50_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet50_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-50 with 4 experts of reduced width."""
-    return _create('ride_resnet50_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet50_6e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-50 with 6 experts of reduced width."""
-    return _create('ride_resnet50_6e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet101_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-101 with 2 experts of reduced width."""
-    return _create('ride_resnet101_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet101_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-101 with 3 experts of reduced width."""
-    return _create('ride_resnet101_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet101_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-101 with 4 experts of reduced width."""
-    return _create('ride_resnet101_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet152_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-152 with 2 experts of reduced width."""
-    return _create('ride_resnet152_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet152_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-152 with 3 experts of reduced width."""
-    return _create('ride_resnet152_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet152_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNet-152 with 4 experts of reduced width."""
-    return _create('ride_resnet152_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext50_32x4d_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-50 32x4d with 2 experts of reduced width."""
-    return _create('ride_resnext50_32x4d_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext50_32x4d_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-50 32x4d with 3 experts of reduced width."""
-    return _create('ride_resnext50_32x4d_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext50_32x4d_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-50 32x4d with 4 experts of reduced width."""
-    return _create('ride_resnext50_32x4d_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext50_32x4d_6e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-50 32x4d with 6 experts of reduced width."""
-    return _create('ride_resnext50_32x4d_6e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext101_32x4d_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-101 32x4d with 2 experts of reduced width."""
-    return _create('ride_resnext101_32x4d_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext101_32x4d_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-101 32x4d with 3 experts of reduced width."""
-    return _create('ride_resnext101_32x4d_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext101_32x4d_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-101 32x4d with 4 experts of reduced width."""
-    return _create('ride_resnext101_32x4d_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext152_32x4d_2e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-152 32x4d with 2 experts of reduced width."""
-    return _create('ride_resnext152_32x4d_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext152_32x4d_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-152 32x4d with 3 experts of reduced width."""
-    return _create('ride_resnext152_32x4d_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnext152_32x4d_4e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """RIDE ResNeXt-152 32x4d with 4 experts of reduced width."""
-    return _create('ride_resnext152_32x4d_4e', pretrained, **kwargs)
-
-
-@register_model
-def test_ride_resnet_3e(pretrained: bool = False, **kwargs: Any) -> RideResNet:
-    """A tiny network with 3 experts, for tests."""
-    return _create('test_ride_resnet_3e', pretrained, **kwargs)
+for _variant, _k in _VARIANTS.items():
+    _title = _BACKBONES[_variant.rpartition('_')[0]][0]
+    register_entry_point(__name__, _variant, f'RIDE {_title} with {_k} experts of reduced width.', _create)

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerType, get_act_layer, get_norm_layer
-from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import checkpoint_seq, generate_default_cfgs
 from timm.models.resnet import BasicBlock
 from torch import nn
 
 from ride_timm.records.published import register_published
 
-from ._factory import create_multi_expert, expert_count, head_names
-from .multi_expert import MultiExpertNet
+from ._factory import create_multi_expert, expert_count, head_names, register_entry_point
+from .multi_expert import Expert
+from .stages import StageNet
 
 __all__ = ['RideResNetCifar']  # timm's register_model adds the entry points
 
@@ -48,28 +49,22 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], [0, 0, 0, 0, self.before, self.behind])
 
 
-class CifarExpert(nn.Module):
+class CifarExpert(Expert):
     """One expert: its own last two stages and its head."""
 
     def __init__(self, layer2: nn.Module, layer3: nn.Module) -> None:
         super().__init__()
         self.layer2 = layer2
         self.layer3 = layer3
-        self.fc: nn.Module = nn.Identity()
-        self.grad_checkpointing = False
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, x: list[torch.Tensor]) -> torch.Tensor:
         """Final feature map of this expert, from that of the trunk."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.layer2, self.layer3], x, flatten=True)
-        return self.layer3(self.layer2(x))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of pooled features `x` (B, D)."""
-        return self.fc(x)
+            return checkpoint_seq([self.layer2, self.layer3], x[0], flatten=True)
+        return self.layer3(self.layer2(x[0]))
 
 
-class RideResNetCifar(MultiExpertNet):
+class RideResNetCifar(StageNet):
     """Three-stage ResNet trunk for 32x32 images with K experts.
 
     Args:
@@ -146,6 +141,7 @@ class RideResNetCifar(MultiExpertNet):
             {'num_chs': channels[1] * num_experts, 'reduction': 2, 'module': 'experts.layer2'},
             {'num_chs': channels[2] * num_experts, 'reduction': 4, 'module': 'experts.layer3'},
         ]
+        self.num_features = int(self.feature_info[-1]['num_chs'])
         self.init_weights()
         self._init_heads(
             num_classes, in_chans, global_pool, head, router, router_top_k, router_threshold, drop_rate, dd
@@ -158,12 +154,12 @@ class RideResNetCifar(MultiExpertNet):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward_trunk(self, x: torch.Tensor) -> torch.Tensor:
+    def forward_trunk(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Feature map (B, channels[0], H, W) of the shared stem and first stage."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.layer1, x)
-        return self.layer1(x)
+            return [checkpoint_seq(self.layer1, x)]
+        return [self.layer1(x)]
 
 
 def _drop_path_rates(last: float, layers: tuple[int, ...]) -> list[list[float]]:
@@ -202,59 +198,24 @@ def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
     }
 
 
-_BACKBONES: dict[str, dict[str, Any]] = {
-    'ride_resnet32': {'layers': (5, 5, 5)},
-    'test_ride_resnet_cifar': {'layers': (1, 1, 1)},
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    'ride_resnet32_1e': (
+        'The plain ResNet-32 that the others are compared with: full width, linear head.',
+        {'layers': (5, 5, 5), 'channels': (16, 32, 64), 'head': 'linear'},
+    ),
+    **{
+        f'ride_resnet32_{k}e': (f'RIDE ResNet-32 with {k} experts of reduced width.', {'layers': (5, 5, 5)})
+        for k in (2, 3, 4, 6)
+    },
+    'test_ride_resnet_cifar_3e': ('A tiny network with 3 experts, for tests.', {'layers': (1, 1, 1)}),
 }
 
-default_cfgs = generate_default_cfgs(
-    register_published(
-        {
-            variant: _cfg(variant)
-            for variant in (*(f'ride_resnet32_{k}e' for k in (1, 2, 3, 4, 6)), 'test_ride_resnet_cifar_3e')
-        }
-    )
-)
+default_cfgs = generate_default_cfgs(register_published({variant: _cfg(variant) for variant in _VARIANTS}))
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideResNetCifar:
-    arch = _BACKBONES[variant.rpartition('_')[0]]
-    if variant == 'ride_resnet32_1e':
-        arch = arch | {'channels': (16, 32, 64), 'head': 'linear'}
-    return create_multi_expert(RideResNetCifar, variant, pretrained, arch, num_maps=4, **kwargs)
+    return create_multi_expert(RideResNetCifar, variant, pretrained, _VARIANTS[variant][1], num_maps=4, **kwargs)
 
 
-@register_model
-def ride_resnet32_1e(pretrained: bool = False, **kwargs: Any) -> RideResNetCifar:
-    """The plain ResNet-32 that the others are compared with: full width, linear head."""
-    return _create('ride_resnet32_1e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet32_2e(pretrained: bool = False, **kwargs: Any) -> RideResNetCifar:
-    """RIDE ResNet-32 with 2 experts of reduced width."""
-    return _create('ride_resnet32_2e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet32_3e(pretrained: bool = False, **kwargs: Any) -> RideResNetCifar:
-    """RIDE ResNet-32 with 3 experts of reduced width."""
-    return _create('ride_resnet32_3e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet32_4e(pretrained: bool = False, **kwargs: Any) -> RideResNetCifar:
-    """RIDE ResNet-32 with 4 experts of reduced width."""
-    return _create('ride_resnet32_4e', pretrained, **kwargs)
-
-
-@register_model
-def ride_resnet32_6e(pretrained: bool = False, **kwargs: Any) -> RideResNetCifar:
-    """RIDE ResNet-32 with 6 experts of reduced width."""
-    return _create('ride_resnet32_6e', pretrained, **kwargs)
-
-
-@register_model
-def test_ride_resnet_cifar_3e(pretrained: bool = False, **kwargs: Any) -> RideResNetCifar:
-    """A tiny network with 3 experts, for tests."""
-    return _create('test_ride_resnet_cifar_3e', pretrained, **kwargs)
+for _variant, (_doc, _) in _VARIANTS.items():
+    register_entry_point(__name__, _variant, _doc, _create)

@@ -137,12 +137,12 @@ def expert_steps(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Iterat
     """
     router = net.require_router()
     offset = net.logit_offset
-    x = net.forward_trunk(x)
+    z = net.forward_trunk(x)
     active = torch.arange(x.shape[0], device=x.device)
     total = torch.zeros((), device=x.device)
     for i, expert in enumerate(net.experts):
-        pooled = net.global_pool(expert.forward_features(x))
-        logits = expert(pooled)
+        pooled = expert.forward_pool(expert.forward_features(z))
+        logits = expert.fc(pooled)
         total = logits if i == 0 else total + logits
         mean = total / (i + 1)
         decision = router(i, pooled, mean) if i < net.num_experts - 1 else None
@@ -156,7 +156,7 @@ def expert_steps(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Iterat
         if stay.numel() == 0:
             break
         if stay.numel() < active.numel():
-            active, x, total = active[stay], x[stay], total[stay]
+            active, z, total = active[stay], net.take(z, stay), total[stay]
 
 
 def forward_early_exit(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> RoutedOutput:

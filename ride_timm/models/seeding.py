@@ -50,7 +50,7 @@ def seed_from_plain(
 
 @torch.no_grad()
 def perturb_experts(experts: Any, scale: float = 0.01, seed: int = 0) -> None:
-    """Set experts with equal bodies apart: multiply their convolutions by 1 + `scale` * N(0, 1), the first's excepted.
+    """Set experts with equal bodies apart: multiply weights by 1 + `scale` * N(0, 1), but for the first's and heads.
 
     Args:
         experts: The network's experts, a ModuleList.
@@ -59,8 +59,8 @@ def perturb_experts(experts: Any, scale: float = 0.01, seed: int = 0) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for expert in list(experts)[1:]:
-        for parameter in expert.parameters():
-            if parameter.ndim == 4 and scale:
+        for name, parameter in expert.named_parameters():
+            if parameter.ndim > 1 and not name.startswith('fc.') and scale:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.mul_(1 + scale * noise.to(parameter))
 

@@ -8,19 +8,25 @@ from typing import Any
 
 import timm
 from timm.models import adapt_input_conv, load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
+from ride_timm._compat import filter_checkpoint
 from ride_timm.errors import RideError
 from ride_timm.inference.hub import UnreachableError
 from ride_timm.inference.load import TrainedNet, is_name, load
 from ride_timm.inference.network import DATA_CONFIG_KEYS, unreachable
 from ride_timm.models import count_experts
+from ride_timm.models.backbones import backbone_of
 from ride_timm.models.checkpoint import checkpoint_filter_fn
 from ride_timm.models.seeding import perturb_experts
 from ride_timm.records.checkpoint import misfit
+from ride_timm.records.published import default_tag
 from ride_timm.records.tensors import check_archive
 
-__all__ = ['counterpart', 'load_initial', 'plain_backbone', 'read_initial', 'reorder_experts']
+__all__ = [
+    'counterpart', 'is_multi_expert', 'load_initial', 'plain_backbone', 'pretrained_source', 'read_initial',
+    'reorder_experts',
+]  # fmt: skip
 
 
 def read_initial(
@@ -32,9 +38,9 @@ def read_initial(
     """Read the network to initialise from, without running anything in a file.
 
     Args:
-        source: As for `load`, or a file of a plain timm ResNet's weights. Of a run's folder the weights themselves are
-            taken, not their moving average.
-        model: The architecture to train: of the file where it does not name its own; that which a plain ResNet seeds.
+        source: As for `load`, or a file of a plain timm backbone's weights. Of a run's folder the weights themselves
+            are taken, not their moving average.
+        model: The architecture to train: of the file where it does not name its own; that which a plain one seeds.
         use_ema: Take the moving average of the weights.
         model_kwargs: Arguments of the architecture, over those in the file.
 
@@ -47,22 +53,24 @@ def read_initial(
             f'There is no checkpoint {text}, and no network of that name; give a run or a file of weights that is '
             'there, hf-hub:ORG/NAME, or the name of pretrained weights, such as resnet50.a1_in1k.'
         )
-    if plain_backbone(model) is not None and path.is_file():
+    backbone = plain_backbone(model, model_kwargs)
+    if backbone is not None and path.is_file():
         state = _plain_state(path)
         if state is not None:
-            return _from_plain(path, state, str(model))
+            return _from_plain(path, state, str(model), backbone)
+    plain_source = is_multi_expert(model) and not path.exists() and not is_multi_expert(text)
     try:
-        found = load(source, architecture=model, use_ema=use_ema, model_kwargs=model_kwargs)
+        found = load(source, architecture=model, use_ema=use_ema, model_kwargs=None if plain_source else model_kwargs)
     except UnreachableError:
         raise unreachable(text, model or counterpart(text.partition('.')[0])) from None
     except RideError:
         if use_ema or not path.is_file() or _plain_state(path) is None:
             raise
         raise RideError(
-            f'{text} holds the weights of a plain ResNet and does not say of which; add the --model that they are to '
+            f'{text} holds the weights of a plain network and does not say of which; add the --model that they are to '
             'seed, such as ride_resnet50_3e for those of a resnet50.'
         ) from None
-    seeds = not count_experts(found.model) and str(model).startswith(('ride_', 'test_ride_'))
+    seeds = not count_experts(found.model) and is_multi_expert(model)
     if model and not path.is_file() and not seeds and model.partition('.')[0] != found.architecture:
         raise RideError(f'{text} is a {found.architecture} and --model is {model}; leave one of them out.')
     if not path.exists() and not count_experts(found.model):
@@ -103,15 +111,16 @@ def reorder_experts(init: TrainedNet, order: Sequence[int]) -> None:
     init.record = replace(record, tau=tau, loss_kwargs=options or record.loss_kwargs)
 
 
-def _from_plain(file: Path, state: dict[str, Any], model: str) -> TrainedNet:
-    """The plain ResNet of a file, for the network of that one's multi-expert form."""
-    backbone = str(plain_backbone(model))
-    head, stem = state.get('fc.weight'), state['conv1.weight']
-    classes = 0 if head is None else len(head)
-    net = timm.create_model(backbone, num_classes=classes, in_chans=stem.shape[1]).eval()
+def _from_plain(file: Path, state: dict[str, Any], model: str, backbone: str) -> TrainedNet:
+    """The plain backbone of a file, for the multi-expert network of it."""
+    cfg: Any = timm.get_pretrained_cfg(backbone)
+    heads = [state[f'{name}.weight'] for name in _names(cfg.classifier) if f'{name}.weight' in state]
+    stems = [state[f'{name}.weight'] for name in _names(cfg.first_conv) if f'{name}.weight' in state]
+    shape = {'in_chans': stems[0].shape[1]} if stems else {}
+    net = timm.create_model(backbone, num_classes=len(heads[0]) if heads else 0, **shape).eval()
     try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
+        net.load_state_dict(filter_checkpoint(state, net))
+    except (RuntimeError, KeyError) as error:
         raise RideError(
             f'{file} does not fit {backbone}, the plain form of {model} ({misfit(error)}); give the weights of a '
             f'{backbone}, or the --model that is built like these.'
@@ -120,21 +129,44 @@ def _from_plain(file: Path, state: dict[str, Any], model: str) -> TrainedNet:
 
 
 def _plain_state(file: Path) -> dict[str, Any] | None:
-    """The tensors of a file of a plain ResNet's weights, None for any other."""
+    """The tensors of a file of a plain network's weights, None for any other."""
     try:
         check_archive(file)
         state: dict[str, Any] = load_state_dict(str(file), device='cpu', weights_only=True)
     except Exception:  # whatever is wrong with the file, its reader as a checkpoint of ours has the sentence
         return None
-    if any(key.startswith('experts.') for key in state) or 'conv1.weight' not in state:
-        return None
-    return state
+    tensors = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+    return state if state and tensors and not any(key.startswith('experts.') for key in state) else None
 
 
-def plain_backbone(name: str | None) -> str | None:
-    """The architecture of timm's that a multi-expert one is built like: `resnet50` for `ride_resnet50_4e`."""
-    match = re.fullmatch(r'ride_(resne[x]?t\d+(?:_32x4d)?)_\d+e', (name or '').partition('.')[0])
-    return match.group(1) if match and timm.is_model(match.group(1)) else None
+def is_multi_expert(name: str | None) -> bool:
+    """Whether this is an architecture of ours."""
+    return f'{name}_'.startswith(('ride_', 'test_ride_'))
+
+
+def plain_backbone(name: str | None, model_kwargs: Mapping[str, Any] | None = None) -> str | None:
+    """The architecture of timm's that a multi-expert one is built like: `resnet50` for `ride_resnet50_4e`.
+
+    Args:
+        name: The multi-expert architecture.
+        model_kwargs: Its arguments, of which `ride` has a backbone.
+    """
+    bare = (name or '').partition('.')[0]
+    match = re.fullmatch(r'ride_(\w+)_\d+e', bare)
+    found = str((model_kwargs or {}).get('backbone')) if bare == 'ride' else match and match.group(1)
+    return found.partition('.')[0] if found and timm.is_model(found) else None
+
+
+def pretrained_source(model: str, model_kwargs: Mapping[str, Any]) -> str:
+    """The name of the weights that `--pretrained` initialises a multi-expert network from.
+
+    Args:
+        model: The architecture, with a tag or without.
+        model_kwargs: Its arguments.
+    """
+    if model == 'ride':
+        return str(model_kwargs.get('backbone'))
+    return model if default_tag(model.partition('.')[0]) else backbone_of(model) or model
 
 
 def counterpart(name: str) -> str:
@@ -147,7 +179,7 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
 
     Args:
         model: The network to train; its `pretrained_cfg` learns how the images were prepared.
-        init: The weights to initialise from; a plain ResNet's seed the trunk and every expert.
+        init: The weights to initialise from; a plain backbone's seed the trunk and every expert.
         keep_heads: Copy the classification heads too.
         noise: Relative size of what sets experts with the same weights apart.
         seed: Of that noise.
@@ -157,9 +189,11 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
     """
     state = init.model.state_dict()
     own = model.state_dict()
-    stem = state.get('conv1.weight')
-    if stem is not None and stem.shape[1] != model.in_chans:
-        state['conv1.weight'] = adapt_input_conv(model.in_chans, stem)
+    first: Any = init.model.pretrained_cfg.get('first_conv')
+    for name in _names(first):
+        stem = state.get(f'{name}.weight')
+        if stem is not None and stem.shape[1] != model.in_chans:
+            state[f'{name}.weight'] = adapt_input_conv(model.in_chans, stem)
     try:
         if count_experts(model):
             state = checkpoint_filter_fn(state, model)
@@ -178,5 +212,10 @@ def load_initial(model: Any, init: TrainedNet, keep_heads: bool, noise: float = 
 
 
 def _is_head(key: str, model: nn.Module) -> bool:
-    names: Any = model.pretrained_cfg.get('classifier') or ()  # type: ignore[union-attr,operator]
-    return any(key.startswith(f'{name}.') for name in ((names,) if isinstance(names, str) else names))
+    config: Any = model.pretrained_cfg
+    return any(key.startswith(f'{name}.') for name in _names(config.get('classifier')))
+
+
+def _names(value: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
+    """What a cfg of timm's says of the names of modules: one, several, or none."""
+    return (value,) if isinstance(value, str) else tuple(value or ())

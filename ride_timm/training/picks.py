@@ -175,7 +175,8 @@ def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
         return config
     factor = f'imbalance factor {int(train.class_counts.max()) / max(int(train.class_counts.min()), 1):.3g}'
     experts = re.fullmatch(r'(?:test_)?ride_\w+_(\d+)e', str(config.model).partition('.')[0])
-    if experts and experts[1] != '1':
+    count = config.model_kwargs.get('num_experts', 3) if config.model == 'ride' else experts and int(experts[1])
+    if count and count > 1:
         config = replace(config, 'loss', 'balpoe', f'{factor}; each expert learns for another class balance')
     else:
         config = replace(config, 'loss', 'balanced_softmax', f'{factor}, which it corrects for')

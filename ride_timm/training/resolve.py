@@ -31,7 +31,7 @@ from ride_timm.records.schema import shown
 from ride_timm.training import picks
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.fast.allocator import keep_freed_memory
-from ride_timm.training.initial import counterpart
+from ride_timm.training.initial import counterpart, is_multi_expert, pretrained_source
 from ride_timm.training.run_data import RunData
 from ride_timm.training.run_folder import experiment_name
 from ride_timm.training.stages import STAGES, Stage
@@ -89,8 +89,9 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
     )
     check_values(resolved.settings())
     _check_options(resolved, stage)
-    if resolved.pretrained and (resolved.model or '').startswith(('ride_', 'test_ride_')):
-        resolved = resolved.but(init=resolved.model, pretrained=False)  # heads are kept for classes of the same names
+    if resolved.pretrained and resolved.model and is_multi_expert(resolved.model):
+        source = pretrained_source(resolved.model, resolved.model_kwargs)
+        resolved = resolved.but(init=source, pretrained=False)  # heads are kept for classes of the same names
     return resolved
 
 
@@ -212,7 +213,7 @@ def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig
         return config
     if not count_experts(init.model):
         model = config.model or counterpart(init.architecture)
-        if model.startswith(('ride_', 'test_ride_')):
+        if is_multi_expert(model):
             if not stage.first:
                 raise RideError(
                     f'The stage {stage.name} goes on with a trained {model} and {init.source} is a plain network; '

@@ -10,6 +10,7 @@ pytest.register_assert_rewrite('model_tester')  # test files import it
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+    torch.compiler.reset()  # a method that many networks share is compiled anew only a few times
 
 
 @pytest.fixture

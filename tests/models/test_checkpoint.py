@@ -188,7 +188,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize('junk', [{}, {'some.weight': torch.zeros(3)}])
     def test_junk(self, num_classes, junk, tmp_path):
-        sentence = 'neither of this package nor of a plain timm ResNet; convert an official RIDE file'
+        sentence = 'neither of this package nor of the plain backbone; convert an official RIDE file'
         self.refuse(CIFAR, junk, sentence, tmp_path, num_classes=num_classes)
 
 

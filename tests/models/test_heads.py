@@ -176,9 +176,8 @@ def test_test_time_pooling(head):
     with torch.no_grad():
         expected = model(images[..., :32, :32])
         heads = model.get_classifier()
-        assert torch.allclose(
-            heads(model._pool(model.forward_features(images[..., :32, :32]))[..., None, None])[..., 0, 0], expected
-        )
+        pooled = model.forward_head(model.forward_features(images[..., :32, :32]), pre_logits=True)
+        assert torch.allclose(heads(pooled[..., None, None])[..., 0, 0], expected)
         pooled, used = apply_test_time_pool(model, {'input_size': (3, 64, 64)})
         assert used
         assert pooled(images).shape == expected.shape

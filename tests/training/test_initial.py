@@ -1,6 +1,7 @@
 """`--init` from names and plain ResNets, through the real command on tiny images."""
 
 import json
+import re
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from tiny_runs import CIFAR, COUNTS, train, write_images
 from ride_timm import from_pretrained
 from ride_timm.commands.train import main
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.index import renew_entry
 from ride_timm.records.checkpoint import read_checkpoint
@@ -75,6 +77,47 @@ def test_a_file_of_a_plain_resnet_seeds_every_expert(data, plain, tmp_path, form
     assert not torch.equal(state['experts.0.fc.weight'], state['experts.1.fc.weight'])
 
 
+ON_CONVNEXT = ('--model', 'ride', '--model-kwargs', 'backbone=test_convnext', 'num_experts=2', '--init-noise', '0')
+
+
+@pytest.fixture
+def convnext():
+    torch.manual_seed(0)
+    return timm.create_model('test_convnext', num_classes=11)
+
+
+def assert_seeded(state, plain):
+    for name, value in parameters(plain).items():
+        copies = [key for key in state if re.fullmatch(rf'(trunk|experts\.\d\.(body|pool))\.{re.escape(name)}', key)]
+        assert len(copies) in (1, 2) or name.startswith('head.fc')
+        assert all(torch.equal(state[copy], value) for copy in copies), name
+    assert not torch.equal(state['experts.0.fc.weight'], state['experts.1.fc.weight'])
+
+
+def test_any_backbone_is_initialised_from_a_file(data, convnext, tmp_path):
+    torch.save(convnext.state_dict(), tmp_path / 'plain.pth')
+    run = train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *ON_CONVNEXT, *STILL, size=32)
+    assert_seeded(weights_of(run), convnext)
+    assert load(run).model.split == 'stages.2'
+    more = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(run), size=32)
+    assert load(more).model.router is not None
+    grey = ('--in-chans', '1', '--mean', '0.5', '--std', '0.5')
+    run = train(data, tmp_path, 'grey', '--init', str(tmp_path / 'plain.pth'), *ON_CONVNEXT, *STILL, *grey, size=32)
+    stem = convnext.stem[0].weight.detach().sum(1, keepdim=True)
+    torch.testing.assert_close(weights_of(run)['trunk.stem.0.weight'], stem)
+
+
+@pytest.mark.parametrize('options', [('--init', 'test_convnext.r160_in1k'), ('--pretrained',)])
+def test_any_backbone_is_initialised_from_timm(data, convnext, tmp_path, monkeypatch, options):
+    def create(name, pretrained=False, **kwargs):
+        return convnext if pretrained else real(name, **kwargs)
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, 'create_model', create)  # instead of a download
+    run = train(data, tmp_path, 'run', *options, *ON_CONVNEXT, *STILL, size=32)
+    assert_seeded(weights_of(run), convnext)
+
+
 def test_experts_are_set_apart(data, plain, tmp_path):
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     state = weights_of(train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32))
@@ -99,7 +142,7 @@ def test_a_plain_resnet_of_another_depth(data, tmp_path):
 
 def test_a_file_that_does_not_say_what_it_is_of(data, plain, tmp_path):
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
-    with pytest.raises(RideError, match='a plain ResNet and does not say of which; add the --model'):
+    with pytest.raises(RideError, match='a plain network and does not say of which; add the --model'):
         train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'))
     with pytest.raises(RideError, match='add the --model'):
         train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), '--model', 'resnet18')

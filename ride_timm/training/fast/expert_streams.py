@@ -32,15 +32,15 @@ def expert_streams(module: nn.Module, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _side_by_side(streams: list[Any], experts: Any, x: torch.Tensor) -> list[torch.Tensor]:
-    """Final feature maps of the experts, from that of the trunk; the current stream waits for all of them."""
-    main = torch.cuda.current_stream(x.device)
+def _side_by_side(streams: list[Any], experts: Any, z: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Final features of the experts, from what the trunk puts out; the current stream waits for all of them."""
+    main = torch.cuda.current_stream(z[0].device)
     trunk = main.record_event()
     maps = []
     for stream, expert in zip(streams, experts, strict=True):
         stream.wait_event(trunk)
         with torch.cuda.stream(stream):
-            maps.append(expert.forward_features(x))
+            maps.append(expert.forward_features(z))
     for stream in streams:
         main.wait_stream(stream)
     return maps

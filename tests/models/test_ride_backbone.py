@@ -1,0 +1,295 @@
+"""RIDE on small timm backbones of many families: each expert is the backbone, and the whole is a network of ours."""
+
+import copy
+import functools
+import pickle
+import re
+
+import pytest
+import timm
+import torch
+from routed_nets import expected_experts
+from timm.models import group_parameters
+from torch import nn
+from torch.testing import assert_close
+
+import ride_timm
+from ride_timm import RideError
+from ride_timm.models.backbones import BACKBONES
+
+SWIN = {'img_size': 64, 'embed_dim': 16, 'depths': (1, 1, 2, 1), 'num_heads': (1, 1, 2, 2), 'drop_path_rate': 0.0}
+VIT = {'img_size': 64, 'depth': 4, 'embed_dim': 48, 'num_heads': 4}
+# name, arguments that make it small, and a module within a stage after which it can be cut
+HOSTS = {
+    'test_vit': ({}, 'blocks.2'),
+    'test_convnext': ({}, 'stages.2.blocks.0'),
+    'test_efficientnet': ({}, 'blocks.4.0'),
+    'test_resnet': ({}, 'layer4.0'),
+    'mobilenetv3_small_050': ({}, 'blocks.4.1'),
+    'vit_tiny_patch16_dinov3_qkvb': (VIT, 'blocks.0'),
+    'swin_tiny_patch4_window7_224': (SWIN | {'window_size': 2}, 'layers.2.blocks.0'),
+}
+MORE = {
+    'convnextv2_atto': {},
+    'eva02_tiny_patch14_224': {'img_size': 56, 'depth': 4, 'embed_dim': 48, 'num_heads': 4},
+    'regnety_002': {},
+    'swinv2_tiny_window8_256': SWIN | {'window_size': 2},
+    'vit_small_patch14_dinov2': VIT | {'img_size': 56},
+    'vit_base_patch16_clip_224': VIT,
+    'vit_base_patch16_siglip_224': VIT,
+    'deit3_small_patch16_224': VIT,
+    'pvt_v2_b0': {},
+}
+
+
+def create_host(name, **kwargs):
+    arguments = HOSTS[name][0] if name in HOSTS else MORE.get(name, {})
+    torch.manual_seed(0)
+    host = timm.create_model(name, **{'num_classes': 5} | arguments | kwargs).eval()
+    for parameter in host.parameters():  # layer scales and new heads of nearly zero would hide an error
+        if parameter.ndim < 2 or parameter.abs().max() < 1e-4:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return host
+
+
+def images_of(host, batch=2):
+    size = getattr(host, '_traits', {}).get('img_size') or (64, 64)
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@functools.cache
+def _pair(name):
+    host = create_host(name)
+    return host, ride_timm.rideify(host, 2, router=True).eval()
+
+
+@pytest.fixture(params=HOSTS)
+def host(request):
+    return _pair(request.param)[0]
+
+
+@pytest.fixture
+def net(host):
+    return copy.deepcopy(_pair(host.pretrained_cfg['architecture'])[1])
+
+
+def assert_experts_are(host, net, training):
+    """Pre-logits, and with the backbone's own head its logits, of every expert."""
+    x = images_of(host, 4)
+    with torch.no_grad():
+        host.train(training)
+        net.train(training)
+        trunk = copy.deepcopy(host).forward_head(copy.deepcopy(host).forward_features(x), pre_logits=True)
+        logits = copy.deepcopy(host)(x)
+        for part in net.forward_head(net.forward_features(x), pre_logits=True).chunk(net.num_experts, dim=1):
+            assert_close(part, trunk, rtol=1e-4, atol=1e-4)
+        head = host.get_classifier()
+        if isinstance(head, nn.Linear):
+            for expert in net.experts:
+                expert.fc = head
+            for k in range(net.num_experts):
+                assert_close(net.forward_experts(x)[:, k], logits, rtol=1e-4, atol=1e-4)
+
+
+class TestBackbone:
+    @pytest.mark.parametrize('training', [False, True])
+    @pytest.mark.parametrize('inside', [False, True])
+    def test_every_expert_is_the_backbone(self, host, inside, training):
+        name = host.pretrained_cfg['architecture']
+        split = HOSTS[name][1] if inside else None
+        net = ride_timm.rideify(host, 2, split=split)
+        assert split in (None, net.split)
+        assert_experts_are(copy.deepcopy(host), net, training)
+
+    def test_heads_are_drawn_separately(self, net):
+        one, other = (head.weight for head in net.get_classifier())
+        assert not torch.equal(one, other)
+
+    def test_every_parameter_gets_a_gradient(self, host, net):
+        net.train().set_expert_training(True)
+        sum(logits.square().mean() for logits in net(images_of(host))).backward()
+        assert not [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+        assert len({p.data_ptr() for p in net.parameters()}) == len(list(net.parameters()))
+
+    def test_trunk_and_experts_run_once(self, host, net):
+        calls = []
+        for part in (net.trunk, *(expert.body for expert in net.experts)):
+            part.register_forward_hook(lambda module, *_: calls.append(module))
+        x = images_of(host)
+        for run in (net, net.forward_experts, net.forward_router):
+            calls.clear()
+            run(x)
+            assert calls == [net.trunk, *(expert.body for expert in net.experts)]
+
+    def test_an_expert_leaves_the_trunk_as_it_is(self, host, net):
+        with torch.no_grad():
+            z = net.forward_trunk(images_of(host))
+            before = [value.clone() for value in z]
+            net.experts[0](z)
+        assert all(torch.equal(a, b) for a, b in zip(z, before, strict=True))
+
+    @torch.inference_mode()
+    def test_an_expert_sees_only_the_images_that_reach_it(self, host, net):
+        shared = [v for v, own in zip(net.forward_trunk(images_of(host)), net.per_image, strict=True) if not own]
+        x = images_of(host, batch=max([6, *(value.shape[0] for value in shared)]))  # a table as long as the batch
+        x = x + torch.randn(len(x), 3, 1, 1)
+        decisions = net.forward_router(x).router_logits
+        ranked = decisions.flatten().sort().values
+        middle = (ranked[len(x) // 2 - 1] + ranked[len(x) // 2]) / 2
+        threshold = float(middle.double().sigmoid())
+        counts = expected_experts(decisions, threshold)
+        assert set(counts.tolist()) == {1, 2}
+        seen = []
+        for expert in net.experts:
+            expert.pool.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+        logits, passed = net.forward_routed(x, threshold)
+        assert seen == [len(x), (counts > 1).sum()]
+        assert passed.tolist() == counts.tolist()
+        experts = net.forward_experts(x)
+        means = torch.stack([experts[i, :n].mean(0) for i, n in enumerate(counts)])
+        assert_close(logits, means, rtol=1e-4, atol=1e-4)
+        assert_close(net.forward_routed(x, 0.0).logits, net(x))
+
+    def test_copies_are_equal(self, host, net):
+        x = images_of(host)
+        again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(net))))
+        for twin in (copy.deepcopy(net), again):
+            assert torch.equal(twin(x), net(x))
+
+    @torch.inference_mode()
+    def test_channels_last_and_bfloat16(self, host, net):
+        x = images_of(host)
+        expected = net(x)
+        assert_close(net.to(memory_format=torch.channels_last)(x), expected, rtol=1e-4, atol=1e-4)
+        found = net.bfloat16()(x.bfloat16())
+        assert found.dtype == torch.bfloat16
+        assert (found - expected).norm() < 0.1 * expected.norm()
+
+    def test_compile_in_one_graph(self, host, net):
+        x = images_of(host)
+        assert_close(torch.compile(net, fullgraph=True, backend='eager')(x), net(x))
+
+    def test_export_with_a_dynamic_batch(self, host, net):
+        batch = {0: torch.export.Dim('batch', min=1, max=64)}
+        program = torch.export.export(net, (images_of(host, 3),), dynamic_shapes=(batch,)).module()
+        x = images_of(host, 5)
+        assert_close(program(x), net(x), rtol=1e-4, atol=1e-4)
+
+    def test_gradient_checkpointing(self, host, net):
+        x, gradients = images_of(host), []
+        for enable in (False, True):
+            net.zero_grad()
+            net.set_grad_checkpointing(enable)
+            net.eval()(x).square().mean().backward()
+            gradients.append([p.grad for p in net.parameters() if p.requires_grad])
+        assert_close(*gradients)
+
+    def test_feature_maps_are_the_backbones(self, host, net):
+        x = images_of(host)
+        with torch.no_grad():
+            wanted = host.forward_intermediates(x, intermediates_only=True)
+            final, maps = net.forward_intermediates(x)
+            assert_close(final, net.forward_features(x))
+            for i, (found, expected) in enumerate(zip(maps, wanted, strict=True)):
+                times = found.shape[1] // expected.shape[1]
+                assert times == (2 if net.feature_info[i]['module'].startswith('experts.') else 1)
+                assert found.shape[1] == net.feature_info[i]['num_chs']
+                for part in found.chunk(times, dim=1):
+                    assert_close(part, expected, rtol=1e-4, atol=1e-4)
+                pruned = copy.deepcopy(net)
+                pruned.prune_intermediate_layers([i])
+                (again,) = pruned.forward_intermediates(x, [i], stop_early=True, intermediates_only=True)
+                assert_close(again, found)
+
+    def test_layers_are_grouped_as_the_backbones(self, host, net):
+        wanted = group_parameters(host, host.group_matcher(), reverse=True)
+        found = group_parameters(net, net.group_matcher(), reverse=True)
+        for name, _ in net.named_parameters():
+            plain = re.sub(r'^(trunk|experts.\d.(body|pool))\.', '', name)
+            assert plain == name or found[name] == wanted[plain]
+        kept = getattr(host, 'no_weight_decay', set)() & dict(host.named_parameters()).keys()
+        assert {re.sub(r'^(trunk|experts.\d.(body|pool))\.', '', name) for name in net.no_weight_decay()} == kept
+
+    def test_it_is_saved_and_made_again(self, host, net, tmp_path):
+        timm.models.save_for_hf(net, tmp_path)
+        x = images_of(host)
+        twin = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+        assert torch.equal(twin(x), net(x))
+        assert twin.router is not None
+        other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=9, in_chans=1).eval()
+        assert other(x[:, :1]).shape == (2, 9)
+        maps = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, features_only=True).eval()
+        assert_close(maps(x)[-1], net.forward_intermediates(x, 1, intermediates_only=True)[0])
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', MORE)
+def test_more_families(name, training):
+    host = create_host(name)
+    assert_experts_are(host, ride_timm.rideify(host, 2), training)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', BACKBONES)
+def test_every_named_backbone(name):
+    architecture = name.partition('.')[0]
+    host = create_host(architecture)
+    assert_experts_are(host, ride_timm.rideify(host, 2), False)
+    assert timm.create_model(f'ride_{architecture}_3e', device='meta').split
+
+
+@pytest.mark.parametrize('name', ['convnext_nano', 'vit_small_patch16_dinov3', 'tf_efficientnet_lite0'])
+def test_a_named_architecture(name):
+    net = timm.create_model(f'ride_{name}_3e', num_classes=4, device='meta').eval()
+    config = timm.get_pretrained_cfg(f'ride_{name}_3e')
+    plain = timm.get_pretrained_cfg(name)
+    assert (config.input_size, config.mean) == (plain.input_size, plain.mean)
+    assert net(torch.empty(1, *config.input_size, device='meta')).shape == (1, 4)
+    assert timm.model_entrypoint(f'ride_{name}_3e').__module__ == 'ride_timm.models.backbones'
+    with pytest.raises(TypeError, match='backbone='):
+        timm.create_model(f'ride_{name}_3e', backbone='resnet18')
+
+
+def test_pretrained_is_the_backbones_own(tmp_path):
+    host = create_host('test_vit')
+    torch.save(host.state_dict(), tmp_path / 'plain.pth')
+    overlay = {'file': str(tmp_path / 'plain.pth')}
+    kwargs = {'backbone': 'test_vit', 'num_experts': 2, 'num_classes': 5, 'pretrained': True}
+    net = timm.create_model('ride', **kwargs, pretrained_cfg_overlay=overlay).eval()
+    assert_experts_are(host, net, False)
+    other = timm.create_model('ride', **kwargs, pretrained_cfg_overlay=overlay, img_size=96, in_chans=1)
+    inside = 'blocks.5.mlp.fc1.weight'
+    assert torch.equal(other.state_dict()[f'experts.1.body.{inside}'], host.state_dict()[inside])
+    assert other(torch.randn(1, 1, 96, 96)).shape == (1, 5)
+
+
+def test_from_random_weights_the_experts_differ():
+    net = timm.create_model('ride', backbone='test_convnext', num_experts=2)
+    one, other = (expert.body.state_dict() for expert in net.experts)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        ({}, 'no backbone'),
+        ({'backbone': 'not_there'}, "'not_there'"),
+        ({'backbone': 'test_vit', 'split': 'block.3'}, r'block\.3.*blocks\.3'),
+        ({'backbone': 'test_vit', 'split': 'head'}, r"'head'.*blocks\.5"),
+        ({'backbone': 'crossvit_9_240'}, 'CrossVit'),
+        ({'backbone': 'hrnet_w18_small'}, 'HighResolutionNet'),
+    ],
+)
+def test_what_cannot_be_cut(arguments, words):
+    with pytest.raises(RideError, match=words):
+        timm.create_model('ride', **arguments)
+
+
+def test_the_pooling_stays():
+    net = ride_timm.rideify(create_host('test_vit'), 2)
+    with pytest.raises(ValueError, match="global_pool='max'"):
+        net.reset_classifier(3, 'max')
+    with pytest.raises(TypeError, match='not_an_argument'):
+        ride_timm.rideify('test_vit', 2, not_an_argument=1)
+    with pytest.raises(ValueError, match='num_experts=0'):
+        ride_timm.rideify('test_vit', 0)
