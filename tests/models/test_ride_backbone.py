@@ -293,3 +293,25 @@ def test_the_pooling_stays():
         ride_timm.rideify('test_vit', 2, not_an_argument=1)
     with pytest.raises(ValueError, match='num_experts=0'):
         ride_timm.rideify('test_vit', 0)
+
+
+def test_equal_experts_part_in_training():
+    torch.manual_seed(0)
+    counts = [24, 12, 5]
+    net = ride_timm.rideify(create_host('test_convnext', num_classes=3), 2).train()
+    net.set_expert_training(True)
+    loss = ride_timm.create_loss('balpoe', counts, tau=[0.0, 1.0])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    targets = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+    images = torch.randn(len(targets), 3, 32, 32) + targets.view(-1, 1, 1, 1)
+    for _ in range(50):
+        batch = torch.randperm(len(targets))[:8]
+        optimizer.zero_grad()
+        loss(torch.stack(net(images[batch]), dim=1), targets[batch]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        one, other = net.eval().forward_experts(images).log_softmax(-1).unbind(1)
+        start = (expert.state_dict() for expert in net.experts)
+    assert (one.exp() * (one - other)).sum(-1).mean() > 1e-3
+    first, second = start
+    assert any(not torch.equal(first[key], second[key]) for key in first if key.startswith('body.'))
