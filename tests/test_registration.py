@@ -121,9 +121,9 @@ def test_a_mistake_of_ours_is_shown_as_it_is():
 
 
 def test_parts_are_attributes():
-    assert {'data', 'losses', 'metrics', 'models', 'tasks', 'from_pretrained'} <= set(ride_timm.__all__)
+    assert {'data', 'evaluation', 'losses', 'models', 'tasks', 'from_pretrained'} <= set(ride_timm.__all__)
     assert set(ride_timm.__all__) <= set(dir(ride_timm))
-    for name in ('data', 'losses', 'metrics', 'models', 'tasks'):
+    for name in ('data', 'evaluation', 'losses', 'models', 'tasks'):
         assert getattr(ride_timm, name) is importlib.import_module(f'ride_timm.{name}')
     with pytest.raises(AttributeError, match='no attribute'):
         _ = ride_timm.loses

@@ -266,8 +266,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ('key', 'value', 'message'),
         [
-            ('num_classes', 7, r'does not fit the config.json beside it at experts.0.fc.weight'),
-            ('model_args', {}, r'does not fit the config.json beside it at router'),
+            ('num_classes', 7, r'does not match the config.json next to it at experts.0.fc.weight'),
+            ('model_args', {}, r'does not match the config.json next to it at router'),
             ('model_args', {'num_classes': 5}, 'multiple values'),
             ('architecture', 'ride_nothing', 'No network can be made'),
         ],

@@ -71,7 +71,7 @@ def test_the_commands_are_understood(repo_id, dataset):
     parsed = [validate_parser().parse_args(shlex.split(line)[2:]) for line in lines]
     assert [args.routed for args in parsed] == [False, True]
     assert {args.model for args in parsed} == {'hf-hub:org/net' if repo_id else results['name']}
-    assert {args.dataset for args in parsed} == {dataset or ''}
+    assert {args.dataset for args in parsed} == {dataset}
     assert all(args.pretrained and args.data_dir == 'DIR' for args in parsed)
     (line,) = blocks(section(text, 'Use it'), 'bash')
     assert train_parser().parse_args(shlex.split(line)[2:]).init == parsed[0].model

@@ -107,7 +107,7 @@ def test_validate_measures_on_them(data, experts, tmp_path):
 
 def test_where_it_is_needed_and_where_not(data, tmp_path):
     wanted = (*MODEL, '--val-split', 'val')
-    fails('has no evaluation images beside it; take a part .* --val-fraction 0.2', data, tmp_path, 'x', *wanted)
+    fails('has no evaluation images next to it; take a part .* --val-fraction 0.2', data, tmp_path, 'x', *wanted)
     fails('is for data without evaluation images', data.parent, tmp_path, 'x', *MODEL, '--val-fraction', '0.2')
     fails('--val-fraction 2 .* below 1', data, tmp_path, 'x', *MODEL, '--val-fraction', '2')
     fails('--val-fraction 0.001 of .* holds no image out', data, tmp_path, 'x', *MODEL, '--val-fraction', '0.001')
@@ -140,7 +140,7 @@ def test_lists(data, runs, tmp_path):
         validate([*command, '--data-dir', str(data), *both[2:]])
     fails('are the same file', data, runs, 'x', *MODEL, *both[:2], '--val-list', both[1])
     fails('both say what the images are', data, runs, 'x', *MODEL, *both, '--dataset', 'torch/cifar10')
-    fails('has no evaluation images beside it', data, runs, 'x', *MODEL, *both[:2], '--val-split', 'val')
+    fails('has no evaluation images next to it', data, runs, 'x', *MODEL, *both[:2], '--val-split', 'val')
     (tmp_path / 'val.csv').write_text(''.join(lines))
     fails('evaluation images .* are training images too, first', data, runs, 'x', *MODEL, *both, *named)
 
