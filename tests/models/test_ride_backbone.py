@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import ride_timm
 from ride_timm import RideError
-from ride_timm.models.backbones import BACKBONES
+from ride_timm.models.ride_zoo import BACKBONES
 
 SWIN = {'img_size': 64, 'embed_dim': 16, 'depths': (1, 1, 2, 1), 'num_heads': (1, 1, 2, 2), 'drop_path_rate': 0.0}
 VIT = {'img_size': 64, 'depth': 4, 'embed_dim': 48, 'num_heads': 4}
@@ -245,7 +245,7 @@ def test_a_named_architecture(name):
     plain = timm.get_pretrained_cfg(name)
     assert (config.input_size, config.mean) == (plain.input_size, plain.mean)
     assert net(torch.empty(1, *config.input_size, device='meta')).shape == (1, 4)
-    assert timm.model_entrypoint(f'ride_{name}_3e').__module__ == 'ride_timm.models.backbones'
+    assert timm.model_entrypoint(f'ride_{name}_3e').__module__ == 'ride_timm.models.ride_zoo'
     with pytest.raises(TypeError, match='backbone='):
         timm.create_model(f'ride_{name}_3e', backbone='resnet18')
 
