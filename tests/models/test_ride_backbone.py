@@ -41,6 +41,32 @@ MORE = {
     'pvt_v2_b0': {},
 }
 
+# one model of each family of timm's
+FAMILIES = [
+    'beit_base_patch16_224', 'caformer_s18', 'cait_xxs24_224', 'coat_tiny', 'convit_tiny', 'convmixer_768_32',
+    'convnext_atto', 'convnext_tiny', 'convnextv2_atto', 'cpubone_nano', 'crossvit_tiny_240',
+    'cs3darknet_focus_s', 'csatv2', 'cspnext_tiny', 'davit_tiny', 'deit3_small_patch16_224',
+    'deit_tiny_distilled_patch16_224', 'deit_tiny_patch16_224', 'densenet121', 'dla46x_c', 'dpn48b',
+    'edgenext_small', 'edgenext_xx_small', 'efficientformer_l1', 'efficientformerv2_s0', 'efficientnet_b0',
+    'efficientvim_m1', 'efficientvit_b0', 'efficientvit_m0', 'ese_vovnet19b_slim_dw', 'eva02_tiny_patch14_224',
+    'fasternet_t0', 'fastvit_t8', 'focalnet_tiny_srf', 'gcvit_xxtiny', 'ghostnet_050', 'gmlp_ti16_224',
+    'halonet_h1', 'hardcorenas_b', 'hgnetv2_b0', 'hiera_tiny_224', 'hrnet_w18_small', 'iformer_t',
+    'inception_next_atto', 'inception_resnet_v2', 'inception_v3', 'inception_v4', 'lcnetv2_small',
+    'legacy_seresnet18', 'legacy_xception', 'levit_128s', 'lowformer_b0', 'maxvit_tiny_tf_224',
+    'mobilenetv3_small_050', 'mobilenetv4_conv_small', 'mobilenetv5_base', 'mobilevit_s', 'mobilevit_xxs',
+    'mvitv2_tiny', 'naflexvit_base_patch16_parfac_gap', 'nest_tiny', 'nextvit_small', 'pit_ti_224',
+    'poolformerv2_s12', 'pvt_v2_b0', 'qwen3_vit_88m', 'rdnet_tiny', 'regnetx_002', 'regnety_008',
+    'repghostnet_050', 'repvit_m1', 'res2next50', 'resnest14d', 'resnet50', 'resnetv2_18', 'rexnet_100',
+    'samvit_base_patch16_224', 'selecsls42', 'sequencer2d_s', 'shvit_s1', 'skresnet18', 'starnet_s050',
+    'swiftformer_xs', 'swin_tiny_patch4_window7_224', 'swinv2_cr_tiny_224', 'swinv2_tiny_window8_256',
+    'test_byobnet', 'test_coatnet', 'test_convnext', 'test_efficientnet', 'test_mambaout', 'test_nfnet',
+    'test_resnet', 'test_vit', 'test_vit_relpos', 'tiny_vit_5m_224', 'tnt_s_legacy_patch16_224', 'tresnet_m',
+    'twins_svt_small', 'vgg11', 'visformer_tiny', 'vit_base_patch16_clip_224', 'vit_small_patch14_dinov2',
+    'vit_small_patch16_224', 'vit_small_patch16_dinov3', 'vit_small_patch16_rope_224',
+    'vit_small_patch16_rope_mixed_224', 'vit_tiny_patch16_dinov3_qkvb', 'vit_tiny_r_s16_p8_224',
+    'vitamin_small_224', 'volo_d1_224', 'xception41p', 'xcit_nano_12_p8_224',
+]  # fmt: skip
+
 
 def create_host(name, **kwargs):
     arguments = HOSTS[name][0] if name in HOSTS else MORE.get(name, {})
@@ -236,6 +262,22 @@ def test_every_named_backbone(name):
     host = create_host(architecture)
     assert_experts_are(host, ride_timm.rideify(host, 2), False)
     assert timm.create_model(f'ride_{architecture}_3e', device='meta').split
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_family_is_right_or_refused(name):
+    torch.manual_seed(0)
+    host = timm.create_model(name, num_classes=5).eval()
+    try:
+        net = ride_timm.rideify(host, 2).eval()
+    except RideError as error:
+        pytest.skip(str(error))
+    x = torch.randn(2, *host.pretrained_cfg['input_size'])
+    with torch.inference_mode():
+        wanted = host.forward_head(host.forward_features(x), pre_logits=True)
+        for found in net.forward_head(net.forward_features(x), pre_logits=True).chunk(2, dim=1):
+            assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', ['convnext_nano', 'vit_small_patch16_dinov3', 'tf_efficientnet_lite0'])
