@@ -52,6 +52,8 @@ def test_results_are_those_of_the_images_one_by_one(routed):
         all_right = (net(images).argmax(1) == targets).double()
     assert scores.overall == pytest.approx(100 * float(all_right.mean()))
     assert scores.experts == pytest.approx((100 * right.mean(0)).tolist())
+    named = net.forward_experts(images).argmax(-1)
+    assert scores.disagreement == pytest.approx(100 * float((named != named[:, :1]).any(1).double().mean()))
     by_class = [100 * float(all_right[targets == c].mean()) for c in range(3)]
     assert list(scores.groups.values()) == pytest.approx(by_class)
     assert scores.worst_class == pytest.approx(min(by_class))

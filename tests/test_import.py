@@ -11,6 +11,7 @@ import pytest
 import timm
 
 import ride_timm
+from ride_timm.models.ride_zoo import BACKBONES
 
 ARCHITECTURES = [
     *(f'ride_resnet32_{k}e' for k in (1, 2, 3, 4, 6)),
@@ -81,7 +82,9 @@ def test_registered_architectures():
     assert sorted(timm.list_models('ride_*', module=('ride_resnet', 'ride_resnet_cifar'))) == sorted(ARCHITECTURES)
     assert sorted(timm.list_models('test_ride_*')) == TINY
     ours = {name for module in timm.list_modules() if 'ride' in module for name in timm.list_models(module=module)}
-    assert ours == {*ARCHITECTURES, *TINY}
+    on_timm = {f'ride_{name.partition(".")[0]}_{k}e' for name in BACKBONES for k in (2, 3)}
+    assert ours == {*ARCHITECTURES, *TINY, 'ride', *on_timm}
+    assert len(on_timm) == 64
 
 
 @pytest.mark.parametrize('architecture', [*ARCHITECTURES, *TINY])

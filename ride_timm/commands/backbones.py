@@ -12,8 +12,8 @@ from timm.layers import set_fused_attn, use_fused_attn
 from ride_timm.commands.parser import Parser
 from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs_by_experts
-from ride_timm.models.backbones import BACKBONES
 from ride_timm.models.ride_backbone import rideify
+from ride_timm.models.ride_zoo import BACKBONES
 
 __all__ = ['BackboneCost', 'backbone_cost', 'build_parser', 'main']
 

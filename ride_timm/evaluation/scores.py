@@ -31,6 +31,7 @@ class Scores:
         macro_f1: Mean of the classes' F1.
         ece: Expected calibration error over 15 bins.
         experts: Accuracy over the images of each expert alone, K of them; empty for a plain network.
+        disagreement: Share of the images whose experts do not all name one class, in percent; None without experts.
         gmacs: Mean multiply-accumulate operations of an image, in 1e9.
         input_size: (channels, height, width) of the images.
         num_images: How many images.
@@ -51,6 +52,7 @@ class Scores:
     num_images: int
     threshold: float | None = None
     mean_experts: float | None = None
+    disagreement: float | None = None
     per_class: tuple[ClassResult, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -58,6 +60,8 @@ class Scores:
         shown |= {'worst class': self.worst_class, 'macro-F1': self.macro_f1, 'ECE': self.ece}
         shown |= {f'expert {k}': accuracy for k, accuracy in enumerate(self.experts)}
         lines = [f'{name:<12} {value:6.2f} %' for name, value in shown.items()]
+        if self.disagreement is not None:
+            lines.append(f'{"disagreement":<12} {self.disagreement:6.2f} %')
         if self.mean_experts is not None:
             lines.append(
                 f'{"mean experts":<12} {self.mean_experts:6.2f} of {len(self.experts)}, threshold {self.threshold:g}'
@@ -117,6 +121,7 @@ def evaluate(
 def _scores(found: Measured) -> Scores:
     metrics = found.routed or found.metrics
     names = found.groups.groups if found.groups else ()
+    each = found.answers.experts
     return Scores(
         overall=metrics['top1'],
         balanced=metrics['balanced'],
@@ -130,6 +135,7 @@ def _scores(found: Measured) -> Scores:
         num_images=int(metrics['num_images']),
         threshold=metrics.get('threshold'),
         mean_experts=metrics.get('mean_experts'),
+        disagreement=100 * float((each != each[:, :1]).any(axis=1).mean()) if found.num_experts else None,
         per_class=tuple(found.routed_per_class or found.per_class),
     )
 

@@ -1,6 +1,6 @@
 """The networks; importing this registers them in timm."""
 
-from . import backbones as backbones
+from . import ride_zoo as ride_zoo
 from .heads import CosineLinear as CosineLinear
 from .multi_expert import MultiExpertNet as MultiExpertNet
 from .multi_expert import count_experts as count_experts

@@ -115,7 +115,8 @@ def cut(host: nn.Module, split: str, levels: Sequence[str] = ()) -> Cut:
     name = type(host).__name__
     if split not in dict(host.named_modules()):
         close = difflib.get_close_matches(split, splits(host), n=4, cutoff=0.0)
-        raise RideError(f'{name} has no module {split!r} to be cut after; did you mean {", ".join(close)}?')
+        hint = ', '.join(close) or 'another path of named_modules()'
+        raise RideError(f'{name} has no module {split!r} to be cut after; did you mean {hint}?')
     graph = _trace(host, 'forward_features', (split, *levels))
     last = end_at(graph, split)
     if last is None:
@@ -170,7 +171,8 @@ def splits(host: nn.Module) -> list[str]:
 def meta_images(host: nn.Module, batch: int) -> torch.Tensor:
     """Images (B, in_chans, H, W) as the host takes them, without data."""
     net: Any = host
-    size = get_model_traits(host).get('img_size') or net.default_cfg['input_size'][-2:]
+    config = getattr(net, 'default_cfg', None) or {'input_size': (3, 224, 224)}
+    size = get_model_traits(host).get('img_size') or config['input_size'][-2:]
     return torch.zeros(batch, net.in_chans, *size, dtype=next(net.parameters()).dtype, device='meta')
 
 

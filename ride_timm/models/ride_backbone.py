@@ -336,14 +336,14 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
     host: Any = backbone
     kwargs.setdefault('num_classes', host.num_classes)
     net = RideBackbone(copy.deepcopy(host), num_experts, split=split, **kwargs)
-    source = host.pretrained_cfg
+    source = getattr(host, 'pretrained_cfg', None) or {}
     cfg: Any = backbone_cfg(source, num_experts) | {'architecture': 'ride'}
     net.pretrained_cfg = net.default_cfg = cfg
     _compat.update_model_args(
         net,
         **{
             **getattr(host, '_model_args', {}),
-            'backbone': source['architecture'],
+            'backbone': source.get('architecture'),
             'num_experts': num_experts,
             'split': net.split,
             **kwargs,

@@ -16,8 +16,8 @@ from ride_timm.inference.hub import UnreachableError
 from ride_timm.inference.load import TrainedNet, is_name, load
 from ride_timm.inference.network import DATA_CONFIG_KEYS, unreachable
 from ride_timm.models import count_experts
-from ride_timm.models.backbones import backbone_of
 from ride_timm.models.checkpoint import checkpoint_filter_fn
+from ride_timm.models.ride_zoo import backbone_of
 from ride_timm.models.seeding import perturb_experts
 from ride_timm.records.checkpoint import misfit
 from ride_timm.records.published import default_tag

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ride_timm.cli import main
 from ride_timm.commands.backbones import backbone_cost
-from ride_timm.models.backbones import BACKBONES
+from ride_timm.models.ride_zoo import BACKBONES
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'backbones.md').read_text()
 

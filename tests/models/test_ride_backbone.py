@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import ride_timm
 from ride_timm import RideError
-from ride_timm.models.backbones import BACKBONES
+from ride_timm.models.ride_zoo import BACKBONES
 
 SWIN = {'img_size': 64, 'embed_dim': 16, 'depths': (1, 1, 2, 1), 'num_heads': (1, 1, 2, 2), 'drop_path_rate': 0.0}
 VIT = {'img_size': 64, 'depth': 4, 'embed_dim': 48, 'num_heads': 4}
@@ -40,6 +40,32 @@ MORE = {
     'deit3_small_patch16_224': VIT,
     'pvt_v2_b0': {},
 }
+
+# one model of each family of timm's
+FAMILIES = [
+    'beit_base_patch16_224', 'caformer_s18', 'cait_xxs24_224', 'coat_tiny', 'convit_tiny', 'convmixer_768_32',
+    'convnext_atto', 'convnext_tiny', 'convnextv2_atto', 'cpubone_nano', 'crossvit_tiny_240',
+    'cs3darknet_focus_s', 'csatv2', 'cspnext_tiny', 'davit_tiny', 'deit3_small_patch16_224',
+    'deit_tiny_distilled_patch16_224', 'deit_tiny_patch16_224', 'densenet121', 'dla46x_c', 'dpn48b',
+    'edgenext_small', 'edgenext_xx_small', 'efficientformer_l1', 'efficientformerv2_s0', 'efficientnet_b0',
+    'efficientvim_m1', 'efficientvit_b0', 'efficientvit_m0', 'ese_vovnet19b_slim_dw', 'eva02_tiny_patch14_224',
+    'fasternet_t0', 'fastvit_t8', 'focalnet_tiny_srf', 'gcvit_xxtiny', 'ghostnet_050', 'gmlp_ti16_224',
+    'halonet_h1', 'hardcorenas_b', 'hgnetv2_b0', 'hiera_tiny_224', 'hrnet_w18_small', 'iformer_t',
+    'inception_next_atto', 'inception_resnet_v2', 'inception_v3', 'inception_v4', 'lcnetv2_small',
+    'legacy_seresnet18', 'legacy_xception', 'levit_128s', 'lowformer_b0', 'maxvit_tiny_tf_224',
+    'mobilenetv3_small_050', 'mobilenetv4_conv_small', 'mobilenetv5_base', 'mobilevit_s', 'mobilevit_xxs',
+    'mvitv2_tiny', 'naflexvit_base_patch16_parfac_gap', 'nest_tiny', 'nextvit_small', 'pit_ti_224',
+    'poolformerv2_s12', 'pvt_v2_b0', 'qwen3_vit_88m', 'rdnet_tiny', 'regnetx_002', 'regnety_008',
+    'repghostnet_050', 'repvit_m1', 'res2next50', 'resnest14d', 'resnet50', 'resnetv2_18', 'rexnet_100',
+    'samvit_base_patch16_224', 'selecsls42', 'sequencer2d_s', 'shvit_s1', 'skresnet18', 'starnet_s050',
+    'swiftformer_xs', 'swin_tiny_patch4_window7_224', 'swinv2_cr_tiny_224', 'swinv2_tiny_window8_256',
+    'test_byobnet', 'test_coatnet', 'test_convnext', 'test_efficientnet', 'test_mambaout', 'test_nfnet',
+    'test_resnet', 'test_vit', 'test_vit_relpos', 'tiny_vit_5m_224', 'tnt_s_legacy_patch16_224', 'tresnet_m',
+    'twins_svt_small', 'vgg11', 'visformer_tiny', 'vit_base_patch16_clip_224', 'vit_small_patch14_dinov2',
+    'vit_small_patch16_224', 'vit_small_patch16_dinov3', 'vit_small_patch16_rope_224',
+    'vit_small_patch16_rope_mixed_224', 'vit_tiny_patch16_dinov3_qkvb', 'vit_tiny_r_s16_p8_224',
+    'vitamin_small_224', 'volo_d1_224', 'xception41p', 'xcit_nano_12_p8_224',
+]  # fmt: skip
 
 
 def create_host(name, **kwargs):
@@ -238,6 +264,22 @@ def test_every_named_backbone(name):
     assert timm.create_model(f'ride_{architecture}_3e', device='meta').split
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_family_is_right_or_refused(name):
+    torch.manual_seed(0)
+    host = timm.create_model(name, num_classes=5).eval()
+    try:
+        net = ride_timm.rideify(host, 2).eval()
+    except RideError as error:
+        pytest.skip(str(error))
+    x = torch.randn(2, *host.pretrained_cfg['input_size'])
+    with torch.inference_mode():
+        wanted = host.forward_head(host.forward_features(x), pre_logits=True)
+        for found in net.forward_head(net.forward_features(x), pre_logits=True).chunk(2, dim=1):
+            assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize('name', ['convnext_nano', 'vit_small_patch16_dinov3', 'tf_efficientnet_lite0'])
 def test_a_named_architecture(name):
     net = timm.create_model(f'ride_{name}_3e', num_classes=4, device='meta').eval()
@@ -245,7 +287,7 @@ def test_a_named_architecture(name):
     plain = timm.get_pretrained_cfg(name)
     assert (config.input_size, config.mean) == (plain.input_size, plain.mean)
     assert net(torch.empty(1, *config.input_size, device='meta')).shape == (1, 4)
-    assert timm.model_entrypoint(f'ride_{name}_3e').__module__ == 'ride_timm.models.backbones'
+    assert timm.model_entrypoint(f'ride_{name}_3e').__module__ == 'ride_timm.models.ride_zoo'
     with pytest.raises(TypeError, match='backbone='):
         timm.create_model(f'ride_{name}_3e', backbone='resnet18')
 
@@ -293,3 +335,25 @@ def test_the_pooling_stays():
         ride_timm.rideify('test_vit', 2, not_an_argument=1)
     with pytest.raises(ValueError, match='num_experts=0'):
         ride_timm.rideify('test_vit', 0)
+
+
+def test_equal_experts_part_in_training():
+    torch.manual_seed(0)
+    counts = [24, 12, 5]
+    net = ride_timm.rideify(create_host('test_convnext', num_classes=3), 2).train()
+    net.set_expert_training(True)
+    loss = ride_timm.create_loss('balpoe', counts, tau=[0.0, 1.0])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    targets = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+    images = torch.randn(len(targets), 3, 32, 32) + targets.view(-1, 1, 1, 1)
+    for _ in range(50):
+        batch = torch.randperm(len(targets))[:8]
+        optimizer.zero_grad()
+        loss(torch.stack(net(images[batch]), dim=1), targets[batch]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        one, other = net.eval().forward_experts(images).log_softmax(-1).unbind(1)
+        start = (expert.state_dict() for expert in net.experts)
+    assert (one.exp() * (one - other)).sum(-1).mean() > 1e-3
+    first, second = start
+    assert any(not torch.equal(first[key], second[key]) for key in first if key.startswith('body.'))

@@ -14,8 +14,8 @@ import timm
 from timm.models import generate_default_cfgs, get_pretrained_cfg
 
 from ride_timm.models._factory import register_entry_point
-from ride_timm.models.backbones import BACKBONES
 from ride_timm.models.ride_backbone import backbone_cfg, create_on_backbone
+from ride_timm.models.ride_zoo import BACKBONES
 
 MODULES = ('ride_resnet', 'ride_resnet_cifar')
 # small backbones of timm's, one a family; they have a network of ours here alone
