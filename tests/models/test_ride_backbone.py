@@ -4,6 +4,8 @@ import copy
 import functools
 import pickle
 import re
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -246,6 +248,22 @@ class TestBackbone:
         assert other(x[:, :1]).shape == (2, 9)
         maps = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, features_only=True).eval()
         assert_close(maps(x)[-1], net.forward_intermediates(x, 1, intermediates_only=True)[0])
+
+
+def test_a_fresh_process_makes_it_again(tmp_path):
+    net = copy.deepcopy(_pair('vit_tiny_patch16_dinov3_qkvb')[1])
+    x = images_of(net)
+    timm.models.save_for_hf(net, tmp_path / 'saved')
+    torch.save({'images': x, 'logits': net(x)}, tmp_path / 'said.pt')
+    program = f"""
+import timm, torch, ride_timm
+said = torch.load({str(tmp_path / 'said.pt')!r})
+for net in (timm.create_model('local-dir:{tmp_path / 'saved'}', pretrained=True).eval(),
+            ride_timm.from_pretrained({str(tmp_path / 'saved')!r})):
+    assert torch.equal(net(said['images']), said['logits']) and net.router is not None
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize('training', [False, True])

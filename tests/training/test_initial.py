@@ -118,6 +118,18 @@ def test_any_backbone_is_initialised_from_timm(data, convnext, tmp_path, monkeyp
     assert_seeded(weights_of(run), convnext)
 
 
+def test_experts_alone_are_trained_on_a_frozen_trunk(data, tmp_path):
+    plain = timm.create_model('test_efficientnet', num_classes=11)  # with BatchNorm, whose statistics stay too
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    model = ('--model', 'ride', '--model-kwargs', 'backbone=test_efficientnet', 'num_experts=2')
+    options = ('--init', str(tmp_path / 'plain.pth'), *model, '--train-only', 'experts')
+    state, before = weights_of(train(data, tmp_path, 'run', *options, size=32)), plain.state_dict()
+    trunk = {key: value for key, value in state.items() if key.startswith('trunk.')}
+    assert all(torch.equal(value, before[key.removeprefix('trunk.')]) for key, value in trunk.items())
+    body = {key: value for key, value in state.items() if key.startswith('experts.0.body.')}
+    assert any(not torch.equal(value, before[key.removeprefix('experts.0.body.')]) for key, value in body.items())
+
+
 def test_experts_are_set_apart(data, plain, tmp_path):
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     state = weights_of(train(data, tmp_path, 'run', '--init', str(tmp_path / 'plain.pth'), *BIG, size=32))
