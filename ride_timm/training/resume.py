@@ -33,6 +33,7 @@ HARMLESS = {
 }  # fmt: skip
 """Options that may differ on resuming without a word: nothing of what the run computes depends on them."""
 
+_LIKE_PARAMETERS = ('momentum_buffer', 'exp_avg', 'exp_avg_sq')
 _HYPERPARAMETERS = ('lr', 'weight_decay', 'momentum', 'dampening', 'nesterov', 'betas', 'eps')
 
 
@@ -175,6 +176,7 @@ def restore(
     try:
         task.load_checkpoint_state(clean_state_dict(checkpoint['state_dict']), checkpoint.get('task_state'))
         optimizer.load_state_dict(checkpoint['optimizer'])
+        _check_state(optimizer)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RideError(
             f'The checkpoint does not fit the network or the optimizer ({misfit(error)}); keep the options.'
@@ -184,6 +186,14 @@ def restore(
         group.update(values)
     if scaler is not None and scaler.state_dict_key in checkpoint:
         scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+
+
+def _check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a state of parameters in another order, which PyTorch matches by their number alone."""
+    for parameter, state in optimizer.state.items():
+        for name in _LIKE_PARAMETERS:
+            if name in state and state[name] is not None and state[name].shape != parameter.shape:
+                raise ValueError(f'{name} is {list(state[name].shape)} for a parameter of {list(parameter.shape)}')
 
 
 def _newest_whole(config: ResolvedConfig, folder: Path, present: list[Path]) -> tuple[Path, dict[str, Any]]:

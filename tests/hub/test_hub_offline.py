@@ -50,7 +50,7 @@ def test_what_is_not_there_is_told_at_once(gone, client_naps):
     [
         ('resnet18.a1_in1k', None, 'ride_resnet18_3e'),
         ('resnet18.a1_in1k', 'ride_resnet18_2e', 'ride_resnet18_2e'),
-        ('efficientnet_b0.ra_in1k', None, 'efficientnet_b0'),
+        ('efficientnet_b0.ra_in1k', None, 'ride_efficientnet_b0_3e'),
     ],
 )
 def test_weights_to_initialise_from_name_the_way_by_a_file(gone, client_naps, name, model, wanted):

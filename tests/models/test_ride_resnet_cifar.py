@@ -88,3 +88,13 @@ def test_falling_channels_are_refused():
 
 def test_default_router_top_k():
     assert timm.create_model('ride_resnet32_3e', num_classes=100, router=True).router.top_k == 30
+
+
+def test_parameters_keep_the_order_that_optimizers_of_earlier_runs_know():
+    names = [name for name, _ in timm.create_model('test_ride_resnet_cifar_3e', router=True).named_parameters()]
+    assert [name.rpartition('.')[0] for name in names if '.fc.' in name] == [f'experts.{k}.fc' for k in range(3)]
+    for k in range(3):
+        expert = [name for name in names if name.startswith(f'experts.{k}.')]
+        assert expert[-1] == f'experts.{k}.fc.weight'
+    assert names[0] == 'conv1.weight'
+    assert names[-1].startswith('router.')

@@ -5,6 +5,7 @@ import torch
 from crash_tools import Killed, assert_same_run, kill_at, load, options, rows, run_command
 from tiny_runs import write_images
 
+from ride_timm.training.resume import _check_state
 from ride_timm.training.saver import RunSaver
 
 # a machine with a single core: two loading processes are still two
@@ -207,3 +208,17 @@ def test_a_folder_without_a_run_is_refused(data, tmp_path, capsys):
     assert run_command(options(data, tmp_path, 'run', '--resume', str(tmp_path / 'empty'))) != 0
     missing = tmp_path / 'empty/last.pth.tar'
     assert f'There is no checkpoint {missing}; give the path of a last.pth.tar' in capsys.readouterr().err
+
+
+def test_an_optimizer_state_in_another_order_is_refused():
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 2), (4,))]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.state_dict()
+    _check_state(optimizer)
+    state['state'][0], state['state'][1] = state['state'][1], state['state'][0]
+    optimizer.load_state_dict(state)  # PyTorch takes it
+    with pytest.raises(ValueError, match='momentum_buffer'):
+        _check_state(optimizer)
