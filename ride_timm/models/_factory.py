@@ -95,13 +95,17 @@ def create_multi_expert(
         PretrainedError: The weights do not exist, or are not the published ones.
     """
     check_fixed(variant, kwargs, 'num_experts', 'block')
-    return build_multi_expert(
-        model_cls, variant, pretrained, tuple(range(num_maps)), num_experts=expert_count(variant), **(arch | kwargs)
-    )
+    arch = {**arch, 'num_experts': expert_count(variant)}
+    return build_multi_expert(model_cls, variant, pretrained, tuple(range(num_maps)), arch, **kwargs)
 
 
 def build_multi_expert(
-    model_cls: Callable[..., NetT], variant: str, pretrained: bool, maps: int | tuple[int, ...], **kwargs: Any
+    model_cls: Callable[..., NetT],
+    variant: str,
+    pretrained: bool,
+    maps: int | tuple[int, ...],
+    arch: Mapping[str, Any],
+    **kwargs: Any,
 ) -> NetT:
     """Build a network of any number of experts through timm's factory.
 
@@ -110,6 +114,7 @@ def build_multi_expert(
         variant: The architecture's name.
         pretrained: Load weights.
         maps: The feature maps of `features_only=True`: the last n, or a selection.
+        arch: Arguments that make the architecture; those that published weights were made with win over them.
         **kwargs: Arguments of the class and of timm's factory.
 
     Returns:
@@ -128,7 +133,7 @@ def build_multi_expert(
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={'out_indices': maps, 'feature_cls': 'getter'},
-        **kwargs,
+        **{**arch, **kwargs},
     )
     if made_with is not None:
         for holder in (net, getattr(net, 'model', net)):  # features_only wraps the network and copies its cfg

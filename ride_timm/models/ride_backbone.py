@@ -402,6 +402,7 @@ def create_on_backbone(variant: str, pretrained: bool, backbone: str, num_expert
         variant,
         pretrained and own,
         3,
+        {},
         **kwargs,
     )
 

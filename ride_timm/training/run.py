@@ -116,8 +116,6 @@ def train(config: TrainConfig, command: str | None = None) -> OrderedDict[str, f
             run = _prepare(resolved, device, kept)
             for loader in (run.trainer.loader, run.val_loader):
                 shield_workers(loader)
-            if run.saver is not None and not run.saver.last.exists():
-                run.saver.save_start(run.start - 1)
             return _guarded(run)
     finally:
         if resolved.distributed:
@@ -129,6 +127,8 @@ def _guarded(run: Run) -> OrderedDict[str, float]:
     with StopRequest() as stop, logging_redirect_tqdm():
         run.trainer.stop = stop
         try:
+            if run.saver is not None and not run.saver.last.exists():
+                run.saver.save_start(run.start - 1)  # from here on a signal leaves a state to go on from
             return _run_epochs(run)
         except Interrupted:
             raise
