@@ -156,8 +156,8 @@ class TestLoading:
         assert torch.allclose(net.conv1.weight, saved.conv1.weight.sum(1, keepdim=True))
         assert net.router is not None
 
-    def test_the_width_that_the_weights_were_made_with(self, root, use_root):
-        saved = publish(root, channels=(8, 16, 24))
+    def test_the_width_and_depth_that_the_weights_were_made_with(self, root, use_root):
+        saved = publish(root, channels=(8, 16, 24), layers=(2, 1, 1))
         write_index(root)
         use_root(root)
         assert same_outputs(create(), saved)
