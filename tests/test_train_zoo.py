@@ -242,7 +242,7 @@ def test_one_run_is_published_beside_a_plain_network(tmp_path):
     assert results['training'][0]['images'] == 81
     assert results['data'] | {'source': None} == {
         'name': 'Tiny-ImageNet-LT', 'num_classes': 3, 'train_images': 90, 'imbalance_factor': 2.0, 'test_images': 18,
-        'source': None, 'datasets': ['zh-plus/tiny-imagenet'],
+        'source': None, 'datasets': ['zh-plus/tiny-imagenet'], 'evaluated_on': 'test', 'dataset': None,
     }  # fmt: skip
     plain = json.loads((tmp_path / 'weights' / TINY_PLAIN / 'results.json').read_text())
     assert plain['training'][0]['images'] == 81

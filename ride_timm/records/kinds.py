@@ -44,6 +44,10 @@ _MODEL_ARGS = Kind(
     'an object of options of the architecture (numbers, texts, short lists)',
     lambda value: OBJECT.fits(value) and all(_OPTION.fits(item) or OBJECT.fits(item) for item in value.values()),
 )
+_ROUTER = Kind(
+    'true, false, null or a number of classes',
+    lambda value: value is None or isinstance(value, bool) or whole(0, 10**9).fits(value),
+)
 _RANGE = Kind(
     'two rising numbers from 0 to 65,535',
     lambda value: list_of(whole(0, 65535), 2, 2).fits(value) and value[0] < value[1],
@@ -124,6 +128,7 @@ CONFIG_SCHEMA: Schema = {
     'model_args.checkpoint_path': Kind('absent', lambda value: value in (None, '')),
     'model_args.in_chans': _CHANNELS,
     'model_args.global_pool': TEXT,
+    'model_args.router': _ROUTER,
     'label_names': nullable(_NAMES),
     'label_descriptions': nullable(OBJECT),
     'pretrained_cfg': OBJECT,
@@ -141,6 +146,7 @@ _ARGS: dict[str, Kind] = {
     'model_kwargs.pretrained_cfg': Kind('absent', lambda value: value is None),
     'model_kwargs.pretrained_cfg_overlay': Kind('absent', lambda value: value is None),
     'model_kwargs.checkpoint_path': Kind('absent', lambda value: value in (None, '')),
+    'model_kwargs.router': _ROUTER,
     'data_config': nullable(OBJECT),
     **_inside('data_config', _IMAGES),
     **{
