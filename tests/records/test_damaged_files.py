@@ -175,7 +175,7 @@ def test_changed_and_missing_bytes(good, mine, name, data):
 @pytest.mark.parametrize('name', READERS)
 @some(800)
 @given(data=st.data())
-@pytest.mark.filterwarnings('ignore:The router belongs')  # of a config without its classes
+@pytest.mark.filterwarnings('ignore:The (router belongs|checkpoint has a router)')  # of a config of other classes
 def test_many_values_of_other_types(good, mine, name, data):
     replace_values(good, mine, name, data)
 
