@@ -5,12 +5,13 @@ Nothing here needs torch, so that a command line is parsed before that is loaded
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ['DataForm', 'Option', 'base_of', 'filled', 'flag', 'option', 'options_of', 'typed']
+__all__ = ['DataForm', 'Option', 'base_of', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
 
 _Config = TypeVar('_Config')
 
@@ -51,14 +52,29 @@ def option(default: Any, group: str, text: str, metavar: str | None = None, **mo
     return dataclasses.field(default=None, metadata={'option': Option(default, group, text, metavar, **more)})
 
 
-def options_of(config: type) -> dict[str, Option]:
+def options_of(config: type) -> Mapping[str, Option]:
     """The options of a dataclass, by the names of their fields.
 
     Args:
         config: A dataclass with fields of `option`.
     """
+    return _read(config)[0]
+
+
+def kinds_of(config: type) -> Mapping[str, Any]:
+    """The annotations of a dataclass, by the names of its fields.
+
+    Args:
+        config: A dataclass.
+    """
+    return _read(config)[1]
+
+
+@functools.cache  # resolving annotations takes milliseconds, and every change of a configuration checks all values
+def _read(config: type) -> tuple[Mapping[str, Option], Mapping[str, Any]]:
     fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(config)
-    return {field.name: field.metadata['option'] for field in fields if 'option' in field.metadata}
+    options = {field.name: field.metadata['option'] for field in fields if 'option' in field.metadata}
+    return MappingProxyType(options), MappingProxyType(get_type_hints(config))
 
 
 def flag(name: str) -> str:
@@ -109,7 +125,7 @@ def typed(config: type, name: str, value: Any) -> Any:
     """
     if value is None:
         return None
-    entry, (base, number) = options_of(config)[name], base_of(get_type_hints(config)[name])
+    entry, (base, number) = options_of(config)[name], base_of(kinds_of(config)[name])
     if number is None:
         values = [value]
     elif isinstance(value, (list, tuple)) and number in ('+', len(value)):

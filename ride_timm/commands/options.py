@@ -3,9 +3,9 @@
 import argparse
 import ast
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from ride_timm.options import Option, base_of, flag, options_of
+from ride_timm.options import Option, base_of, flag, kinds_of, options_of
 
 __all__ = [
     'KeyValues', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser, config: type, *, leave_out: Seq
         config: A dataclass with fields of `option`.
         leave_out: Fields without an option.
     """
-    kinds, groups = get_type_hints(config), dict[str, Any]()
+    kinds, groups = kinds_of(config), dict[str, Any]()
     for name, entry in options_of(config).items():
         if name in leave_out:
             continue

@@ -25,7 +25,6 @@ from ride_timm.evaluation.sweep import THRESHOLDS, choose_threshold, format_swee
 from ride_timm.evaluation.thresholds import set_threshold
 from ride_timm.evaluation.writing import format_metrics, write_per_class, write_results
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.network import data_config
 from ride_timm.logs import clock, interactive
 from ride_timm.models import count_experts
 from ride_timm.training import resolve, setup
@@ -190,7 +189,8 @@ def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts:
     checkpoint = None if resumed is None else resumed.checkpoint
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    images = data_config(model, config.settings())
+    images = config.data_config
+    assert images is not None
     criterion = None if stage.routed else setup.build_criterion(config, model, data.train.class_counts)
     task = stage.build_task(config, model, data, criterion, device)
     train_loader, val_loader = setup.build_loaders(config, data, device, images)
