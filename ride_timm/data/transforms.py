@@ -119,7 +119,8 @@ def flip_train_transform(
         A transform from a Pillow image to a uint8 tensor (channels, height, width).
     """
     evaluated: Any = create_transform(size, use_prefetcher=True, interpolation=interpolation, **kwargs)
-    compose: Callable[[Any], Any] = transforms.Compose([evaluated, transforms.RandomHorizontalFlip(hflip)])
+    flips = [transforms.RandomHorizontalFlip(hflip)] if hflip else []  # of 0 it draws a random number too
+    compose: Callable[[Any], Any] = transforms.Compose([evaluated, *flips])
     return compose
 
 
