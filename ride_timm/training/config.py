@@ -12,7 +12,7 @@ __all__ = ['STAGES', 'ResolvedConfig', 'TrainConfig']
 
 STAGES = ('experts', 'router', 'heads')
 LOSSES = ('balanced_softmax', 'balpoe', 'ce', 'focal', 'ldam', 'logit_adjusted', 'ride', 'sade')
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa')
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
 RECIPE, STAGE, MODEL, LOSS, OPTIMIZER = 'recipe', 'stage', 'model', 'loss and sampling', 'optimizer'
@@ -53,8 +53,8 @@ class TrainConfig(DataForm):
     init_ema: bool = option(False, STAGE, 'use the averaged weights in the checkpoint of --init')
     train_only: list[str] | None = option(
         None, STAGE,
-        'train only these parts of --init, such as `experts` on a fixed trunk, or experts.2.fc; all else is frozen, '
-        'including the statistics of normalisation', 'PART',
+        'train only these parts of a trained network, such as `experts` on a fixed trunk, or experts.2.fc; all else is '
+        'frozen, including the statistics of normalisation', 'PART',
     )  # fmt: skip
     holdout: float | None = option(
         None, STAGE,
@@ -265,6 +265,7 @@ class ResolvedConfig(TrainConfig):
     Attributes:
         explicit: Options that the command line or the caller set.
         from_recipe: Options that the recipe set.
+        open: Whether what nobody set is picked from the images and the machine.
         command: The command line, for the record; None in Python.
         distributed: Whether several processes train.
         world_size: How many.
@@ -275,6 +276,7 @@ class ResolvedConfig(TrainConfig):
 
     explicit: frozenset[str] = frozenset()
     from_recipe: frozenset[str] = frozenset()
+    open: bool = True
     command: str | None = None
     distributed: bool = False
     world_size: int = 1
@@ -298,5 +300,6 @@ class ResolvedConfig(TrainConfig):
     def settings(self) -> dict[str, Any]:
         """Plain values of all options and facts, as checkpoints and `args.yaml` keep them."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values['explicit'], values['from_recipe']
+        for name in ('explicit', 'from_recipe', 'open'):
+            del values[name]
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

@@ -2,7 +2,7 @@
 
 Each choice follows from the images, the network and the hardware, is printed with its reason, and gives way to its own
 option alone: naming a --model leaves the others as they are. A --recipe decides everything, with timm's defaults for
-what it leaves out.
+what it leaves out, unless it says `pick_rest: true`.
 """
 
 import logging
@@ -59,7 +59,7 @@ def pick(config: ResolvedConfig, name: str, value: Any, why: str) -> ResolvedCon
 
 
 def replace(config: ResolvedConfig, name: str, value: Any, why: str, indent: str = '  ') -> ResolvedConfig:
-    """Set an option that nobody set, whatever its default, and say so.
+    """Set an option that nobody set, no recipe either, whatever its default, and say so.
 
     Args:
         config: The options so far.
@@ -68,7 +68,7 @@ def replace(config: ResolvedConfig, name: str, value: Any, why: str, indent: str
         why: The reason.
         indent: Before the line of the log.
     """
-    if name in config.explicit or (name == 'model' and config.model):
+    if name in config.said or (name == 'model' and config.model):
         return config
     if is_primary(config):
         text = f'{flag(name)} ({why}; else --no-{flag(name)[2:]})' if value is True else f'{flag(name)} {value} ({why})'
@@ -147,7 +147,7 @@ def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> Re
 def _with_rate(config: ResolvedConfig, peak: float, why: str) -> ResolvedConfig:
     """Learning rate, decay and warm-up of SGD; another optimizer and --lr-base have rates of their own."""
     if config.opt == 'sgd':
-        if not config.explicit & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
+        if not config.said & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
             config = replace(config, 'lr', round(peak, 6), why)
         config = replace(config, 'weight_decay', 5e-4, 'small data')
     return replace(config, 'warmup_epochs', min(5, config.epochs // 4), _epochs(config))
@@ -171,7 +171,7 @@ def _batch(images: int, most: int) -> int:
 
 def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
     # options of another loss, and a sampler that corrects for the imbalance already
-    if config.explicit & {'loss', 'loss_kwargs', 'reweight_epoch'} or config.sampler != 'instance':
+    if config.said & {'loss', 'loss_kwargs', 'reweight_epoch'} or config.sampler != 'instance':
         return config
     factor = f'imbalance factor {int(train.class_counts.max()) / max(int(train.class_counts.min()), 1):.3g}'
     experts = re.fullmatch(r'(?:test_)?ride_\w+_(\d+)e', str(config.model).partition('.')[0])
@@ -180,7 +180,7 @@ def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
         config = replace(config, 'loss', 'balpoe', f'{factor}; each expert learns for another class balance')
     else:
         config = replace(config, 'loss', 'balanced_softmax', f'{factor}, which it corrects for')
-    if config.epochs >= MIXUP_EPOCHS and not config.explicit & {'mixup', 'cutmix', 'smoothing'}:
+    if config.epochs >= MIXUP_EPOCHS and not config.said & {'mixup', 'cutmix', 'smoothing'}:
         config = replace(config, 'mixup', 0.4, _epochs(config))
     return config
 
@@ -194,7 +194,7 @@ def from_network(config: ResolvedConfig, model: nn.Module) -> ResolvedConfig:
     """
     on_gpu = str(config.device).startswith('cuda')
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
-    if not fast or {'amp', 'amp_dtype'} & config.explicit:
+    if not fast or {'amp', 'amp_dtype'} & config.said:
         return config
     if on_gpu or not any(_is_depthwise(module) for module in model.modules()):
         config = replace(config, 'amp', True, 'the hardware computes in bfloat16').but(amp_dtype='bfloat16')
@@ -208,10 +208,10 @@ def hint(config: ResolvedConfig, init: TrainedNet | None) -> None:
         config: The options.
         init: The network to initialise from.
     """
-    if config.hflip and 'hflip' not in config.explicit:
+    if config.hflip and 'hflip' not in config.said:
         _logger.info('Mirrored images are made too; where left and right differ (digits, text, signs) add --hflip 0')
     weight = published_weights().get(START)
-    named = {'model', 'model_kwargs'} & config.explicit
+    named = {'model', 'model_kwargs'} & config.said
     fits = not named or (named == {'model'} and weight is not None and config.model == weight.architecture)
     if init is None and fits and weight is not None and weight.is_local and not (config.pretrained or config.resume):
         _logger.info(

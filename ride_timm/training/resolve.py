@@ -85,7 +85,11 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
     if values['decay_epochs'] is None:
         values['decay_epochs'] = 0.2 if values['sched'] in ('wsd', 'rsqrt') else 90
     resolved = ResolvedConfig(
-        **values, explicit=frozenset(said), from_recipe=frozenset(recipe) - frozenset(said), command=command
+        **values,
+        explicit=frozenset(said),
+        from_recipe=frozenset(recipe) - frozenset(said),
+        open=not config.recipe or load_recipe(config.recipe).pick_rest,
+        command=command,
     )
     check_values(resolved.settings())
     _check_options(resolved, stage)
@@ -247,14 +251,14 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
         return config
     place = config.data_dir or config.train_list
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
-    named = {'val_fraction', 'val_split'} & config.explicit
+    named = {'val_fraction', 'val_split'} & config.said
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
         return picks.pick(config, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}')
     return config
 
 
 def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) -> ResolvedConfig:
-    """Note which images the run has; without a recipe pick model, image size, batch, schedule and loss.
+    """Note which images the run has; where choices are open pick model, image size, batch, schedule and loss.
 
     Args:
         config: The options so far.
@@ -321,12 +325,12 @@ def _pixels(config: ResolvedConfig) -> str:
 
 
 def is_open(config: ResolvedConfig) -> bool:
-    """Whether choices are made here: in the first stage without a recipe.
+    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`.
 
     Args:
         config: The options so far.
     """
-    return not config.recipe and STAGES[config.stage].first
+    return config.open and STAGES[config.stage].first
 
 
 def _with_lr(config: ResolvedConfig) -> ResolvedConfig:

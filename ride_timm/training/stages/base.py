@@ -176,7 +176,7 @@ class Stage(ABC):
         """
 
     def build_optimizer(self, config: ResolvedConfig, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of what trains; of parts of a network every parameter is decayed.
+        """The optimizer of what trains; of parts of a network every parameter is decayed, unless layers differ.
 
         Args:
             config: The run's options.
@@ -185,7 +185,8 @@ class Stage(ABC):
         Raises:
             RideError: The optimizer does not take its options.
         """
-        whole = self.first and not config.train_only
+        # of a whole network timm takes the layers, and keeps biases and normalisation from weight decay
+        whole = self.first and (not config.train_only or config.layer_decay is not None)
         trained: Any = model if whole else [p for p in model.parameters() if p.requires_grad]
         try:
             optimizer: torch.optim.Optimizer = create_optimizer_v2(

@@ -34,12 +34,12 @@ class ExpertsStage(Stage):
         """Nothing is needed."""
 
     def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
-        """As in `Stage`; parts train on top of `--init` alone."""
+        """As in `Stage`; parts train on top of a trained network alone."""
         added = config.teacher or any(getattr(config, name) for name in AUXILIARY)
         if config.train_only and (not config.init or added):
             raise RideError(
-                '--train-only trains parts of the network of --init on their classification loss alone; give --init, '
-                'and leave out --teacher, --mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
+                '--train-only trains parts of a trained network on their classification loss alone; give --init or '
+                '--pretrained, and leave out --teacher, --mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
             )
         return super().read_init(config)
 
