@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
-__all__ = ['Box', 'Columns', 'ImageRow', 'Listed']
+__all__ = ['GUESS', 'Box', 'Columns', 'ImageRow', 'Listed']
 
 
 class Box(NamedTuple):
     """A part of an image: left and upper edge, width and height.
 
-    In pixels of the upright image, or, if `relative`, in shares (0..1) of its width and height.
+    In pixels of the upright image, or, if `relative`, in shares (0..1) of its width and height. `confidence` (0..1) is
+    that of a detector; 1 where a person drew the box.
     """
 
     x: float
@@ -16,13 +17,15 @@ class Box(NamedTuple):
     width: float
     height: float
     relative: bool = False
+    confidence: float = 1.0
 
 
 class ImageRow(NamedTuple):
     """An image as a file names it.
 
-    `path` and `label` are as written, and `line` is the number of the line or entry, from 1. `split` and `group` (place,
-    sequence, patient, sample) are None where the file does not say; `box` is the part of the image that the label is of.
+    `path` and `label` are as written, and `line` is the number of the line or entry, from 1. `split` and `group`
+    (place, sequence, patient, sample) are None where the file does not say; `box` is the part of the image that the
+    label is of.
     """
 
     path: str
@@ -40,6 +43,9 @@ class Columns(NamedTuple):
     label: str | None = None
     split: str | None = None
     group: str | None = None
+
+
+GUESS = Columns()
 
 
 class Listed(NamedTuple):
