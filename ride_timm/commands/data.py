@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         description='Look at a data set before anything is trained: classes, their tail, and every image. The exit '
         'status is 1 when a training would refuse the data.',
     )
-    parser.add_argument('data_dir', nargs='?', metavar='DIR', help='as --data-dir of ride-timm train')
+    parser.add_argument(
+        'data_dir', nargs='?', metavar='DIR', help='as --data-dir of ride-timm train, or a file as --table'
+    )
     add_options(parser, DataForm, leave_out=('data_dir',))
     parser.add_argument('--counts-only', action='store_true', help='do not open the images')
     parser.add_argument('--all', action='store_true', help='list every class, and every example of what was found')
@@ -61,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     setup_logging()
+    other = args.table or args.train_list or args.val_list or args.dataset
+    if args.data_dir and not other and Path(args.data_dir).is_file():
+        args.table, args.data_dir = args.data_dir, None
     form = chosen(args, DataForm)
     _check(args, form)
     form, found = _survey(args, form)
@@ -131,8 +136,6 @@ def _check(args: argparse.Namespace, form: DataForm) -> None:
     check_values(vars(args))
     check_form(filled(form))
     if args.data_dir and '/' not in (args.dataset or '') and not Path(args.data_dir).is_dir():
-        if Path(args.data_dir).exists():
-            raise RideError(f'{args.data_dir} is a file: name its images with --table {args.data_dir}')
         raise RideError(f'the data folder {args.data_dir} does not exist: give a folder of images')
     check_writable(args.plot, '--plot')
     if args.plot and importlib.util.find_spec('matplotlib') is None:

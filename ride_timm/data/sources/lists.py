@@ -18,7 +18,9 @@ from ride_timm.data.sources.rows import GUESS, Box, Columns, ImageRow, Listed
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 
-__all__ = ['Crop', 'ListReader', 'Parts', 'find_parts', 'has_split', 'read_class_names', 'read_list']
+__all__ = [
+    'Crop', 'ListReader', 'Parts', 'find_parts', 'has_split', 'open_unlabelled', 'read_class_names', 'read_list',
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -118,6 +120,41 @@ def read_list(
         names=names,
         place=lambda index: f'{listed.unit} {parts.rows[index].line} of {file}',
         tell=tell,
+    )
+
+
+def open_unlabelled(
+    file: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    columns: Columns = GUESS,
+    crop: Crop | None = None,
+) -> ListReader:
+    """Open the images that a file names, each once, whether or not it has labels.
+
+    Args:
+        file: As in `read_list`, like the other arguments.
+        data_dir: See there.
+        columns: See there.
+        crop: See there.
+
+    Returns:
+        A reader of the images; a file that is missing is found out when it is read.
+
+    Raises:
+        RideError: The file cannot be read, or names no image.
+    """
+    parts = find_parts(read_rows(file, columns, labelled=False), file, data_dir, crop=crop, lenient=True)
+    first = {
+        (path, row.box): i for i, (row, path) in reversed(list(enumerate(zip(parts.rows, parts.paths, strict=True))))
+    }
+    kept = sorted(first.values())
+    rows = [parts.rows[i] for i in kept]
+    return ListReader(
+        [parts.paths[i] for i in kept],
+        [parts.names[i] for i in kept],
+        [row.box for row in rows],
+        [row.group for row in rows],
     )
 
 
@@ -278,7 +315,7 @@ def _find_files(
     for index in missing:
         row = rows[index]
         places = below.get(unicodedata.normalize('NFC', row.path), []) if _is_plain(row) else []
-        if len(places) > 1 and not lenient:
+        if len(places) > 1:
             raise RideError(
                 f'the image {printable(row.path)} ({listed.unit} {row.line} of {file}) may be {printable(places[0])} '
                 f'or {printable(places[1])}: write the folder before the name, or give another --data-dir'
