@@ -274,7 +274,7 @@ def _held_out(
 
 def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chans: int) -> tuple[tuple[str, ...], Any]:
     """Class names and counts of the training images next to the ones to measure, where the network names none."""
-    if form.dataset or form.train_list or Path(form.data_dir or '.', 'train').is_dir():
+    if form.dataset or form.train_list or form.table or Path(form.data_dir or '.', 'train').is_dir():
         train = open_train(form, in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:

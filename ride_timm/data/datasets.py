@@ -70,7 +70,8 @@ def open_train_split(
         in_chans: 3 for colour, 1 for grey.
         class_names: Class names to use instead of the ones found, in this order, such as a checkpoint's; the set must
             hold exactly these classes.
-        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
+        **form: `list_file`, `columns`, `divided`, `crop`, `names_file`, `input_key`, `target_key` and `download` of
+            `open_source`.
 
     Returns:
         The split; every class has at least one image.
@@ -136,7 +137,7 @@ def open_eval_split(
         class_names: C class names of the training set (or of the weights), in label order.
         split: Name of the split.
         in_chans: 3 for colour, 1 for grey.
-        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
+        **form: As in `open_train_split`.
 
     Returns:
         The split; a class may have no image in it.

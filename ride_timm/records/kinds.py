@@ -152,11 +152,13 @@ _ARGS: dict[str, Kind] = {
     **{
         key: nullable(TEXT)
         for key in (
-            'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_names', 'input_key',
+            'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'table', 'image_column',
+            'label_column', 'split_column', 'crop', 'class_names', 'input_key',
             'target_key', 'command', 'loss', 'eval_metric', 'opt', 'amp_dtype', 'init', 'teacher', 'recipe',
         )
     },
     'imb_factor': nullable(number(0.0, 1e12)),
+    'crop_confidence': nullable(number(0.0, 1.0)),
     'holdout': nullable(number(0.0, 1.0)),
     'epochs': whole(0, 10**9),
 }  # fmt: skip

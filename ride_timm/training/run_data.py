@@ -111,8 +111,8 @@ def _separate_val(
 
 def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:
     """The evaluation images; a folder of class folders is not taken for both sides."""
-    beside = (
-        Path(config.data_dir or '.', 'train').is_dir() and not config.train_list
+    beside = Path(config.data_dir or '.', 'train').is_dir() and not (
+        config.train_list or config.table
     )  # then the split's opener says more
     if not has_eval_images(config, config.val_split) and not beside:
         raise RideError(
