@@ -219,6 +219,16 @@ class DataForm:
     )  # fmt: skip
     input_key: str | None = option(None, DATA, 'hfds: column of images; wds: their suffixes (jpg;png)', 'KEY')
     target_key: str | None = option(None, DATA, 'hfds: column of labels; wds: field of the json with them', 'KEY')
+    group_column: str | None = option(
+        None, DATA,
+        'column of a table that says what an image belongs to (a place, patient, specimen, burst): --val-fraction and '
+        '--holdout leave images of one group on one side, and results are given by group', 'NAME',
+    )  # fmt: skip
+    group_pattern: str | None = option(
+        None, DATA,
+        'regular expression on the path of an image below its split (CLASS/NAME.jpg), or as a list has it: images '
+        'where it finds the same, in its first parentheses if it has any, are one group', 'REGEX',
+    )  # fmt: skip
     train_split: str = option('train', DATA, 'training split', 'NAME')
     val_split: str = option('val', DATA, 'evaluation split', 'NAME')
     imb_factor: float | None = option(None, DATA, 'cut the training images to this imbalance factor', 'N')

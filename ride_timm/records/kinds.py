@@ -52,7 +52,11 @@ _RANGE = Kind(
     'two rising numbers from 0 to 65,535',
     lambda value: list_of(whole(0, 65535), 2, 2).fits(value) and value[0] < value[1],
 )
-_PLAN = {'fraction': number(0.0, 1.0), 'seed': whole(0, 2**64), 'digest': nullable(TEXT)}
+_PLAN = {
+    'fraction': number(0.0, 1.0),
+    'seed': whole(0, 2**64),
+    **{name: nullable(TEXT) for name in ('digest', 'group_column', 'group_pattern')},
+}
 
 
 def _is_plain(value: Any) -> bool:

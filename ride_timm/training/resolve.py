@@ -19,6 +19,7 @@ from timm.utils.distributed import init_distributed_device_so
 
 from ride_timm.data.form import has_eval_images
 from ride_timm.data.holdout import VAL_FRACTION
+from ride_timm.data.splits import for_groups_of
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
@@ -273,6 +274,7 @@ def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) ->
         config = config.but(holdout=data.holdout.fraction, holdout_seed=data.holdout.seed)
     if data.val_part is not None:
         config = config.but(val_fraction=data.val_part.fraction, val_seed=data.val_part.seed)
+    config = for_groups_of(config, data.holdout, data.val_part)
     return picks.from_images(config, data.train, init) if is_open(config) else config
 
 
