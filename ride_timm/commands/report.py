@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         'run', metavar='RUN',
-        help='folder of a run, or any model that predict takes: checkpoint, exported folder, hf-hub:ORG/NAME, ...',
+        help='folder of a run, or any model that predict takes: checkpoint, packaged folder, hf-hub:ORG/NAME, ...',
     )  # fmt: skip
     parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
     add_options(parser, DataForm, leave_out=_OF_THE_RUN)

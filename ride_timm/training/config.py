@@ -43,7 +43,7 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     init: str | None = option(
         None, STAGE,
-        'network to initialise from: the folder or a checkpoint of a run, an exported folder, a published name, '
+        'network to initialise from: the folder or a checkpoint of a run, a packaged folder, a published name, '
         'hf-hub:ORG/NAME, or a timm ResNet (resnet50.a1_in1k, or a file with --model), which seeds every expert',
         'CHECKPOINT',
     )  # fmt: skip
