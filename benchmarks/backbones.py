@@ -100,7 +100,7 @@ def convert(source: Path, target: Path, photo: Path | None, content: str) -> Non
 
 
 def hold_out(data: Path, target: Path) -> Path:
-    """A balanced split of the training images alone, as links: 12 a class to measure on, from 300 down to 4 to train."""
+    """A balanced split of the training images, as links: 12 a class to measure on, from 300 down to 4 to train."""
     draw = random.Random(0)
     classes = {folder.name: sorted(folder.iterdir()) for folder in (data / 'train').iterdir()}
     names = sorted((name for name in classes if len(classes[name]) >= 20), key=lambda name: (-len(classes[name]), name))
