@@ -157,9 +157,9 @@ def export(args: argparse.Namespace) -> Results:
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
-    record = trained.record.for_later_users
+    record = trained.record.for_export
     if args.logit_adjustment is not None:
-        record = replace(record, holdout=trained.record.holdout)  # its router is still to be trained
+        record = replace(record, calibration=None, holdout=trained.record.holdout)  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, record.to_json(),
         dtype=dtype, with_tensors=not args.figures_only,
