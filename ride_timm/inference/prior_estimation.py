@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.prediction import vote
@@ -50,7 +51,7 @@ def estimate_prior(logits: Tensor) -> Tensor:
 
 def serve_estimated_prior(
     trained: TrainedNet,
-    images: Sequence[str | Image.Image],
+    images: Sequence[str | Image.Image] | ListReader,
     *,
     threshold: float | None = None,
     batch_size: int = 64,

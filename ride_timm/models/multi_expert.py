@@ -82,6 +82,7 @@ class MultiExpertNet(RouterModule):
         num_features: Channels of `forward_features`: K times the channels of one expert.
         head_hidden_size: Width of the pre-logits, all experts side by side.
         expert_width: Width D of the pre-logits of one expert.
+        per_image: Which of the tensors that the trunk puts out have one entry an image; all images share the others.
         channel_dim: Where the channels are in what `forward_features` returns: 1 or -1.
         feature_info: timm's list of feature maps. `module` is a path in the network, or behind `experts.` in each
             expert, whose maps stand side by side in the channels.
@@ -98,12 +99,14 @@ class MultiExpertNet(RouterModule):
         feature_info: list[dict[str, Any]]
         global_pool: str | None
         num_features: int
+        per_image: tuple[bool, ...]
         head_hidden_size: int
         expert_width: int
 
     def __init__(self) -> None:
         super().__init__()
         self.channel_dim = 1
+        self.per_image = (True,)
 
     def _init_heads(
         self,
@@ -459,9 +462,8 @@ class MultiExpertNet(RouterModule):
         logits = at_least_float32(logits)
         return logits + offset[index].to(logits.device, logits.dtype)
 
-    def _forward_pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Pre-logits (B, D) of every expert."""
-        z = self.forward_trunk(x)
+    def forward_pooled(self, z: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Pre-logits (B, D) of every expert, from what the trunk puts out."""
         if self.run_experts is not None:
             parts = self.run_experts(self.experts, z)
         else:
@@ -471,7 +473,11 @@ class MultiExpertNet(RouterModule):
     @torch.jit.ignore
     def forward_experts(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every expert, shape (B, K, C), of images `x` (B, in_chans, H, W)."""
-        pooled = self._forward_pooled(x)
+        return self.classify(self.forward_pooled(self.forward_trunk(x)))
+
+    @torch.jit.ignore
+    def classify(self, pooled: list[torch.Tensor]) -> torch.Tensor:
+        """Logits of every expert, shape (B, K, C), from the pre-logits (B, D) of each."""
         return torch.stack([self.with_offset(i, expert.fc(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
 
     @torch.jit.ignore
@@ -484,8 +490,17 @@ class MultiExpertNet(RouterModule):
         Raises:
             RuntimeError: The network has no router.
         """
+        self.require_router()
+        return self.ask_router(self.forward_pooled(self.forward_trunk(x)))
+
+    @torch.jit.ignore
+    def ask_router(self, pooled: list[torch.Tensor]) -> RouterOutput:
+        """What `forward_router` returns, from the pre-logits (B, D) of every expert.
+
+        Raises:
+            RuntimeError: The network has no router.
+        """
         router = self.require_router()
-        pooled = self._forward_pooled(x)
         logits = [expert.fc(p) for expert, p in zip(self.experts, pooled, strict=True)]
         prefix = prefix_means(torch.stack(logits, dim=1))
         decisions = [router(i, pooled[i], prefix[:, i]) for i in range(self.num_experts - 1)]

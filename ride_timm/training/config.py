@@ -12,7 +12,7 @@ __all__ = ['STAGES', 'ResolvedConfig', 'TrainConfig']
 
 STAGES = ('experts', 'router', 'heads')
 LOSSES = ('balanced_softmax', 'balpoe', 'ce', 'focal', 'ldam', 'logit_adjusted', 'ride', 'sade')
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa')
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
 RECIPE, STAGE, MODEL, LOSS, OPTIMIZER = 'recipe', 'stage', 'model', 'loss and sampling', 'optimizer'
@@ -43,18 +43,21 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     init: str | None = option(
         None, STAGE,
-        'network to initialise from: the folder or a checkpoint of a run, an exported folder, a published name, '
+        'network to initialise from: the folder or a checkpoint of a run, a packaged folder, a published name, '
         'hf-hub:ORG/NAME, or a timm ResNet (resnet50.a1_in1k, or a file with --model), which seeds every expert',
         'CHECKPOINT',
     )  # fmt: skip
+    from_scratch: bool = option(
+        False, STAGE, 'start from random weights (default: from pretrained ones, picked where nothing is named)'
+    )
     init_noise: float = option(
         0.01, STAGE, 'relative noise that makes experts differ that are seeded from one ResNet', 'S'
     )
     init_ema: bool = option(False, STAGE, 'use the averaged weights in the checkpoint of --init')
     train_only: list[str] | None = option(
         None, STAGE,
-        'train only these parts of --init, such as `experts` on a fixed trunk, or experts.2.fc; all else is frozen, '
-        'including the statistics of normalisation', 'PART',
+        'train only these parts of a trained network, such as `experts` on a fixed trunk, or experts.2.fc; all else is '
+        'frozen, including the statistics of normalisation', 'PART',
     )  # fmt: skip
     holdout: float | None = option(
         None, STAGE,
@@ -92,7 +95,9 @@ class TrainConfig(DataForm):
     model: str | None = option(
         None, MODEL, "an architecture of timm.list_models('ride_*'), or any other of timm", 'NAME'
     )
-    pretrained: bool = option(False, MODEL, 'start from the published checkpoint of --model')
+    pretrained: bool = option(
+        False, MODEL, 'start from the published checkpoint of --model, and from nothing else where it cannot be had'
+    )
     num_classes: int | None = option(None, MODEL, 'must agree with the data (default: from the data)', 'N')
     in_chans: int | None = option(None, MODEL, 'channels of the images (default: those of the model)', 'N')
     img_size: int | None = option(None, MODEL, 'side of the images in pixels (default: that of the model)', 'N')
@@ -265,6 +270,7 @@ class ResolvedConfig(TrainConfig):
     Attributes:
         explicit: Options that the command line or the caller set.
         from_recipe: Options that the recipe set.
+        open: Whether what nobody set is picked from the images and the machine.
         command: The command line, for the record; None in Python.
         distributed: Whether several processes train.
         world_size: How many.
@@ -275,6 +281,7 @@ class ResolvedConfig(TrainConfig):
 
     explicit: frozenset[str] = frozenset()
     from_recipe: frozenset[str] = frozenset()
+    open: bool = True
     command: str | None = None
     distributed: bool = False
     world_size: int = 1
@@ -298,5 +305,6 @@ class ResolvedConfig(TrainConfig):
     def settings(self) -> dict[str, Any]:
         """Plain values of all options and facts, as checkpoints and `args.yaml` keep them."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values['explicit'], values['from_recipe']
+        for name in ('explicit', 'from_recipe', 'open'):
+            del values[name]
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

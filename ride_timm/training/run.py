@@ -31,6 +31,7 @@ from ride_timm.training import resolve, setup
 from ride_timm.training.averaging import average_epoch, setup_average
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.divergence import check_scale, check_weights
+from ride_timm.training.fast.features import compute_once
 from ride_timm.training.fast.graphed import GraphedStep, check_cuda_graph
 from ride_timm.training.interrupt import (
     Interrupted,
@@ -40,7 +41,6 @@ from ride_timm.training.interrupt import (
     shield_workers,
 )
 from ride_timm.training.loop import Trainer, agree, train_epoch
-from ride_timm.training.picks import hint
 from ride_timm.training.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
 from ride_timm.training.router import check_router
 from ride_timm.training.run_data import RunData
@@ -128,6 +128,8 @@ def _guarded(run: Run) -> OrderedDict[str, float]:
         try:
             if run.saver is not None and not run.saver.last.exists():
                 run.saver.save_start(run.start - 1)  # from here on a signal leaves a state to go on from
+            if run.start < run.epochs:
+                compute_once(run.config, run.data, run.trainer, run.folder)
             return _run_epochs(run)
         except Interrupted:
             raise
@@ -168,7 +170,8 @@ def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> R
     init = stage.read_init(config)
     config = resolve.for_evaluation(resolve.from_init(config, init))
     data = stage.open_data(config, init)
-    config = stage.model_options(resolve.from_data(config, data, init), init, data)
+    config, init = resolve.from_data(config, data, init)
+    config = stage.model_options(config, init, data)
     utils.random_seed(config.seed, config.rank)
     model = stage.build_network(config, init, data, device)
     config = resolve.from_model(config, model)
@@ -177,8 +180,6 @@ def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> R
     resumed = find_checkpoint(config, folder, data)
     checkpoint = None if resumed is None else resumed.checkpoint
     config = resolve.from_checkpoint(config, data, None if checkpoint is None else checkpoint.get('args'))
-    if utils.is_primary(config) and resolve.is_open(config):
-        hint(config, init)
     return _build(config, device, kept, Parts(stage, init, data, model, folder, resumed))
 
 

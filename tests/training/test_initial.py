@@ -122,7 +122,7 @@ def test_experts_alone_are_trained_on_a_frozen_trunk(data, tmp_path):
     plain = timm.create_model('test_efficientnet', num_classes=11)  # with BatchNorm, whose statistics stay too
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     model = ('--model', 'ride', '--model-kwargs', 'backbone=test_efficientnet', 'num_experts=2')
-    options = ('--init', str(tmp_path / 'plain.pth'), *model, '--train-only', 'experts')
+    options = ('--init', str(tmp_path / 'plain.pth'), *model, '--recipe', 'finetune_frozen')
     state, before = weights_of(train(data, tmp_path, 'run', *options, size=32)), plain.state_dict()
     trunk = {key: value for key, value in state.items() if key.startswith('trunk.')}
     assert all(torch.equal(value, before[key.removeprefix('trunk.')]) for key, value in trunk.items())
