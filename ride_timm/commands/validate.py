@@ -145,11 +145,13 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     results: OrderedDict[str, Any] = OrderedDict(
         model=trained.name, checkpoint=trained.source if Path(trained.source).exists() else None
     )
-    results.update(_measure(args, model, split, counts, config, device))
+    results.update(_measure(args, trained, split, counts, config, device))
     results['num_classes'] = split.num_classes
     results['data'] = split.source
     if prior is not None:
         results['prior'] = {'target': args.prior, 'frequencies': prior}
+    if trained.temperatures is not None:
+        results['temperatures'] = trained.temperatures
     if args.logit_adjustment is not None:
         results['logit_adjustment'] = args.logit_adjustment
     results['environment'] = environment()
@@ -182,8 +184,9 @@ def _load(args: argparse.Namespace) -> TrainedNet:
 
 
 def _measure(
-    args: argparse.Namespace, model: Any, split: DataSplit, counts: Any, config: Any, device: torch.device
+    args: argparse.Namespace, trained: TrainedNet, split: DataSplit, counts: Any, config: Any, device: torch.device
 ) -> OrderedDict[str, Any]:
+    model: Any = trained.model
     routed = args.routed or args.threshold is not None
     if routed and getattr(model, 'router', None) is None:
         raise RideError(
@@ -193,7 +196,8 @@ def _measure(
         raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
     found = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
-        routed=routed, threshold=args.threshold, mirror=bool(args.tta), channels_last=args.channels_last,
+        routed=routed, threshold=args.threshold, mirror=bool(args.tta), temperatures=trained.temperatures,
+        channels_last=args.channels_last,
         autocast=partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext,
     )  # fmt: skip
     metrics: OrderedDict[str, Any] = found.routed or found.metrics

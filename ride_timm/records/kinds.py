@@ -106,6 +106,7 @@ TRAINING_SCHEMA: dict[str, Kind] = {
     ),
     'logit_adjustment': nullable(number(-1e6, 1e6)),
     'pixel_range': nullable(_RANGE),
+    'calibration': nullable(OBJECT),
     **_PLANS,
     **{f'{name}.{key}': kind for name in _PLANS for key, kind in _PLAN.items()},
     'segments': list_of(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ride_timm.records.calibration import Calibration
 from ride_timm.records.fields import from_json, item, part, to_json
 from ride_timm.records.kinds import TRAINING_SCHEMA as _KINDS
 from ride_timm.records.schema import TEXT, nullable, number, whole
@@ -55,6 +56,7 @@ class TrainingRecord:
         tau: Strength of the logit adjustment that the loss trained the experts with, one for each expert or for all.
         logit_adjustment: Strength of the post-hoc logit adjustment that is in the heads.
         pixel_range: Of 16-bit images, lowest and highest value.
+        calibration: Temperatures, and what answers are worth by their confidence; of these very tensors.
         holdout: Training images held out for choices.
         val_part: Training images evaluated on, where the data have no others.
         train_digest: Of the names of the training images.
@@ -73,6 +75,7 @@ class TrainingRecord:
     tau: float | tuple[float, ...] | None = item(_KINDS['tau'], None)
     logit_adjustment: float | None = item(_KINDS['logit_adjustment'], None)
     pixel_range: tuple[int, int] | None = item(_KINDS['pixel_range'], None)
+    calibration: Calibration | None = part(Calibration, None)
     holdout: SplitPlan | None = part(SplitPlan, None)
     val_part: SplitPlan | None = part(SplitPlan, None)
     train_digest: str | None = item(nullable(TEXT), None)
@@ -102,3 +105,8 @@ class TrainingRecord:
         """What a later stage and an export hand on: how the experts were trained, not on which images."""
         names = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
         return TrainingRecord(**{name: getattr(self, name) for name in names})
+
+    @property
+    def for_export(self) -> TrainingRecord:
+        """What a copy of the network keeps: also what was measured of its tensors."""
+        return dataclasses.replace(self.for_later_users, calibration=self.calibration)
