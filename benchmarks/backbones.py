@@ -8,10 +8,11 @@ r"""Experts on a pretrained backbone, and the same backbone with one head, fine-
 
 The first command brings the ImageNet weights of that package (Apache-2.0) into the order of timm's
 `tf_efficientnet_lite0` and checks that the photograph is recognised. The second fine-tunes: cross-entropy, the same
-with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE and
-RIDE. `ride-timm train` picks what the options below leave open, the same for all rows. Rows `longer` have the epochs
-that take the time of three experts. Each finished cell is added to FILE.json; the same command goes on with those that
-are missing. Prints percent of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
+with a logit adjustment after the training (tau = 1), balanced softmax, three experts with the losses of BalPoE and
+RIDE, and with the recipes for fine-tuning, whole and on a frozen trunk. `ride-timm train` picks what the options below
+leave open, the same for all rows. Rows `longer` have the epochs that take the time of three experts. Each finished cell
+is added to FILE.json; the same command goes on with those that are missing. Prints percent of the balanced test images,
+the disagreement of the experts, GMACs and CPU seconds.
 """
 
 import argparse
@@ -44,6 +45,8 @@ ROWS = {
     'balanced softmax, longer': [*PLAIN, '--loss', 'balanced_softmax'],
     '3 experts, BalPoE': [*EXPERTS, '--loss', 'balpoe'],
     '3 experts, RIDE': [*EXPERTS, '--loss', 'ride'],
+    '3 experts, finetune': [*EXPERTS, '--recipe', 'finetune'],
+    '3 experts, finetune_frozen': [*EXPERTS, '--recipe', 'finetune_frozen'],
 }
 SHOWN = ('top1', 'many', 'medium', 'few', 'ece', 'gmacs', 'cpu_seconds')
 
