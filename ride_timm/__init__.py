@@ -107,7 +107,7 @@ def from_pretrained(
 
     Args:
         source: The name of a published network (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
-            folder (exported, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
+            folder (packaged, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
         num_classes: Another number of classes C, with new heads (C features each); None keeps them.
         cache_dir: Folder of the Hub's cache, the client's by default.
         token: For private repositories; the one of `hf auth login` by default.

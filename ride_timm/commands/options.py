@@ -91,7 +91,7 @@ def add_model_argument(parser: argparse.ArgumentParser, dest: str = 'model', **m
     """
     parser.add_argument(
         dest, metavar='MODEL', **more,
-        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
+        help='checkpoint, folder of a run or of `ride-timm package`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
     )  # fmt: skip
 
 

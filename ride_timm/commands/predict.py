@@ -2,8 +2,9 @@
 
 IMAGES are files, folders (searched recursively for timm's types of images, hidden ones left out), globs that the shell
 left as they are, and `-` for a list of paths on standard input, one a line. They are taken in the order given, what a
-folder or a glob holds in natural order, and each once. Images are read and prepared as `ride-timm validate` does it;
-size, crop, mean, std, interpolation and the labels are the network's own.
+folder or a glob holds in natural order, and each once. Instead of them `--table` takes the images that a file names, of
+any form that training reads; labels are not needed, and images are called as the file calls them. Images are read and
+prepared as `ride-timm validate` does it; size, crop, mean, std, interpolation and the labels are the network's own.
 
 `--json` prints one list with an object for each image, `--csv` a row for each (in UTF-8), both with exact numbers.
 In the CSV an apostrophe stands before a path or label that spreadsheets would run as a formula, such as one with =.
@@ -40,10 +41,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.options import add_device_option, add_model_argument, add_options, add_prior_option, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
+from ride_timm.data.form import columns_of, crop_of
+from ride_timm.data.sources.lists import ListReader, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.files import check_writable, write_whole, writing
@@ -52,6 +55,7 @@ from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.inference.prior import apply_options
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
+from ride_timm.options import DataForm, filled, flag, options_of
 from ride_timm.tables import lay_out, padded, shortened_to, text_width
 from ride_timm.values import check_values, choose_device
 
@@ -70,8 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_argument(parser)
     parser.add_argument(
-        'images', nargs='+', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
+        'images', nargs='*', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
     )
+    shared = ('data_dir', 'table', 'image_column', 'crop', 'crop_confidence')
+    add_options(parser, DataForm, leave_out=[name for name in options_of(DataForm) if name not in shared])
     parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
@@ -103,19 +109,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_values(vars(args))
     check_writable(args.output, '--output')
     setup_logging(logging.WARNING)  # not where timm finds each file
-    found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)
-    if not found.paths:
-        raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
-    for problem in found.problems:
+    images, problems = _images(args)
+    for problem in problems:
         _complain(problem)
     trained = load(args.model)
     threshold = _threshold(args, trained)
     apply_options(trained, args.prior, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
-    rows = _predict(args, trained, found.paths, threshold)
+    rows = _predict(args, trained, images, threshold)
     _write(args, trained, threshold, rows)
-    return 1 if len(rows) < len(found.paths) or found.problems else 0
+    return 1 if len(rows) < len(images) or problems else 0
+
+
+def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Sequence[str]]:
+    """The images that the command line names, and what is wrong with some of these names."""
+    form = filled(chosen(args, DataForm))
+    if args.table and args.images:
+        raise RideError(f'--table {args.table} and {args.images[0]} both name images; leave one of them out.')
+    if args.table:
+        return open_unlabelled(args.table, args.data_dir, columns=columns_of(form), crop=crop_of(form)), ()
+    extra = next((name for name in ('data_dir', 'image_column', 'crop') if getattr(args, name)), None)
+    if extra or not args.images:
+        what = f'{flag(extra)} is for a table of images' if extra else 'No images were given'
+        raise RideError(f'{what}; name files or folders, or a file that names images with --table.')
+    found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)
+    if not found.paths:
+        raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
+    return found.paths, found.problems
 
 
 def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
@@ -129,16 +150,16 @@ def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
 
 
 def _predict(
-    args: argparse.Namespace, trained: TrainedNet, paths: Sequence[str], threshold: float | None
+    args: argparse.Namespace, trained: TrainedNet, images: Sequence[str] | ListReader, threshold: float | None
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     found = predict(
-        trained, paths,
+        trained, images,
         top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers,
         device=choose_device(args.device),
     )  # fmt: skip
-    for item in tqdm(found, total=len(paths), leave=False, disable=not interactive()):
+    for item in tqdm(found, total=len(images), leave=False, disable=not interactive()):
         if isinstance(item, Skipped):
             _complain(item.reason)
         else:

@@ -23,7 +23,8 @@ from ride_timm.commands.options import (
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
-from ride_timm.data.splits import HoldoutPlan, open_val_part
+from ride_timm.data.image_groups import is_grouped
+from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
 from ride_timm.evaluation.writing import environment, format_metrics, write_json, write_per_class
@@ -232,7 +233,7 @@ def open_images(
     names, counts = trained.class_names, trained.class_counts
     if names is None or counts is None:
         names, counts = _from_training_images(form, names, model.in_chans)
-    part = HoldoutPlan.of(trained.record.val_part)
+    part = trained.record.val_part
     if holdout is not None:
         images = _held_out(form, trained, names, holdout, seed)
     elif part and split == 'val' and (form.dataset not in ('', 'folder') or not has_eval_images(form, 'val')):
@@ -253,11 +254,14 @@ def _held_out(
 ) -> DataSplit:
     """The training images that a training held out."""
     model: Any = trained.model
-    part, plan = HoldoutPlan.of(trained.record.val_part), trained.record.holdout
+    part, plan = trained.record.val_part, trained.record.holdout
+    grouped = is_grouped(form) if plan is None else plan.grouped
+    if grouped:
+        form = for_groups_of(form, plan)
     if seed is None:
         seed = 42 if plan is None else plan.seed
     train = open_val_part(form, names, model.in_chans, part)[0] if part else open_train(form, model.in_chans, names)
-    parts = hold_out(train, fraction, seed)
+    parts = hold_out(train, fraction, seed, grouped=grouped)
     these = f'--holdout {fraction:g}, seed {seed}'
     if plan is None:
         _logger.warning(
@@ -274,7 +278,7 @@ def _held_out(
 
 def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chans: int) -> tuple[tuple[str, ...], Any]:
     """Class names and counts of the training images next to the ones to measure, where the network names none."""
-    if form.dataset or form.train_list or Path(form.data_dir or '.', 'train').is_dir():
+    if form.dataset or form.train_list or form.table or Path(form.data_dir or '.', 'train').is_dir():
         train = open_train(form, in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:

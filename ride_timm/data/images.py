@@ -33,6 +33,7 @@ __all__ = [
     'open_regular',
     'read_array',
     'read_pixels',
+    'upright',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
     Raises:
         ValueError: Its pixels are floats, or integers of more than 16 bits, whose black and white nobody states.
     """
-    image = _upright(image)
+    image = upright(image)
     if image.mode == 'F':
         raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits a channel')
     if _is_deep(image):
@@ -104,7 +105,12 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
     return image.convert(mode)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an image, turned as its EXIF data say.
+
+    Args:
+        image: As opened.
+    """
     image.load()  # PNG files may have their EXIF data at the end
     if image.format in ('JPEG', 'PNG') and not any(key in image.info for key in _ORIENTED_BY):
         return image  # which getexif would find out in more time than decoding a small image takes
@@ -211,7 +217,7 @@ def read_pixels(
     """As `open_image`, of an image that Pillow has opened; transparency is a channel like others if all are read."""
     if isinstance(mode, str):
         return convert_image(image, mode, pixel_range)
-    return _bands(np.atleast_3d(np.asarray(_upright(image))), mode, pixel_range)
+    return _bands(np.atleast_3d(np.asarray(upright(image))), mode, pixel_range)
 
 
 def read_array(file: IO[bytes]) -> np.ndarray[Any, Any]:

@@ -147,7 +147,8 @@ def _open_sides(form: DataForm, found: Survey) -> DataSplit | None:
         train = as_train_split(source, imb_factor=form.imb_factor)
         found.train = _labelled(train, found.root)
         if plan is not None:
-            train, val, _ = hold_out(train, plan.fraction, plan.seed, '--val-fraction')
+            parts = hold_out(train, plan.fraction, plan.seed, '--val-fraction')
+            train, val = parts.train, parts.held
             found.train, found.val = _labelled(train, found.root), _labelled(val, found.root)
             if found.set_apart:
                 found.findings.append(Finding(WARNING, _SET_APART))
@@ -188,6 +189,8 @@ def _labelled(split: DataSplit, root: str) -> Side:
 
 def _form(form: DataForm) -> str:
     """What form the data has, in words."""
+    if form.table:
+        return 'a table of images'
     if form.train_list:
         return 'lists of images' if form.val_list else 'a list of images'
     known = {'torch': 'torchvision', 'hfds': 'Hugging Face dataset', 'wds': 'webdataset shards'}

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from PIL import Image
 from timm.data import ImageDataset
 from torch import Tensor
 
-from ride_timm._compat import Reader
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
-from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels
+from ride_timm.data.images import failure_reason, image_mode, read_pixels
+from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 from ride_timm.evaluation.memory import FittingForward
 from ride_timm.inference.load import TrainedNet
@@ -70,7 +69,7 @@ class Votes(NamedTuple):
 
 def predict(
     trained: TrainedNet,
-    images: Sequence[str | Image.Image],
+    images: Sequence[str | Image.Image] | ListReader,
     *,
     top_k: int = 3,
     threshold: float | None = None,
@@ -82,7 +81,8 @@ def predict(
 
     Args:
         trained: Of `ride_timm.load`; `ride_timm.inference.prior.apply_prior` may have changed it.
-        images: Files, of any type that Pillow reads, or Pillow images.
+        images: Files, of any type that Pillow reads, or Pillow images; or files with names of their own, or parts of
+            files, as of a table.
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.
         batch_size: Images a batch.
@@ -96,10 +96,16 @@ def predict(
     model: Any = trained.model.to(device).eval()
     names = trained.class_names or tuple(map(str, range(model.num_classes)))
     rows = np.arange(len(images), dtype=np.int64)
-    paths = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
-    base = ImageDataset('', reader=_PathReader(paths))
+    if isinstance(images, ListReader):
+        reader, pictures = images, dict[int, Image.Image]()
+    else:
+        named = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
+        reader = ListReader(named, named)
+        pictures = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    paths = reader.names
+    base = ImageDataset('', reader=reader)
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
-    dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    dataset.decoded = pictures
     config = data_config(model)
     loader = create_eval_loader(
         DataSplit(dataset, names, rows, 'the named images'),
@@ -173,23 +179,6 @@ def _ranked(logits: Tensor, names: Sequence[str], top_k: int) -> list[tuple[Vote
         tuple(Vote(names[c], c, share) for c, share in zip(classes, row, strict=True)) if finite else None
         for classes, row, finite in rows
     ]
-
-
-class _PathReader(Reader):
-    """timm's reader over a list of paths."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        super().__init__()
-        self.paths = paths
-
-    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
-        return open_regular(self.paths[index]), index
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return Path(self.paths[index]).name if basename else self.paths[index]
 
 
 class _LenientSet(ImageSet):

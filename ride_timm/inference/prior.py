@@ -177,7 +177,7 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
     if counts is None:
         raise RideError(
             f'--prior {prior} was given and {trained.name} does not say how many training images each class had, which '
-            'the correction needs; take a checkpoint or an exported folder of ride-timm, or leave --prior out.'
+            'the correction needs; take a checkpoint or a packaged folder of ride-timm, or leave --prior out.'
         )
     target = parse_prior(prior, trained.class_names or tuple(map(str, range(len(counts)))), counts)
     serve_prior(trained.model, tau, counts, target)
@@ -242,7 +242,7 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     if trained.class_counts is None:
         raise RideError(
             f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
-            'had, which the adjustment needs; take a checkpoint or an exported folder of ride-timm, or leave it out.'
+            'had, which the adjustment needs; take a checkpoint or a packaged folder of ride-timm, or leave it out.'
         )
     return tau - float(trained.record.logit_adjustment or 0.0)
 

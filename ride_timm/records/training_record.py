@@ -15,11 +15,30 @@ __all__ = ['SplitPlan', 'TrainingRecord']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """Which training images were set aside: their share of every class, the seed, and the digest of their names."""
+    """Which training images are set aside.
+
+    Attributes:
+        fraction: Their share of every class.
+        seed: What draws them.
+        digest: Of their names, None before they are drawn.
+        group_column: Column of the table that tells which images stay together.
+        group_pattern: What tells so in their names; without either each is alone.
+    """
 
     fraction: float = item(number(0.0, 1.0))
     seed: int = item(whole(0, 2**64))
     digest: str | None = item(nullable(TEXT), None)
+    group_column: str | None = item(nullable(TEXT), None)
+    group_pattern: str | None = item(nullable(TEXT), None)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether images of one group stay together."""
+        return self.group_column is not None or self.group_pattern is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry; without groups it is that of earlier versions."""
+        return {key: value for key, value in to_json(self).items() if key == 'digest' or value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +94,8 @@ class TrainingRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The entry; what is not known is left out."""
-        return {key: value for key, value in to_json(self).items() if value not in (None, ())}
+        plans = {name: plan.to_json() for name in ('holdout', 'val_part') if (plan := getattr(self, name)) is not None}
+        return {key: value for key, value in {**to_json(self), **plans}.items() if value not in (None, ())}
 
     @property
     def for_later_users(self) -> TrainingRecord:

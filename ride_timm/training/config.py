@@ -43,10 +43,13 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     init: str | None = option(
         None, STAGE,
-        'network to initialise from: the folder or a checkpoint of a run, an exported folder, a published name, '
+        'network to initialise from: the folder or a checkpoint of a run, a packaged folder, a published name, '
         'hf-hub:ORG/NAME, or a timm ResNet (resnet50.a1_in1k, or a file with --model), which seeds every expert',
         'CHECKPOINT',
     )  # fmt: skip
+    from_scratch: bool = option(
+        False, STAGE, 'start from random weights (default: from pretrained ones, picked where nothing is named)'
+    )
     init_noise: float = option(
         0.01, STAGE, 'relative noise that makes experts differ that are seeded from one ResNet', 'S'
     )
@@ -92,7 +95,9 @@ class TrainConfig(DataForm):
     model: str | None = option(
         None, MODEL, "an architecture of timm.list_models('ride_*'), or any other of timm", 'NAME'
     )
-    pretrained: bool = option(False, MODEL, 'start from the published checkpoint of --model')
+    pretrained: bool = option(
+        False, MODEL, 'start from the published checkpoint of --model, and from nothing else where it cannot be had'
+    )
     num_classes: int | None = option(None, MODEL, 'must agree with the data (default: from the data)', 'N')
     in_chans: int | None = option(None, MODEL, 'channels of the images (default: those of the model)', 'N')
     img_size: int | None = option(None, MODEL, 'side of the images in pixels (default: that of the model)', 'N')

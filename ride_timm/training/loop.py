@@ -24,7 +24,7 @@ from ride_timm.tasks import ExpertTask
 from ride_timm.training.fast.graphed import GraphedStep
 from ride_timm.training.interrupt import Interrupted, StopRequest
 
-__all__ = ['Trainer', 'agree', 'train_epoch']
+__all__ = ['Trainer', 'agree', 'lone_step', 'train_epoch']
 
 _logger = logging.getLogger(__name__)
 
@@ -230,6 +230,18 @@ def _backward(
                 parameters=_clipped(trainer), need_update=update,
             )  # fmt: skip
     return {name: value.detach() for name, value in result.items() if name != 'output'}
+
+
+def lone_step(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> None:
+    """A step on one batch, of which nothing is checked, logged or scheduled.
+
+    Args:
+        trainer: What to train with.
+        images: (B, channels, H, W).
+        target: (B,) class indices.
+    """
+    _backward(trainer, *trainer.batch(images, target), update=True, group=1)
+    _update(trainer)
 
 
 def _update(trainer: Trainer) -> None:

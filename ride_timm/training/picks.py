@@ -22,10 +22,9 @@ from ride_timm.data import DataSplit
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
-from ride_timm.records.published import published_weights
 from ride_timm.training.config import ResolvedConfig
 
-__all__ = ['from_images', 'from_network', 'hint', 'pick', 'replace', 'short_side']
+__all__ = ['from_images', 'from_network', 'pick', 'replace', 'scratch_model', 'short_side']
 
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ STEPS_FRESH, STEPS_TUNED = 15_000, 3_000
 MIXUP_EPOCHS = 150
 """Mixup pays in long trainings only (MiSLAS, arXiv:2104.00466, trains 200 to 400 epochs with it)."""
 
-START = 'ride_resnet32_3e.balpoe_cifar100lt'
-"""Published weights that images of many kinds can start from (`benchmarks/starts.py`)."""
+RATES = {'sgd': (0.1, 0.02), 'adamw': (1e-3, 5e-4)}
+"""Peak learning rates for a batch of 128, from random weights and from trained ones."""
 
 
 def pick(config: ResolvedConfig, name: str, value: Any, why: str) -> ResolvedConfig:
@@ -97,24 +96,25 @@ def _side(image: Any) -> int:
     return min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:])
 
 
-def from_images(config: ResolvedConfig, train: DataSplit, init: TrainedNet | None = None) -> ResolvedConfig:
+def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: TrainedNet | None = None) -> ResolvedConfig:
     """Pick model, image size, batch, schedule and loss.
 
     Args:
         config: The options so far; what is set explicitly stays.
         train: The training images.
+        side: Their size, of `short_side`.
         init: The network to initialise from.
 
     Raises:
         RideError: There is no such --model.
     """
-    side, images = short_side(train), len(train.targets)
+    images = len(train.targets)
     on_gpu = str(config.device).startswith('cuda')
     tuned = init is not None or config.pretrained
     small = side <= SMALL_IMAGE
-    if is_primary(config):
-        _logger.info('Picked from the images and the machine; for another value, give the option yourself:')
-    config = replace(config, 'model', _model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}')
+    config = replace(
+        config, 'model', scratch_model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}'
+    )
     assert config.model is not None
     check_architecture(config.model)
     config = _with_size(config, side, init)
@@ -125,12 +125,15 @@ def from_images(config: ResolvedConfig, train: DataSplit, init: TrainedNet | Non
     epochs = min(max(math.ceil(wanted / steps), bounds[0]), bounds[1])
     why = f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights'
     config = replace(config, 'epochs', epochs, why)
-    config = _with_rate(config, (0.02 if tuned else 0.1) * batch / 128, f'batch of {batch}')
-    return _with_loss(config, train)
+    config = _with_rate(config, tuned, batch)
+    config = _with_loss(config, train)
+    return replace(config, 'hflip', config.hflip, 'mirrored images; 0 where left and right differ, as in text')
 
 
 def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> ResolvedConfig:
     """The size that the weights were trained at, else that of the images, in steps that the network takes."""
+    if config.img_size is not None:
+        return config
     if init is not None and init.class_names is not None:  # plain weights of timm, without names, take any size
         height, width = init.model.pretrained_cfg['input_size'][1:]
         return replace(config, 'img_size', width, f'that of {init.source}') if height == width else config
@@ -144,16 +147,23 @@ def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> Re
     return replace(config, 'img_size', _img_size(side, max(own, LARGEST_SIDE)), _sized(side))
 
 
-def _with_rate(config: ResolvedConfig, peak: float, why: str) -> ResolvedConfig:
-    """Learning rate, decay and warm-up of SGD; another optimizer and --lr-base have rates of their own."""
-    if config.opt == 'sgd':
+def _with_rate(config: ResolvedConfig, tuned: bool, batch: int) -> ResolvedConfig:
+    """Learning rate, decay and warm-up; a named optimizer but SGD, and --lr-base, have rates of their own."""
+    if config.opt == 'sgd' or (config.opt in RATES and 'opt' not in config.said):
         if not config.said & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
-            config = replace(config, 'lr', round(peak, 6), why)
-        config = replace(config, 'weight_decay', 5e-4, 'small data')
+            config = replace(config, 'lr', round(RATES[config.opt][tuned] * batch / 128, 6), f'batch of {batch}')
+        decay, why = (5e-4, 'small data') if config.opt == 'sgd' else (0.05, f'usual with {config.opt}')
+        config = replace(config, 'weight_decay', decay, why)
     return replace(config, 'warmup_epochs', min(5, config.epochs // 4), _epochs(config))
 
 
-def _model(small: bool, on_gpu: bool) -> str:
+def scratch_model(small: bool, on_gpu: bool) -> str:
+    """The network for a training from random weights.
+
+    Args:
+        small: Whether the images are.
+        on_gpu: Whether a GPU computes.
+    """
     if small:
         return 'ride_resnet32_3e'
     return 'ride_resnet50_3e' if on_gpu else 'ride_resnet18_3e'
@@ -199,26 +209,6 @@ def from_network(config: ResolvedConfig, model: nn.Module) -> ResolvedConfig:
     if on_gpu or not any(_is_depthwise(module) for module in model.modules()):
         config = replace(config, 'amp', True, 'the hardware computes in bfloat16').but(amp_dtype='bfloat16')
     return replace(config, 'channels_last', True, 'faster with it')
-
-
-def hint(config: ResolvedConfig, init: TrainedNet | None) -> None:
-    """Say what nobody can pick: mirrored images, a start from trained weights.
-
-    Args:
-        config: The options.
-        init: The network to initialise from.
-    """
-    if config.hflip and 'hflip' not in config.said:
-        _logger.info('Mirrored images are made too; where left and right differ (digits, text, signs) add --hflip 0')
-    weight = published_weights().get(START)
-    named = {'model', 'model_kwargs'} & config.said
-    fits = not named or (named == {'model'} and weight is not None and config.model == weight.architecture)
-    if init is None and fits and weight is not None and weight.is_local and not (config.pretrained or config.resume):
-        _logger.info(
-            'With few images or little time, initialise from a checkpoint in the package (class mean in short '
-            'trainings: 41 to 50 %, from random weights 6 to 28 %):\n'
-            f'  {config.command or "..."} --init {START}'
-        )
 
 
 def _is_depthwise(module: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from timm.utils.distributed import init_distributed_device_so
 
 from ride_timm.data.form import has_eval_images
 from ride_timm.data.holdout import VAL_FRACTION
+from ride_timm.data.splits import for_groups_of
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
@@ -28,10 +29,11 @@ from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
 from ride_timm.records.headline import leading_accuracy
 from ride_timm.records.schema import shown
-from ride_timm.training import picks
+from ride_timm.training import picks, starts
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.fast.allocator import keep_freed_memory
 from ride_timm.training.initial import counterpart, is_multi_expert, pretrained_source
+from ride_timm.training.resume import settings_before
 from ride_timm.training.run_data import RunData
 from ride_timm.training.run_folder import experiment_name
 from ride_timm.training.stages import STAGES, Stage
@@ -147,8 +149,9 @@ def _check_options(config: ResolvedConfig, stage: Stage) -> None:
     for names, needed in _NEED.items():
         if not any(getattr(config, name) for name in needed):
             _refuse(config.explicit, names, f'needs {" or ".join(map(flag, needed))}, which is not given')
-    if config.init and config.pretrained:
-        raise RideError('--init and --pretrained both name a network to initialise from; leave one out.')
+    named = [name for name in ('init', 'pretrained', 'from_scratch') if getattr(config, name)]
+    if len(named) > 1:
+        raise RideError(f'{flag(named[0])} and {flag(named[1])} name different weights to start from; leave one out.')
 
 
 def _refuse(given: Iterable[str], names: Iterable[str], why: str) -> None:
@@ -249,7 +252,7 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     """
     if not is_open(config):
         return config
-    place = config.data_dir or config.train_list
+    place = config.table or config.data_dir or config.train_list
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
     named = {'val_fraction', 'val_split'} & config.said
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
@@ -257,13 +260,18 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     return config
 
 
-def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) -> ResolvedConfig:
-    """Note which images the run has; where choices are open pick model, image size, batch, schedule and loss.
+def from_data(
+    config: ResolvedConfig, data: RunData, init: TrainedNet | None
+) -> tuple[ResolvedConfig, TrainedNet | None]:
+    """Note which images the run has; where choices are open pick weights, model, image size, batch, schedule and loss.
 
     Args:
         config: The options so far.
         data: The images.
-        init: The network to initialise from.
+        init: The network of `--init`.
+
+    Returns:
+        The options, and the network to initialise from.
 
     Raises:
         RideError: There is no such --model.
@@ -273,7 +281,16 @@ def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) ->
         config = config.but(holdout=data.holdout.fraction, holdout_seed=data.holdout.seed)
     if data.val_part is not None:
         config = config.but(val_fraction=data.val_part.fraction, val_seed=data.val_part.seed)
-    return picks.from_images(config, data.train, init) if is_open(config) else config
+    config = for_groups_of(config, data.holdout, data.val_part)
+    if not is_open(config):
+        return config, init
+    if is_primary(config):
+        _logger.info('Picked from the images and the machine; for another value, give the option yourself:')
+    side = picks.short_side(data.train)
+    if init is None:
+        config, init = starts.choose_start(config, side, settings_before(config))
+        config = from_init(config, init)
+    return picks.from_images(config, data.train, side, init), init
 
 
 def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:

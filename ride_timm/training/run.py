@@ -41,7 +41,6 @@ from ride_timm.training.interrupt import (
     shield_workers,
 )
 from ride_timm.training.loop import Trainer, agree, train_epoch
-from ride_timm.training.picks import hint
 from ride_timm.training.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
 from ride_timm.training.router import check_router
 from ride_timm.training.run_data import RunData
@@ -171,7 +170,8 @@ def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> R
     init = stage.read_init(config)
     config = resolve.for_evaluation(resolve.from_init(config, init))
     data = stage.open_data(config, init)
-    config = stage.model_options(resolve.from_data(config, data, init), init, data)
+    config, init = resolve.from_data(config, data, init)
+    config = stage.model_options(config, init, data)
     utils.random_seed(config.seed, config.rank)
     model = stage.build_network(config, init, data, device)
     config = resolve.from_model(config, model)
@@ -180,8 +180,6 @@ def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> R
     resumed = find_checkpoint(config, folder, data)
     checkpoint = None if resumed is None else resumed.checkpoint
     config = resolve.from_checkpoint(config, data, None if checkpoint is None else checkpoint.get('args'))
-    if utils.is_primary(config) and resolve.is_open(config):
-        hint(config, init)
     return _build(config, device, kept, Parts(stage, init, data, model, folder, resumed))
 
 

@@ -1,7 +1,6 @@
 """`ride-timm train --data-dir DIR` without a recipe."""
 
 import logging
-import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,16 +49,8 @@ def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1):
     config = resolved(['--data-dir', 'x', *options]).but(device=device, world_size=world)
     if init is not None:
         config = config.but(model=init.name)
-    return picks.from_images(config, split(counts, size), init)
-
-
-def hint(caplog, *options, init=None):
-    """What is told beside the choices."""
-    caplog.set_level(logging.INFO)
-    config = chosen([300, 10], (64, 64), *options, init=init)
-    caplog.clear()
-    picks.hint(config, init)
-    return caplog.text
+    images = split(counts, size)
+    return picks.from_images(config, images, picks.short_side(images), init)
 
 
 def trained(name='ride_resnet18_3e', size=(64, 64), names=('a', 'b')):
@@ -119,6 +110,7 @@ def test_each_choice_is_printed_with_its_reason(caplog):
     for line in ('--model ride_resnet18_3e (images of about 180 pixels on the CPU)', '--batch-size 8 (110 training'):
         assert line in caplog.text
     assert '--loss balpoe (imbalance factor 10;' in caplog.text
+    assert '--hflip 0.5 (mirrored images' in caplog.text
 
 
 def precision(*options, groups=1, device='cpu'):
@@ -218,41 +210,6 @@ def test_a_recipe_or_a_stage_closes_the_question(options):
     assert resolve.for_evaluation(config) == config
 
 
-def start_line(text):
-    """The line that starts from trained weights, as a list of words, None if there is none."""
-    found = [line for line in text.splitlines() if '--init' in line]
-    assert len(found) <= 1
-    return shlex.split(found[0]) if found else None
-
-
-def test_the_start_from_trained_weights_is_named(caplog):
-    line = start_line(hint(caplog, '--epochs', '5', '--experiment', 'a b'))
-    command = ['ride-timm', 'train', '--data-dir', 'x', '--epochs', '5', '--experiment', 'a b']
-    assert line == [*command, '--init', 'ride_resnet32_3e.balpoe_cifar100lt']
-
-
-@pytest.mark.parametrize(
-    'options, named',
-    [
-        (['--model', 'ride_resnet32_3e'], True), (['--img-size', '96'], True), (['--model', 'ride_resnet18_3e'], False),
-        (['--model', 'resnet18', '--pretrained'], False), (['--resume', 'auto'], False),
-        (['--model-kwargs', 'layers=(2,2,2)'], False),
-    ],
-)  # fmt: skip
-def test_the_start_is_named_where_it_helps(caplog, options, named):
-    assert (start_line(hint(caplog, *options)) is not None) == named
-
-
-def test_trained_weights_need_no_hint(caplog):
-    assert start_line(hint(caplog, init=trained())) is None
-
-
-def test_mirrored_images_are_told_unless_decided(caplog):
-    assert 'signs) add --hflip 0' in hint(caplog)
-    for options in (['--hflip', '0'], ['--hflip', '0.5']):
-        assert 'add --hflip' not in hint(caplog, *options)
-
-
 def test_the_sizes_are_looked_at_evenly_and_the_transform_is_put_back():
     images = Images([(10, 99)] * 300 + [(50, 60)] * 301)
     given = DataSplit(images, ('a',), np.zeros(601, dtype=np.int64), 'nowhere')
@@ -281,22 +238,3 @@ def test_the_command(tmp_path, capsys):
     assert checkpoint['arch'] == 'ride_resnet32_3e'
     assert checkpoint['ride']['loss'] == 'balpoe'
     assert isinstance(checkpoint['args']['lr'], float)
-
-
-@pytest.mark.parametrize('size', [32, 48])
-def test_the_named_start_works_as_it_stands(tmp_path, caplog, size):
-    """Class folders alone, with images of the weights' size and larger ones."""
-    caplog.set_level(logging.INFO)
-    data = write_images(tmp_path / 'data', {'ant': 30, 'bee': 10, 'cat': 2}, size=size) / 'train'
-    options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '-b', '32', '--device', 'cpu', '-j', '0']
-    assert main(['--data-dir', str(data), '--experiment', 'fresh', *options]) == 0
-    line = start_line(caplog.text)
-    assert line[:2] == ['ride-timm', 'train']
-    caplog.clear()
-    assert main([*line[2:], '--experiment', 'started']) == 0
-    assert 'Weights of ride_resnet32_3e.balpoe_cifar100lt (new heads' in caplog.text
-    checkpoint = read_checkpoint(tmp_path / 'out/started/last.pth.tar')
-    assert checkpoint['arch'] == 'ride_resnet32_3e'
-    assert checkpoint['args']['data_config']['input_size'] == (3, 32, 32)  # that of the weights
-    assert (checkpoint['ride']['loss'], checkpoint['ride']['val_part']['fraction']) == ('balpoe', 0.2)
-    assert checkpoint['args']['lr'] == pytest.approx(0.02 * 32 / 128)
