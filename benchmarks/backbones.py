@@ -9,7 +9,7 @@ r"""Experts on a pretrained backbone, and the same backbone with one head, fine-
 The first command brings the ImageNet weights of that package (Apache-2.0) into the order of timm's
 `tf_efficientnet_lite0` and checks that the photograph is recognised. The second fine-tunes: cross-entropy, the same
 with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE and
-RIDE, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts, rows `first exit` are the
+RIDE and on a frozen trunk, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts, rows `first exit` are the
 expert for balanced classes alone, which costs what the plain backbone costs (`--expert-order 1 0 2` puts it first).
 With `--held-out` the test images are left alone, and what TUNING holds was chosen that way: of the training images of
 classes with 20 or more, 12 a class are measured on and the others are cut to a long tail.
@@ -57,6 +57,7 @@ ROWS = {
     '3 experts, BalPoE': [*EXPERTS, '--loss', 'balpoe'],
     '3 experts, BalPoE, first exit': [*EXPERTS, '--loss', 'balpoe'],
     '3 experts, RIDE': [*EXPERTS, '--loss', 'ride'],
+    '3 experts, frozen trunk': [*EXPERTS, '--recipe', 'finetune_frozen'],
 }
 SHOWN = ('overall', 'many', 'medium', 'few', 'ece', 'disagreement', 'gmacs', 'cpu_seconds')
 

@@ -420,6 +420,44 @@ def test_pretrained_is_the_backbones_own(tmp_path):
     assert other(torch.randn(1, 1, 96, 96)).shape == (1, 5)
 
 
+@pytest.mark.parametrize('from_timm', [True, False])
+def test_experts_may_be_shallower_than_the_backbone(tmp_path, monkeypatch, from_timm):
+    """They are then the backbone without its last blocks, and another process makes them again."""
+    host, new = create_host('test_convnext'), timm.create_model
+    less = new('test_convnext', num_classes=5, depths=(1, 2, 4, 1)).eval()
+    less.load_state_dict({name: value for name, value in host.state_dict().items() if name in less.state_dict()})
+    torch.save(host.state_dict(), tmp_path / 'plain.pth')
+    more = {} if from_timm else {'pretrained_cfg_overlay': {'file': str(tmp_path / 'plain.pth')}}
+    kwargs = {'backbone': 'test_convnext', 'num_experts': 2, 'expert_kwargs': {'depths': (1, 2, 4, 1)}}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            timm, 'create_model', lambda name, pretrained=False, **kw: host if pretrained else new(name, **kw)
+        )
+        net = new('ride', pretrained=True, num_classes=5, **kwargs, **more).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = less.forward_head(less.forward_features(x), pre_logits=True)
+        for part in net.forward_pooled(net.forward_trunk(x)):
+            assert_close(part, expected)
+    timm.models.save_for_hf(net, tmp_path / 'saved')
+    again = ride_timm.from_pretrained(tmp_path / 'saved')
+    assert torch.equal(again(x), net(x))
+
+
+def test_experts_may_be_narrower_than_the_backbone():
+    host = create_host('test_convnext')
+    kwargs = {'num_experts': 2, 'num_classes': 5, 'expert_kwargs': {'dims': (24, 32, 48, 32)}}
+    net = timm.create_model('ride', backbone='test_convnext', **kwargs).eval()
+    own, seeded = net.state_dict(), net.seeds(host.state_dict())
+    assert (net.expert_width, net.num_features) == (32, 64)
+    assert net.forward_experts(torch.randn(2, 3, 64, 64)).shape == (2, 2, 5)
+    norm, inside = (f'experts.1.body.stages.3.{name}' for name in ('downsample.0.weight', 'blocks.0.mlp.fc1.weight'))
+    assert torch.equal(seeded[norm], host.state_dict()[norm.removeprefix('experts.1.body.')])
+    assert torch.equal(seeded[inside], own[inside])
+    assert not torch.equal(own[inside], own[inside.replace('experts.1', 'experts.0')]), 'each is drawn for itself'
+    net.load_state_dict(seeded)
+
+
 def test_from_random_weights_the_experts_differ():
     net = timm.create_model('ride', backbone='test_convnext', num_experts=2)
     one, other = (expert.body.state_dict() for expert in net.experts)
@@ -435,6 +473,8 @@ def test_from_random_weights_the_experts_differ():
         ({'backbone': 'test_vit', 'split': 'head'}, r"'head'.*blocks\.5"),
         ({'backbone': 'crossvit_9_240'}, 'CrossVit'),
         ({'backbone': 'hrnet_w18_small'}, 'HighResolutionNet'),
+        ({'backbone': 'test_vit', 'expert_kwargs': {'embed_dim': 32}}, r'expert_kwargs take .*32.* puts out .*64'),
+        ({'backbone': 'test_vit', 'expert_kwargs': {'depths': 3}}, r"test_vit cannot .*expert_kwargs=.*'depths'"),
     ],
 )
 def test_what_cannot_be_cut(arguments, words):
