@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.options import DATA, DataForm, flag, option, options_of, typed
+from ride_timm.options import DATA, DataForm, duration, flag, option, options_of, typed
 
 __all__ = ['STAGES', 'ResolvedConfig', 'TrainConfig']
 
@@ -157,7 +157,14 @@ class TrainConfig(DataForm):
     clip_mode: str = option('norm', OPTIMIZER, 'how --clip-grad clips', choices=('norm', 'value', 'agc'))
     grad_accum_steps: int = option(1, OPTIMIZER, 'batches per optimizer step', 'N')
 
-    epochs: int = option(300, SCHEDULE, 'epochs of the training', 'N')
+    epochs: int = option(
+        300, SCHEDULE, 'epochs of the training (default: picked; with a recipe that names none 300)', 'N'
+    )
+    time_budget: float | None = option(
+        None, SCHEDULE,
+        'pick no more epochs than fit into this time on this machine, which is measured: 30m, 2h, 90s (default: 1h)',
+        'TIME', read=duration,
+    )  # fmt: skip
     sched: str = option('cosine', SCHEDULE, 'schedule of timm', 'NAME')
     sched_on_updates: bool = option(False, SCHEDULE, 'step the schedule after every update instead of every epoch')
     lr: float | None = option(None, SCHEDULE, 'learning rate; overrides --lr-base', 'LR')
