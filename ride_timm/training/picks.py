@@ -24,6 +24,7 @@ from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
 from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.pace import Pace, spoken
+from ride_timm.training.tail import fitting_loss
 from ride_timm.values import check_values
 
 __all__ = [
@@ -131,6 +132,7 @@ def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: Train
     assert config.model is not None
     check_architecture(config.model)
     config = _with_size(config, side, init)
+    small = (config.img_size or side) <= SMALL_IMAGE  # as the network sees them
     config = replace(config, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
     batch = config.batch_size * config.world_size * config.grad_accum_steps
     config = _with_rate(config, tuned, batch)
@@ -194,11 +196,8 @@ def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
     factor = f'imbalance factor {int(train.class_counts.max()) / max(int(train.class_counts.min()), 1):.3g}'
     experts = re.fullmatch(r'(?:test_)?ride_\w+_(\d+)e', str(config.model).partition('.')[0])
     count = config.model_kwargs.get('num_experts', 3) if config.model == 'ride' else experts and int(experts[1])
-    if count and count > 1:
-        config = replace(config, 'loss', 'balpoe', f'{factor}; each expert learns for another class balance')
-    else:
-        config = replace(config, 'loss', 'balanced_softmax', f'{factor}, which it corrects for')
-    return config
+    loss, why = fitting_loss(count or 1)
+    return replace(config, 'loss', loss, f'{factor}; {why}')
 
 
 def ways_to_compute(config: ResolvedConfig) -> list[ResolvedConfig]:

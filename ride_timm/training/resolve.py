@@ -37,6 +37,7 @@ from ride_timm.training.resume import settings_before
 from ride_timm.training.run_data import RunData
 from ride_timm.training.run_folder import experiment_name
 from ride_timm.training.stages import STAGES, Stage
+from ride_timm.training.tail import fitting_loss, with_tail
 from ride_timm.values import check_device, check_values, choose_device
 
 __all__ = [
@@ -80,7 +81,8 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
             option belongs to another stage or needs another one; or a value is out of range.
     """
     said = {name: getattr(config, name) for name in config.given}
-    recipe = _without_foreign_loss(said, recipe_values(config.recipe)) if config.recipe else {}
+    said, recipe = with_tail(said, recipe_values(config.recipe) if config.recipe else {})
+    recipe = _without_foreign_loss(said, recipe)
     planned = recipe.get('stage', 'experts')
     if 'stage' in said and recipe and planned != config.stage:
         raise RideError(
@@ -428,7 +430,10 @@ def _with_loss(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     if 'loss' in STAGES[config.stage].useless_options:
         return config
     experts = getattr(model, 'num_experts', 1)
-    config = picks.pick(config, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    name, why = ('ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    if config.tail == 'loss':
+        name, why = fitting_loss(experts)
+    config = picks.pick(config, 'loss', name, why)
     assert config.loss is not None
     fitting = fitting_options(config.loss, model, config.epochs)
     tau: Any = config.loss_kwargs.get('tau', fitting.get('tau'))
