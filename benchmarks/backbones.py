@@ -8,13 +8,13 @@ r"""Experts on a pretrained backbone, and the same backbone with one head, fine-
 
 The first command brings the ImageNet weights of that package (Apache-2.0) into the order of timm's
 `tf_efficientnet_lite0` and checks that the photograph is recognised. The second fine-tunes: cross-entropy, the same
-with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE and
-RIDE and on a frozen trunk, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts, rows `first exit` are the
-expert for balanced classes alone, which costs what the plain backbone costs (`--expert-order 1 0 2` puts it first).
-With `--held-out` the test images are left alone, and what TUNING holds was chosen that way: of the training images of
-classes with 20 or more, 12 a class are measured on and the others are cut to a long tail.
-Each finished cell is added to FILE.json; the same command goes on with those that are missing. Prints percent of the
-balanced test images, the disagreement of the experts, GMACs and CPU seconds.
+with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE
+and RIDE and on a frozen trunk, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts,
+rows `first exit` are the expert for balanced classes alone, which costs what the plain backbone costs (`--expert-
+order 1 0 2` puts it first). With `--held-out` the test images are left alone, and what TUNING holds was chosen that
+way: of the training images of classes with 20 or more, 12 a class are measured on and the others are cut to a long
+tail. Each finished cell is added to FILE.json; the same command goes on with those that are missing. Prints percent
+of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
 """
 
 import argparse

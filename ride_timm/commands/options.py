@@ -74,7 +74,7 @@ def _action(kind: Any, entry: Option) -> dict[str, Any]:
         return {**common, 'action': KeyValues, 'nargs': '*', 'metavar': 'K=V'}
     return {
         **common,
-        'type': base,
+        'type': entry.read or base,
         **({} if number is None else {'nargs': number}),
         **({} if entry.choices is None else {'choices': entry.choices}),
         **({} if entry.metavar is None else {'metavar': entry.metavar}),
