@@ -47,7 +47,8 @@ RANGES: dict[str, _Range] = {
     **_Range.of(1e-9, _WHOLE, 'a number above 0', 'decay_epochs'),
     **_Range.of(
         0, 1, 'from 0 to 1',
-        'drop drop_path hflip vflip reprob smoothing mixup_prob mixup_switch_prob model_ema_decay',
+        'drop drop_path hflip vflip reprob smoothing mixup_prob mixup_switch_prob model_ema_decay '
+        'crop_confidence',
     ),
     **_Range.of(0, 1, 'a probability from 0 to 1', 'threshold router_threshold'),
     **_Range.of(0, 1 - 1e-9, 'from 0 to below 1', 'holdout val_fraction opt_betas'),

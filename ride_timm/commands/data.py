@@ -132,7 +132,7 @@ def _check(args: argparse.Namespace, form: DataForm) -> None:
     check_form(filled(form))
     if args.data_dir and '/' not in (args.dataset or '') and not Path(args.data_dir).is_dir():
         if Path(args.data_dir).exists():
-            raise RideError(f'{args.data_dir} is a file: give a folder of images, or --train-list with a list of them')
+            raise RideError(f'{args.data_dir} is a file: name its images with --table {args.data_dir}')
         raise RideError(f'the data folder {args.data_dir} does not exist: give a folder of images')
     check_writable(args.plot, '--plot')
     if args.plot and importlib.util.find_spec('matplotlib') is None:
@@ -144,7 +144,7 @@ def _survey(args: argparse.Namespace, form: DataForm) -> tuple[DataForm, Survey]
     options = {'counts_only': args.counts_only, 'threads': args.threads}
     with tqdm(unit='image', desc='Looking', disable=not interactive(), leave=False) as bar:
         found = survey(filled(form), bar.update, **options)
-        if found.train is None and found.dataset and not form.dataset and not form.train_list:
+        if found.train is None and found.dataset and not form.dataset and not form.train_list and not form.table:
             form = replace(form, dataset=found.dataset)
             found = survey(filled(form), bar.update, **options)
     return form, found

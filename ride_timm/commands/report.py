@@ -56,7 +56,10 @@ from ride_timm.values import check_values, choose_device
 __all__ = ['build_parser', 'main', 'write_report']
 
 MOST_ERRORS = 24
-_FORM = ('dataset', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
+_FORM = (
+    'dataset', 'train_list', 'val_list', 'table', 'image_column', 'label_column', 'split_column', 'crop',
+    'crop_confidence', 'class_names', 'input_key', 'target_key',
+)  # fmt: skip
 _OF_THE_RUN = ('data_dir', 'train_split', 'val_split', 'imb_factor', 'val_fraction', 'val_seed')
 
 

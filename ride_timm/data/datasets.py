@@ -72,7 +72,8 @@ def open_train_split(
         in_chans: 3 for colour, 1 for grey.
         class_names: Class names to use instead of the ones found, in this order, such as a checkpoint's; the set must
             hold exactly these classes.
-        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
+        **form: `list_file`, `columns`, `divided`, `crop`, `names_file`, `input_key`, `target_key` and `download` of
+            `open_source`.
 
     Returns:
         The split; every class has at least one image.
@@ -138,7 +139,7 @@ def open_eval_split(
         class_names: C class names of the training set (or of the weights), in label order.
         split: Name of the split.
         in_chans: 3 for colour, 1 for grey.
-        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
+        **form: As in `open_train_split`.
 
     Returns:
         The split; a class may have no image in it.
@@ -170,7 +171,7 @@ def as_eval_split(source: Source, class_names: Sequence[str], in_chans: int = 3)
 def _split(source: Source, labels: IntArray, names: tuple[str, ...], in_chans: int) -> DataSplit:
     _refuse_undecodable(source)
     images = ImageSet(source.base, labels, source.rows, image_mode(in_chans))
-    return DataSplit(images, names, labels, source.text, source.groups)
+    return DataSplit(images, names, labels, source.text, images.groups)
 
 
 def _refuse_empty_classes(source: Source) -> None:
@@ -236,5 +237,4 @@ def _cut(
             f'first "{names[empty[0]]}": use at most {labels.size / len(names):g}'
         )
     text = f'{source.text} cut to imbalance factor {imb_factor:g}'
-    groups = None if source.groups is None else tuple(source.groups[row] for row in keep.tolist())
-    return source._replace(rows=source.rows[keep], text=text, groups=groups), labels[keep]
+    return source._replace(rows=source.rows[keep], text=text), labels[keep]

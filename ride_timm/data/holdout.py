@@ -15,6 +15,7 @@ from ride_timm.data.image_groups import classes_of_one_group
 from ride_timm.data.images import ImageSet
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.tables import counted
 
 __all__ = ['HeldOut', 'hold_out', 'holdout_rows', 'split_digest']
 
@@ -111,7 +112,7 @@ def hold_out(
     if not held.size and groups is not None:
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out, as its {len(targets)} images are of '
-            f'{len(set(groups))} groups and each class keeps images to train on: give a larger fraction, or smaller '
+            f'{counted(len(set(groups)), "group")} and each class keeps images to train on: give a larger fraction, or smaller '
             'groups'
         )
     if not held.size:

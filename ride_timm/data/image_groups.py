@@ -58,27 +58,24 @@ def match_groups(names: Sequence[str], pattern: str) -> tuple[str, ...]:
 
 
 def with_groups(split: DataSplit, form: DataForm) -> DataSplit:
-    """The split with the groups that the options name; without any, as it is.
+    """The split with the groups that `--group-pattern` finds; without it, with those that its source knows.
 
     Args:
         split: Images.
         form: The options of the data.
 
     Raises:
-        RideError: As in `match_groups`, or the images are not of a table with such a column.
+        RideError: As in `match_groups`, or no image has a `--group-column`.
     """
-    names = split.dataset.filenames() if is_grouped(form) else []
-    if form.group_column is not None:
-        if split.image_groups is None:
-            raise RideError(
-                f'--group-column {form.group_column} was given and {split.source} is no table; leave it out, or use '
-                '--group-pattern on the names of the images.'
-            )
-        groups = zip(split.image_groups, names, strict=True)
-        return replace(split, image_groups=tuple(group or name for group, name in groups))
+    if form.group_column is not None and split.image_groups is None:
+        raise RideError(
+            f'--group-column {form.group_column} was given and is empty for all images of {split.source}; name another '
+            'column, or leave it out.'
+        )
     if form.group_pattern is None:
-        return replace(split, image_groups=None)
-    return replace(split, image_groups=match_groups([name.replace(os.sep, '/') for name in names], form.group_pattern))
+        return split
+    names = [name.replace(os.sep, '/') for name in split.dataset.filenames()]
+    return replace(split, image_groups=match_groups(names, form.group_pattern))
 
 
 def shared_groups(train: DataSplit, val: DataSplit) -> list[str]:

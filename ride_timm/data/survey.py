@@ -189,6 +189,8 @@ def _labelled(split: DataSplit, root: str) -> Side:
 
 def _form(form: DataForm) -> str:
     """What form the data has, in words."""
+    if form.table:
+        return 'a table of images'
     if form.train_list:
         return 'lists of images' if form.val_list else 'a list of images'
     known = {'torch': 'torchvision', 'hfds': 'Hugging Face dataset', 'wds': 'webdataset shards'}

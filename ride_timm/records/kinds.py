@@ -56,6 +56,7 @@ _PLAN = {
     'fraction': number(0.0, 1.0),
     'seed': whole(0, 2**64),
     **{name: nullable(TEXT) for name in ('digest', 'group_column', 'group_pattern')},
+    'grouped': FLAG,
 }
 
 
@@ -156,11 +157,13 @@ _ARGS: dict[str, Kind] = {
     **{
         key: nullable(TEXT)
         for key in (
-            'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_names', 'input_key',
+            'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'table', 'image_column',
+            'label_column', 'split_column', 'crop', 'class_names', 'input_key',
             'target_key', 'command', 'loss', 'eval_metric', 'opt', 'amp_dtype', 'init', 'teacher', 'recipe',
         )
     },
     'imb_factor': nullable(number(0.0, 1e12)),
+    'crop_confidence': nullable(number(0.0, 1.0)),
     'holdout': nullable(number(0.0, 1.0)),
     'epochs': whole(0, 10**9),
 }  # fmt: skip

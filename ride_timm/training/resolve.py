@@ -246,7 +246,7 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     """
     if not is_open(config):
         return config
-    place = config.data_dir or config.train_list
+    place = config.table or config.data_dir or config.train_list
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
     named = {'val_fraction', 'val_split'} & config.explicit
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
