@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ride_timm.data.datasets import DataSplit
 from ride_timm.errors import RideError
@@ -88,16 +89,16 @@ def shared_groups(train: DataSplit, val: DataSplit) -> list[str]:
     return sorted(set(train.image_groups or ()) & set(val.image_groups or ()))
 
 
-def classes_of_one_group(split: DataSplit) -> list[str]:
-    """The classes whose images, two or more, are all of one group, in label order; none where groups are not known.
+def classes_of_one_group(groups: Sequence[str], labels: ArrayLike, names: Sequence[str]) -> tuple[str, ...]:
+    """The classes whose images, two or more, are all of one group, in label order.
 
     Args:
-        split: Images.
+        groups: (N,) group of each image.
+        labels: (N,) class index of each.
+        names: C class names.
     """
-    if split.image_groups is None:
-        return []
-    groups = np.unique(split.image_groups, return_inverse=True)[1]
-    pairs = np.unique(np.stack([split.targets, groups]), axis=1)
-    spread = np.bincount(pairs[0], minlength=split.num_classes)
-    alone = (spread == 1) & (split.class_counts > 1)
-    return [split.class_names[label] for label in np.flatnonzero(alone).tolist()]
+    own = np.asarray(labels)
+    number = np.unique(groups, return_inverse=True)[1]
+    spread = np.bincount(np.unique(np.stack([own, number]), axis=1)[0], minlength=len(names))
+    alone = (spread == 1) & (np.bincount(own, minlength=len(names)) > 1)
+    return tuple(names[label] for label in np.flatnonzero(alone).tolist())
