@@ -23,7 +23,6 @@ from ride_timm.commands.options import (
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
-from ride_timm.data.image_groups import is_grouped
 from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import measure_split
@@ -259,7 +258,7 @@ def _held_out(
     """The training images that a training held out."""
     model: Any = trained.model
     part, plan = trained.record.val_part, trained.record.holdout
-    grouped = is_grouped(form) if plan is None else plan.grouped
+    grouped = plan is None or plan.grouped
     if grouped:
         form = for_groups_of(form, plan)
     if seed is None:
