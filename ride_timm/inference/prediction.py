@@ -22,7 +22,7 @@ from ride_timm.inference.network import data_config
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
 
-__all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'forward_votes', 'predict']
+__all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'eval_loader', 'forward_votes', 'named_images', 'predict']
 
 
 class Vote(NamedTuple):
@@ -94,30 +94,52 @@ def predict(
     """
     device = torch.device(device)
     model: Any = trained.model.to(device).eval()
+    split = named_images(trained, images)
+    dataset: Any = split.dataset
+    loader = eval_loader(model, split, batch_size=batch_size, workers=workers, device=device)
+    forward = FittingForward(partial(forward_votes, model, threshold=threshold))
+    row = 0
+    for batch, target in loader:
+        votes = forward(batch.to(device))
+        for usable, found in zip((target >= 0).tolist(), _predictions(votes, split.class_names, top_k), strict=True):
+            if not usable:
+                yield Skipped(dataset.filename(row), dataset.reason(row))
+            elif found is None:
+                name = dataset.filename(row)
+                yield Skipped(name, f'the network gives the image {name} no finite logits')
+            else:
+                yield found._replace(path=dataset.filename(row))
+            row += 1
+
+
+def named_images(trained: TrainedNet, images: Sequence[str | Image.Image]) -> DataSplit:
+    """Images without labels as a split: the label of each is its place, and -1 where it cannot be read.
+
+    Args:
+        trained: Whose classes, channels and range of 16-bit pixels they have.
+        images: Files, of any type that Pillow reads, or Pillow images.
+    """
+    model: Any = trained.model
     names = trained.class_names or tuple(map(str, range(model.num_classes)))
     rows = np.arange(len(images), dtype=np.int64)
     paths = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
     base = ImageDataset('', reader=_PathReader(paths))
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
     dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    return DataSplit(dataset, names, rows, 'the named images')
+
+
+def eval_loader(model: Any, split: DataSplit, **options: Any) -> Any:
+    """Batches of a split, prepared as the network's data configuration says.
+
+    Args:
+        model: Any timm classifier.
+        split: The images.
+        **options: `batch_size`, `workers` and `device` of `create_eval_loader`.
+    """
     config = data_config(model)
-    loader = create_eval_loader(
-        DataSplit(dataset, names, rows, 'the named images'),
-        **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
-        batch_size=batch_size, workers=workers, device=device,
-    )  # fmt: skip
-    forward = FittingForward(partial(forward_votes, model, threshold=threshold))
-    row = 0
-    for batch, target in loader:
-        votes = forward(batch.to(device))
-        for usable, found in zip((target >= 0).tolist(), _predictions(votes, names, top_k), strict=True):
-            if not usable:
-                yield Skipped(paths[row], dataset.reason(row))
-            elif found is None:
-                yield Skipped(paths[row], f'the network gives the image {paths[row]} no finite logits')
-            else:
-                yield found._replace(path=paths[row])
-            row += 1
+    keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    return create_eval_loader(split, **{key: config[key] for key in keys}, **options)
 
 
 @torch.inference_mode()
