@@ -226,7 +226,9 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
                 'began with.'
             )
     if trained.class_names is None or trained.class_counts is None:
-        raise RideError(f'{args.runs[-1]} does not name its classes and their counts; package a run of ride-timm train.')
+        raise RideError(
+            f'{args.runs[-1]} does not name its classes and their counts; package a run of ride-timm train.'
+        )
     if args.max_shard_size is not None and args.max_shard_size <= 0.0:
         raise RideError(f'--max-shard-size {args.max_shard_size:g} was given; it is a number of MiB above 0.')
 

@@ -40,7 +40,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.options import (
+    add_device_option,
+    add_model_argument,
+    add_prior_option,
+    add_routing_options,
+    routing_threshold,
+)
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
@@ -77,9 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
     form.add_argument('--csv', action='store_true', help='a row for each image')
     parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
-    routing = parser.add_mutually_exclusive_group()
-    routing.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
-    routing.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    add_routing_options(parser)
     add_prior_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
@@ -109,23 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in found.problems:
         _complain(problem)
     trained = load(args.model)
-    threshold = _threshold(args, trained)
+    threshold = routing_threshold(args, trained.model)
     apply_options(trained, args.prior, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     rows = _predict(args, trained, found.paths, threshold)
     _write(args, trained, threshold, rows)
     return 1 if len(rows) < len(found.paths) or found.problems else 0
-
-
-def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
-    """What to route with; None: not at all."""
-    if not args.routed and args.threshold is None:
-        return None
-    model: Any = trained.model
-    if getattr(model, 'router', None) is None:
-        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
-    return float(model.router_threshold if args.threshold is None else args.threshold)
 
 
 def _predict(
