@@ -140,7 +140,8 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     config = data_config(model)
     measured = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
-        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, progress=True,
+        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, temperatures=trained.temperatures,
+        progress=True,
     )  # fmt: skip
     content = _content(args, run, trained, split, measured, data_name(form), command)
     with writing(path, '--output'):

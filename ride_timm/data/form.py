@@ -21,7 +21,7 @@ __all__ = [
     'open_train_source',
 ]
 
-_OF_LISTS = ('image_column', 'label_column', 'split_column', 'crop')
+_OF_LISTS = ('image_column', 'label_column', 'split_column', 'group_column', 'crop')
 
 
 def columns_of(form: DataForm) -> Columns:

@@ -59,6 +59,12 @@ class TrainedNet:
         """The registered architecture, without a tag."""
         return str(self.model.pretrained_cfg['architecture'])
 
+    @property
+    def temperatures(self) -> tuple[float, ...] | None:
+        """What the mean logits of the first n experts are divided by, n = 1..K; None where it is not calibrated."""
+        calibration = self.record.calibration
+        return None if calibration is None else calibration.temperatures
+
 
 @dataclass(frozen=True)
 class _Request:

@@ -461,7 +461,6 @@ def create_on_backbone(variant: str, pretrained: bool, backbone: str, num_expert
         functools.partial(_build, backbone, num_experts, pretrained and not own, variant == 'ride'),
         variant,
         pretrained and own,
-        3,
         {},
         **kwargs,
     )

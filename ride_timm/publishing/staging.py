@@ -133,9 +133,7 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
     trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    save_folder(
-        trained.model, target, trained.class_names, trained.class_counts, trained.record.for_later_users.to_json()
-    )
+    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained.record.for_export.to_json())
     data = data_name or results.data.name
     method = trained.record.loss
     described = describe_network(trained.model, trained.model.pretrained_cfg['input_size'])

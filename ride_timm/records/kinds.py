@@ -56,6 +56,7 @@ _PLAN = {
     'fraction': number(0.0, 1.0),
     'seed': whole(0, 2**64),
     **{name: nullable(TEXT) for name in ('digest', 'group_column', 'group_pattern')},
+    'grouped': FLAG,
 }
 
 
@@ -97,6 +98,7 @@ TRAINING_SCHEMA: dict[str, Kind] = {
     'num_experts': whole(1, 1000),
     'router': FLAG,
     'router_threshold': nullable(number(0.0, 1.0)),
+    'certificate': nullable(OBJECT),
     'class_names': nullable(_NAMES),
     'class_counts': nullable(_COUNTS),
     'loss': nullable(TEXT),
@@ -106,6 +108,7 @@ TRAINING_SCHEMA: dict[str, Kind] = {
     ),
     'logit_adjustment': nullable(number(-1e6, 1e6)),
     'pixel_range': nullable(_RANGE),
+    'calibration': nullable(OBJECT),
     **_PLANS,
     **{f'{name}.{key}': kind for name in _PLANS for key, kind in _PLAN.items()},
     'segments': list_of(

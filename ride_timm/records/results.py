@@ -273,7 +273,9 @@ class Results:
             RideError: These are the results of a run.
         """
         if self.network is None:
-            raise RideError('These results are of a run and do not describe its network; use `ride-timm package` first.')
+            raise RideError(
+                'These results are of a run and do not describe its network; use `ride-timm package` first.'
+            )
         return self.network
 
     @property

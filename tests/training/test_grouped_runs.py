@@ -39,7 +39,7 @@ def test_later_stages_and_resumed_runs_keep_the_groups(data, experts, tmp_path):
     assert json.loads((later / 'results.json').read_text())['args']['group_pattern'] == PATTERN
     more = (*MODEL, *PARTS, '--epochs', '2', '--resume', str(experts / 'last.pth.tar'))
     assert entry(train(data, tmp_path, 'more', *more))['holdout'] == plans['holdout']
-    with pytest.raises(RideError, match=r'keep --val-fraction, --val-seed'):
+    with pytest.raises(RideError, match='the groups and the data'):
         train(data, tmp_path, 'other', *more[:-4], '--group-pattern', r'/(\d)', '--epochs', '2', *more[-2:])
 
 
@@ -70,8 +70,34 @@ def test_groups_on_both_sides_are_named(data, tmp_path, caplog):
 
 
 def test_options_that_do_not_fit(data, tmp_path):
-    both = ('--group-pattern', PATTERN, '--group-column', 'place')
+    both = ('--group-pattern', PATTERN, '--group-column', 'place', '--table', str(data.parent / 'x.csv'))
     with pytest.raises(RideError, match='both say what belongs together'):
         train(data, tmp_path, 'x', *MODEL, *both)
-    with pytest.raises(RideError, match='is no table'):
+    with pytest.raises(RideError, match='--group-column is for tables'):
         train(data, tmp_path, 'x', *MODEL, '--val-fraction', '0.25', '--group-column', 'place')
+
+
+@pytest.fixture
+def table(data, tmp_path):
+    """A table of the same images, with the last digit of their number as the place."""
+    rows = [f'{path.relative_to(data)},{path.parent.name},p{path.stem[-1]}' for path in sorted(data.glob('*/*.png'))]
+    file = tmp_path / 'images.csv'
+    file.write_text('\n'.join(['path,label,place', *rows]))
+    return file
+
+
+def test_a_column_gives_the_same_split_as_a_pattern(data, experts, table, tmp_path):
+    options = ('--table', str(table), '--group-column', 'place', '--val-fraction', '0.25', '--holdout', '0.25')
+    run = train(data, tmp_path, 'column', *MODEL, *options)
+    plan = entry(run)['holdout']
+    assert (plan['group_column'], plan['grouped']) == ('place', True)
+    router = ('--stage', 'router', '--init', str(run / 'last.pth.tar'), '--table', str(table))
+    assert entry(train(data, tmp_path, 'router', *router))['holdout'] == plan
+    loose = ('--table', str(table), '--val-fraction', '0.25', '--holdout', '0.25')
+    assert 'grouped' not in entry(train(data, tmp_path, 'loose', *MODEL, *loose))['holdout']
+
+
+def test_a_column_that_is_not_there(data, table, tmp_path):
+    options = ('--table', str(table), '--val-fraction', '0.25', '--group-column')
+    with pytest.raises(RideError, match=r'none called "plaec".*place'):
+        train(data, tmp_path, 'x', *MODEL, *options, 'plaec')

@@ -28,7 +28,7 @@ class ExpertsStage(Stage):
     first = True
     own_options = (
         'teacher', 'distill_weight', 'distill_temperature', 'mutual_temperature', *AUXILIARY, 'average_epochs',
-        'pretrained', 'from_scratch',
+        'pretrained', 'from_scratch', 'time_budget', 'tail',
     )  # fmt: skip
 
     def without_init(self) -> None:
