@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def experts(tmp_path_factory):
-    """A network with tau and a router in an exported folder; its weights are random."""
+    """A network with tau and a router in a packaged folder; its weights are random."""
     torch.manual_seed(3)
     net = timm.create_model(CIFAR, num_classes=3, router=True)
     with torch.no_grad():

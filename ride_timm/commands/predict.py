@@ -18,6 +18,8 @@ Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a 
 | `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
 | `num_experts` | `num_experts` | how many experts the image passed |
 
+With `--abstain` an answer that is not confident enough is `unknown`, without an index; `top` keeps what it would be.
+
 The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names. On a
 terminal it fits the width: long names are cut in their middle, then the runners-up are left out, then the experts.
 
@@ -41,7 +43,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ride_timm.commands.options import add_device_option, add_model_argument, add_options, add_prior_option, chosen
+from ride_timm.commands.options import (
+    add_abstain_option,
+    add_device_option,
+    add_model_argument,
+    add_options,
+    add_prior_option,
+    chosen,
+)
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
@@ -50,13 +59,15 @@ from ride_timm.data.sources.lists import ListReader, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.files import check_writable, write_whole, writing
+from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
-from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
+from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, Vote, predict
 from ride_timm.inference.prior import apply_options
+from ride_timm.inference.prior_estimation import serve_estimated_prior
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
 from ride_timm.options import DataForm, filled, flag, options_of
-from ride_timm.tables import lay_out, padded, shortened_to, text_width
+from ride_timm.tables import counted, lay_out, padded, shortened_to, text_width
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main']
@@ -64,6 +75,9 @@ __all__ = ['build_parser', 'main']
 LONGEST = 48  # columns of a path or label in the table
 _LAYOUTS = ((LONGEST, True, True), (24, True, True), (24, False, True), (14, False, True), (24, False, False))
 """Longest name, whether runners-up and whether experts are shown: the first that fits the terminal is taken."""
+
+
+_JOINT = '* no expert names this class first, but all together do'
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,7 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     routing = parser.add_mutually_exclusive_group()
     routing.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
     routing.add_argument('--routed', action='store_true', help="route with the network's own threshold")
-    add_prior_option(parser)
+    add_prior_option(parser, '; estimated: those of the images themselves')
+    add_abstain_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -114,11 +129,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(problem)
     trained = load(args.model)
     threshold = _threshold(args, trained)
-    apply_options(trained, args.prior, args.logit_adjustment)
+    device = choose_device(args.device)
+    if args.prior == 'estimated':
+        options: dict[str, Any] = {'batch_size': args.batch_size, 'workers': args.workers, 'device': device}
+        frequencies = serve_estimated_prior(trained, images, threshold=threshold, **options)
+        args.prior = f'estimated ({_likeliest(frequencies, trained)})'
+    else:
+        apply_options(trained, args.prior, args.logit_adjustment)
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
-    rows = _predict(args, trained, images, threshold)
-    _write(args, trained, threshold, rows)
+    abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
+    rows = _predict(args, trained, images, threshold, abstention)
+    _write(args, trained, threshold, abstention, rows)
     return 1 if len(rows) < len(images) or problems else 0
 
 
@@ -139,6 +161,13 @@ def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Seque
     return found.paths, found.problems
 
 
+def _likeliest(frequencies: Sequence[float], trained: TrainedNet) -> str:
+    """The most frequent classes."""
+    names = trained.class_names or tuple(map(str, range(len(frequencies))))
+    ranked = sorted(zip(frequencies, names, strict=True), key=lambda pair: -pair[0])[:5]
+    return ', '.join(f'{readable_label(name)} {100 * share:.0f} %' for share, name in ranked)
+
+
 def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
     """What to route with; None: not at all."""
     if not args.routed and args.threshold is None:
@@ -150,13 +179,17 @@ def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
 
 
 def _predict(
-    args: argparse.Namespace, trained: TrainedNet, images: Sequence[str] | ListReader, threshold: float | None
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    images: Sequence[str] | ListReader,
+    threshold: float | None,
+    abstention: Abstention | None,
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     found = predict(
         trained, images,
-        top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers,
+        top_k=args.top_k, threshold=threshold, abstention=abstention, batch_size=args.batch_size, workers=args.workers,
         device=choose_device(args.device),
     )  # fmt: skip
     for item in tqdm(found, total=len(images), leave=False, disable=not interactive()):
@@ -172,7 +205,13 @@ def _complain(text: str) -> None:
     tqdm.write(f'ride-timm predict: {printable(text)}', file=sys.stderr)
 
 
-def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | None, rows: Sequence[Prediction]) -> None:
+def _write(
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    threshold: float | None,
+    abstention: Abstention | None,
+    rows: Sequence[Prediction],
+) -> None:
     suffix = Path(args.output).suffix.lower() if args.output and not (args.json or args.csv) else ''
     machine = args.csv or suffix == '.csv'
     if args.json or suffix == '.json':
@@ -181,7 +220,7 @@ def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | Non
         text = _csv(rows, trained.model, args.top_k)
     else:
         columns = shutil.get_terminal_size().columns if not args.output and sys.stdout.isatty() else None
-        text = _for_people(_heading(args, trained.model, threshold), rows, threshold is not None, columns)
+        text = _for_people(_heading(args, trained, threshold, abstention, rows), rows, threshold is not None, columns)
     text = text.encode('utf-8', 'backslashreplace').decode()  # names of files can be other bytes than UTF-8
     if args.output:
         with writing(args.output, '--output'):
@@ -192,11 +231,16 @@ def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | Non
     sys.stdout.write(text)
 
 
+def _answer(row: Prediction) -> Any:
+    """The likeliest class; where it is not said, a label that is none of the classes."""
+    return row.top[0] if row.said else row.top[0]._replace(label=UNKNOWN, class_index=None)  # type: ignore[arg-type]
+
+
 def _json(rows: Sequence[Prediction]) -> str:
     entries = [
         {
             'path': row.path,
-            **row.top[0]._asdict(),
+            **_answer(row)._asdict(),
             'top': [vote._asdict() for vote in row.top],
             'experts': [vote and vote._asdict() for vote in row.experts],
             'num_experts': row.num_experts,
@@ -216,13 +260,20 @@ def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
     writer.writerow(['path', *Vote._fields, 'num_experts', *columns])
     for row in rows:
         votes = [vote or ('',) * len(Vote._fields) for vote in (*row.top, *row.experts)]
-        cells = [row.path, *row.top[0], row.num_experts, *(field for vote in votes for field in vote)]
+        cells = [row.path, *_answer(row), row.num_experts, *(field for vote in votes for field in vote)]
         writer.writerow(map(csv_cell, cells))
     return file.getvalue()
 
 
-def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> str:
+def _heading(
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    threshold: float | None,
+    abstention: Abstention | None,
+    rows: Sequence[Prediction],
+) -> str:
     """What was predicted with."""
+    model: Any = trained.model
     parts = [f'{args.model}: {model.num_classes} classes']
     if count_experts(model) and threshold is not None:
         parts.append(f'routed with threshold {threshold:g} through 1 to {model.num_experts} experts')
@@ -233,6 +284,10 @@ def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> s
         parts.append(f'class frequencies {args.prior}')
     if args.logit_adjustment is not None:
         parts.append(f'logits adjusted with tau {args.logit_adjustment:g}')
+    if trained.temperatures is not None:
+        parts.append('confidences calibrated')
+    if abstention is not None:
+        parts.append(f'{sum(not row.said for row in rows)} of {counted(len(rows), "answer")} unknown: {abstention}')
     if getattr(model, 'num_experts', 1) > 1:
         parts.append('= where an expert agrees')
     return printable(', '.join(parts))
@@ -246,8 +301,19 @@ def _for_people(heading: str, rows: Sequence[Prediction], routed: bool, columns:
             break
     else:
         table = [line[:columns] for line in table]
-    lines = [heading] if columns is None else textwrap.wrap(heading, columns)
-    return '\n'.join([*lines, *table]) + '\n'
+    alone = [_JOINT] if any(map(_is_joint, rows)) else []
+    above, below = ([*part] if columns is None else _wrapped(part, columns) for part in ([heading], alone))
+    return '\n'.join([*above, *table, *below]) + '\n'
+
+
+def _wrapped(lines: Sequence[str], columns: int) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, columns)]
+
+
+def _is_joint(row: Prediction) -> bool:
+    """Whether an answer is one that no expert gives alone."""
+    votes = [vote for vote in row.experts if vote is not None]
+    return row.said and bool(votes) and all(vote.class_index != row.top[0].class_index for vote in votes)
 
 
 def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: bool, experts: bool) -> list[str]:
@@ -256,16 +322,25 @@ def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: b
         return []
     columns = [['image', *(shortened_to(longest, row.path) for row in rows)]]
     for rank in range(len(rows[0].top) if runners_up else 1):
-        columns.append(_column(f'#{rank + 1}' if rank else 'label', [row.top[rank] for row in rows], longest))
+        votes = [row.top[rank] if rank else _first(row) for row in rows]
+        columns.append(_column(f'#{rank + 1}' if rank else 'label', votes, longest))
     for k in range(len(rows[0].experts) if experts and len(rows[0].experts) > 1 else 0):
-        answers = [row.top[0].class_index for row in rows]
+        answers = [row.top[0].class_index if row.said else None for row in rows]
         columns.append(_column(f'expert {k}', [row.experts[k] for row in rows], longest, answers))
     if routed:
         columns.append(['experts', *(str(row.num_experts) for row in rows)])
     return lay_out(columns, gap=3)
 
 
-def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequence[int] = ()) -> list[str]:
+def _first(row: Prediction) -> Vote:
+    """The answer as the table names it."""
+    vote = row.top[0]
+    if not row.said:
+        return vote._replace(label=UNKNOWN)
+    return vote._replace(label=f'{readable_label(vote.label)} *') if _is_joint(row) else vote
+
+
+def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequence[int | None] = ()) -> list[str]:
     """Labels and percentages below each other, `=` for a label that is the answer already, `-` for no vote."""
     labels = ['-' if vote is None else shortened_to(longest, readable_label(vote.label)) for vote in votes]
     for row, answer in enumerate(answers):

@@ -29,12 +29,14 @@ class DataSplit:
         class_names: C class names of the training set; the class index counts in this order.
         targets: (N,) class index of each item.
         source: Where the images come from, for messages.
+        image_groups: (N,) what each item belongs to (a place, a patient), which splits do not divide; None: nothing.
     """
 
     dataset: ImageSet
     class_names: tuple[str, ...]
     targets: IntArray
     source: str
+    image_groups: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -169,7 +171,7 @@ def as_eval_split(source: Source, class_names: Sequence[str], in_chans: int = 3)
 def _split(source: Source, labels: IntArray, names: tuple[str, ...], in_chans: int) -> DataSplit:
     _refuse_undecodable(source)
     images = ImageSet(source.base, labels, source.rows, image_mode(in_chans))
-    return DataSplit(images, names, labels, source.text)
+    return DataSplit(images, names, labels, source.text, images.groups)
 
 
 def _refuse_empty_classes(source: Source) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ride_timm.data import Columns, Crop, DataSplit, Source, as_eval_split, as_train_split, open_source
+from ride_timm.data.image_groups import with_groups
 from ride_timm.data.sources.base import TRAIN_NAMES, split_names
 from ride_timm.data.sources.lists import has_split
 from ride_timm.errors import RideError
@@ -20,7 +21,7 @@ __all__ = [
     'open_train_source',
 ]
 
-_OF_LISTS = ('image_column', 'label_column', 'split_column', 'crop')
+_OF_LISTS = ('image_column', 'label_column', 'split_column', 'group_column', 'crop')
 
 
 def columns_of(form: DataForm) -> Columns:
@@ -29,7 +30,7 @@ def columns_of(form: DataForm) -> Columns:
     Args:
         form: The options of the data.
     """
-    return Columns(form.image_column, form.label_column, form.split_column)
+    return Columns(form.image_column, form.label_column, form.split_column, form.group_column)
 
 
 def crop_of(form: DataForm) -> Crop | None:
@@ -64,6 +65,11 @@ def check_form(form: DataForm) -> None:
         )
     if not form.data_dir and not lists and not form.dataset.lower().startswith('hfds/'):
         raise RideError('No --data-dir was given; name a folder with train/ and val/, one folder of images a class.')
+    if form.group_column is not None and form.group_pattern is not None:
+        raise RideError(
+            f"--group-column {form.group_column} and --group-pattern '{form.group_pattern}' both say what belongs "
+            'together; leave one out.'
+        )
     if lists and form.dataset:
         raise RideError(f'{flag(lists[0])} and --dataset {form.dataset} both say what the images are; leave one out.')
     if len(lists) == 2 and Path(str(form.train_list)).resolve() == Path(str(form.val_list)).resolve():
@@ -109,7 +115,8 @@ def open_train(form: DataForm, in_chans: int, class_names: tuple[str, ...] | Non
     Raises:
         RideError: They cannot be opened, or a class has none.
     """
-    return as_train_split(open_train_source(form), class_names, imb_factor=form.imb_factor, in_chans=in_chans)
+    source = open_train_source(form)
+    return with_groups(as_train_split(source, class_names, imb_factor=form.imb_factor, in_chans=in_chans), form)
 
 
 def open_eval(form: DataForm, in_chans: int, class_names: tuple[str, ...], split: str) -> DataSplit:
@@ -124,7 +131,7 @@ def open_eval(form: DataForm, in_chans: int, class_names: tuple[str, ...], split
     Raises:
         RideError: They cannot be opened, or have a class of their own.
     """
-    return as_eval_split(open_eval_source(form, split), class_names, in_chans)
+    return with_groups(as_eval_split(open_eval_source(form, split), class_names, in_chans), form)
 
 
 def has_eval_images(form: DataForm, split: str) -> bool:

@@ -16,12 +16,18 @@ from ride_timm.data.images import failure_reason, image_mode, read_pixels
 from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 from ride_timm.evaluation.memory import FittingForward
+from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
+from ride_timm.inference.temperature import tempered
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
 
-__all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'forward_votes', 'predict']
+__all__ = ['UNKNOWN', 'Prediction', 'Skipped', 'Vote', 'VotedBatch', 'Votes', 'forward_votes', 'predict', 'vote']
+
+
+UNKNOWN = 'unknown'
+"""What stands in the place of an answer that is not said."""
 
 
 class Vote(NamedTuple):
@@ -38,6 +44,7 @@ class Prediction(NamedTuple):
     `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
     where the image did not pass the expert. A plain network has no experts, and `num_experts` None. `go_on` holds for
     each expert but the last the probability, 0..1, of the router that another is needed; None where it was not asked.
+    `said` is False where the answer is not confident enough to be said.
     """
 
     path: str
@@ -45,6 +52,12 @@ class Prediction(NamedTuple):
     experts: tuple[Vote | None, ...]
     num_experts: int | None
     go_on: tuple[float | None, ...] = ()
+    said: bool = True
+
+    @property
+    def answer(self) -> str:
+        """The likeliest class, or `UNKNOWN` where it is not to be said."""
+        return self.top[0].label if self.said else UNKNOWN
 
 
 class Skipped(NamedTuple):
@@ -73,6 +86,7 @@ def predict(
     *,
     top_k: int = 3,
     threshold: float | None = None,
+    abstention: Abstention | None = None,
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = 'cpu',
@@ -85,6 +99,7 @@ def predict(
             files, as of a table.
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.
+        abstention: From which confidence on an answer is said; None: every one is.
         batch_size: Images a batch.
         workers: Loading processes.
         device: Where to compute.
@@ -92,9 +107,39 @@ def predict(
     Yields:
         A prediction for each image, or why there is none.
     """
+    names = _names(trained)
+    least = 0.0 if abstention is None else abstention.limit
+    for voted in vote(trained, images, threshold=threshold, batch_size=batch_size, workers=workers, device=device):
+        found = _predictions(voted.votes, names, top_k)
+        for path, problem, prediction in zip(voted.paths, voted.problems, found, strict=True):
+            if prediction is None or problem is not None:
+                yield Skipped(path, problem or f'the network gives the image {path} no finite logits')
+            else:
+                yield prediction._replace(path=path, said=prediction.top[0].confidence >= least)
+
+
+class VotedBatch(NamedTuple):
+    """What a network says of a batch of B images."""
+
+    paths: list[str]
+    problems: list[str | None]
+    """Why an image cannot be read; None where it can."""
+    votes: Votes
+    """Logits divided by the network's temperatures, where it is calibrated."""
+
+
+def vote(
+    trained: TrainedNet,
+    images: Sequence[str | Image.Image] | ListReader,
+    *,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = 'cpu',
+) -> Iterator[VotedBatch]:
+    """What a network and its experts say of images, in order and a batch at a time; arguments as of `predict`."""
     device = torch.device(device)
     model: Any = trained.model.to(device).eval()
-    names = trained.class_names or tuple(map(str, range(model.num_classes)))
     rows = np.arange(len(images), dtype=np.int64)
     if isinstance(images, ListReader):
         reader, pictures = images, dict[int, Image.Image]()
@@ -108,22 +153,26 @@ def predict(
     dataset.decoded = pictures
     config = data_config(model)
     loader = create_eval_loader(
-        DataSplit(dataset, names, rows, 'the named images'),
+        DataSplit(dataset, _names(trained), rows, 'the named images'),
         **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
         batch_size=batch_size, workers=workers, device=device,
     )  # fmt: skip
     forward = FittingForward(partial(forward_votes, model, threshold=threshold))
-    row = 0
+    alone = None if trained.temperatures is None else trained.temperatures[:1]
+    first = 0
     for batch, target in loader:
         votes = forward(batch.to(device))
-        for usable, found in zip((target >= 0).tolist(), _predictions(votes, names, top_k), strict=True):
-            if not usable:
-                yield Skipped(paths[row], dataset.reason(row))
-            elif found is None:
-                yield Skipped(paths[row], f'the network gives the image {paths[row]} no finite logits')
-            else:
-                yield found._replace(path=paths[row])
-            row += 1
+        votes = votes._replace(
+            logits=tempered(votes.logits, trained.temperatures, votes.num_experts),
+            expert_logits=tempered(votes.expert_logits, alone),
+        )
+        problems = [None if label >= 0 else dataset.reason(first + i) for i, label in enumerate(target.tolist())]
+        yield VotedBatch(paths[first : first + len(problems)], problems, votes)
+        first += len(problems)
+
+
+def _names(trained: TrainedNet) -> tuple[str, ...]:
+    return trained.class_names or tuple(map(str, range(trained.model.num_classes)))
 
 
 @torch.inference_mode()

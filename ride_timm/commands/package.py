@@ -1,4 +1,4 @@
-"""`ride-timm export`: from finished runs to the folder of a published weight, measured on the way.
+"""`ride-timm package`: from finished runs to the folder of a published weight, measured on the way.
 
 The folder holds what is uploaded: `model.safetensors`, `config.json`, `results.json` with every figure, and the card
 with its pictures. If an `index.json` lies next to the folder, the weight is entered there with its hashes. What is
@@ -38,15 +38,15 @@ from ride_timm.training.run_data import MAX_CHECKED
 from ride_timm.training.run_folder import checkpoints_in
 from ride_timm.values import check_values
 
-__all__ = ['build_parser', 'export', 'main', 'seed_rows']
+__all__ = ['build_parser', 'main', 'package', 'seed_rows']
 
 _logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `ride-timm export`."""
+    """The parser of `ride-timm package`."""
     parser = Parser(
-        prog='ride-timm export',
+        prog='ride-timm package',
         description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
         'plots and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
     )
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export from a command line.
+    """Package from a command line.
 
     Args:
         argv: The arguments; None means those of the process.
@@ -105,11 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status, 0.
 
     Raises:
-        RideError: As `export`.
+        RideError: As `package`.
     """
     args = build_parser().parse_args(argv)
     setup_logging()
-    results = export(args)
+    results = package(args)
     test = results.test
     images = [row.test_images for row in test.per_class]
     print(f'{args.output}: all experts {format_metrics(test.all_experts, images)}')
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export(args: argparse.Namespace) -> Results:
+def package(args: argparse.Namespace) -> Results:
     """Measure a trained network and write its folder.
 
     Args:
@@ -157,9 +157,9 @@ def export(args: argparse.Namespace) -> Results:
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
     )  # fmt: skip
     trained.model.cpu()
-    record = trained.record.for_later_users
+    record = trained.record.for_export
     if args.logit_adjustment is not None:
-        record = replace(record, holdout=trained.record.holdout)  # its router is still to be trained
+        record = replace(record, calibration=None, holdout=trained.record.holdout)  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, record.to_json(),
         dtype=dtype, with_tensors=not args.figures_only,
@@ -209,7 +209,7 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
         )
     if checkpoints_in(Path(args.output)):
         raise RideError(
-            f'--output {args.output} is the folder of a run, whose results.json an export would replace; name another '
+            f'--output {args.output} is the folder of a run, whose results.json this would replace; name another '
             'folder.'
         )
     last = read_run(Path(args.runs[-1]))
@@ -226,7 +226,9 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
                 'began with.'
             )
     if trained.class_names is None or trained.class_counts is None:
-        raise RideError(f'{args.runs[-1]} does not name its classes and their counts; export a run of ride-timm train.')
+        raise RideError(
+            f'{args.runs[-1]} does not name its classes and their counts; package a run of ride-timm train.'
+        )
     if args.max_shard_size is not None and args.max_shard_size <= 0.0:
         raise RideError(f'--max-shard-size {args.max_shard_size:g} was given; it is a number of MiB above 0.')
 
@@ -247,7 +249,7 @@ def _fold(args: argparse.Namespace, trained: TrainedNet, counts: Sequence[int]) 
     if getattr(trained.model, 'router', None) is not None:
         raise RideError(
             f'--logit-adjustment {args.logit_adjustment:g} was given and {args.runs[-1]} has a router, which knows the '
-            'logits as they were; export the run of its experts, then train one with --stage router --init DIR.'
+            'logits as they were; package the run of its experts, then train one with --stage router --init DIR.'
         )
     fold_logit_adjustment(trained.model, counts, remaining_adjustment(trained, args.logit_adjustment))
     trained.record = replace(trained.record, logit_adjustment=args.logit_adjustment)
@@ -292,7 +294,7 @@ def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> lis
     Args:
         seed: Of the published run.
         figures: Its results on the test images.
-        folders: What `ride-timm export` made of the others.
+        folders: What `ride-timm package` made of the others.
 
     Raises:
         RideError: A folder is none of those, or a seed comes twice.
@@ -308,7 +310,7 @@ def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> lis
             other = read_results(folder)
             rows.append(row(other.training[0].seed, other.test.all_experts, False))
         except RideError as error:
-            raise RideError(f'{folder} is no folder that ride-timm export wrote ({error}).') from None
+            raise RideError(f'{folder} is no folder that ride-timm package wrote ({error}).') from None
     if len({item['seed'] for item in rows}) < len(rows):
         raise RideError('--other-seeds names a run with a seed that is there already; name runs with other seeds.')
     return rows
@@ -317,4 +319,4 @@ def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> lis
 if __name__ == '__main__':
     from ride_timm.cli import guarded
 
-    sys.exit(guarded('export', main))
+    sys.exit(guarded('package', main))
