@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from test_camtrap import MEDIA, OBSERVATIONS, RESOURCES
 from test_coco import COCO
 from test_megadetector import RESULTS
 
-from ride_timm.data import Columns, read_rows
+from ride_timm.data import Columns, open_train_split, read_rows
 from ride_timm.errors import RideError
 
 PACKAGE = {'resources': RESOURCES}
@@ -100,3 +101,45 @@ def test_columns_of_a_file_without_any(tmp_path):
     (tmp_path / 'coco.json').write_text(json.dumps(COCO))
     with pytest.raises(RideError, match='--image-column'):
         read_rows(tmp_path / 'coco.json', Columns(label='species'))
+
+
+def large_table(folder, names):
+    rows = (f'"{name[3:-4]}",1.5,"some, text",c{i % 300},{i % 50}\n' for i, name in enumerate(names))
+    (folder / 'table.csv').write_text(f'image_id,x,note,species,site\n{"".join(rows)}')
+    return folder / 'table.csv'
+
+
+def large_coco(folder, names):
+    content = {
+        'images': [{'id': i, 'file_name': name, 'location': i % 50, 'width': 9} for i, name in enumerate(names)],
+        'annotations': [
+            {'id': i, 'image_id': i, 'category_id': i % 300, 'bbox': [0, 0, 1, 1]} for i in range(len(names))
+        ],
+        'categories': [{'id': i, 'name': f'c{i}'} for i in range(300)],
+    }
+    (folder / 'coco.json').write_text(json.dumps(content))
+    return folder / 'coco.json'
+
+
+def large_package(folder, names):
+    media = (f'm{i},d{i % 50},{name}\n' for i, name in enumerate(names))
+    seen = (f'm{i},animal,c{i % 300}\n' for i in range(len(names)))
+    (folder / 'media.csv').write_text(f'mediaID,deploymentID,filePath\n{"".join(media)}')
+    (folder / 'observations.csv').write_text(f'mediaID,observationType,scientificName\n{"".join(seen)}')
+    (folder / 'datapackage.json').write_text(json.dumps(PACKAGE))
+    return folder
+
+
+@pytest.mark.slow
+def test_200_000_rows_in_under_10_seconds(tmp_path):
+    names = [f'{i % 20:02d}/{i:06d}.jpg' for i in range(200_000)]
+    for folder in range(20):
+        (tmp_path / f'{folder:02d}').mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    for write in (large_table, large_coco, large_package):
+        file = write(tmp_path, names)
+        start = time.process_time()
+        split = open_train_split(None if file.is_file() else file, list_file=file)
+        assert time.process_time() - start < 10
+        assert split.class_counts.sum() == 200_000
