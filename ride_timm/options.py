@@ -205,17 +205,49 @@ class DataForm:
     dataset_download: bool = option(False, DATA, 'let torchvision download what is missing')
     train_list: str | None = option(
         None, DATA,
-        'training images, one "path label" or "path,label" a line, with paths relative to --data-dir, or a CSV or '
-        'TSV file whose header names a column path, file, image, image_id, ... and one label, class, species, ...; '
-        'other columns are ignored, and ids without a suffix find their .jpg, .png, ...', 'FILE',
+        'training images, one "path label" or "path,label" a line, with paths relative to --data-dir; or a table '
+        'or JSON as of --table', 'FILE',
     )  # fmt: skip
     val_list: str | None = option(None, DATA, 'the same for the evaluation images', 'FILE')
+    table: str | None = option(
+        None, DATA,
+        'a file that names all images: CSV, TSV or JSON with a column of images (ids without a suffix find their .jpg, '
+        '.png, ...) and one of labels or one for each class (0/1); EcoTaxa, COCO, Camtrap DP (datapackage.json); '
+        'paths are relative to --data-dir, or else to the file', 'FILE',
+    )  # fmt: skip
+    image_column: str | None = option(
+        None, DATA, 'column of images in tables (default: path, file, image, image_id, ..., whichever is there)', 'NAME'
+    )
+    label_column: str | None = option(
+        None, DATA, 'column of labels (default: label, class, species, dx, ..., whichever is there)', 'NAME'
+    )
+    split_column: str | None = option(
+        None, DATA,
+        'column that says which images are train, val, test, ... (default in --table: split, set, ..., with train in '
+        'it)', 'NAME',
+    )  # fmt: skip
+    crop: str | None = option(
+        None, DATA,
+        'an image for each box: "boxes" for those of the table (COCO, Camtrap DP), or a file with boxes, such as '
+        "MegaDetector's results", 'boxes|FILE',
+    )  # fmt: skip
+    crop_confidence: float = option(0.2, DATA, 'leave out boxes of a detector that is less sure', 'F')
     class_names: str | None = option(
         None, DATA,
         'one name a line, for labels that are numbers: the first line names class 0 (default: the numbers)', 'FILE',
     )  # fmt: skip
     input_key: str | None = option(None, DATA, 'hfds: column of images; wds: their suffixes (jpg;png)', 'KEY')
     target_key: str | None = option(None, DATA, 'hfds: column of labels; wds: field of the json with them', 'KEY')
+    group_column: str | None = option(
+        None, DATA,
+        'column of a table that says what an image belongs to (a place, patient, specimen, burst): --val-fraction and '
+        '--holdout leave images of one group on one side, and results are given by group', 'NAME',
+    )  # fmt: skip
+    group_pattern: str | None = option(
+        None, DATA,
+        'regular expression on the path of an image below its split (CLASS/NAME.jpg), or as a list has it: images '
+        'where it finds the same, in its first parentheses if it has any, are one group', 'REGEX',
+    )  # fmt: skip
     train_split: str = option('train', DATA, 'training split', 'NAME')
     val_split: str = option('val', DATA, 'evaluation split', 'NAME')
     imb_factor: float | None = option(None, DATA, 'cut the training images to this imbalance factor', 'N')

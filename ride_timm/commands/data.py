@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         description='Look at a data set before anything is trained: classes, their tail, and every image. The exit '
         'status is 1 when a training would refuse the data.',
     )
-    parser.add_argument('data_dir', nargs='?', metavar='DIR', help='as --data-dir of ride-timm train')
+    parser.add_argument(
+        'data_dir', nargs='?', metavar='DIR', help='as --data-dir of ride-timm train, or a file as --table'
+    )
     add_options(parser, DataForm, leave_out=('data_dir',))
     parser.add_argument('--counts-only', action='store_true', help='do not open the images')
     parser.add_argument('--all', action='store_true', help='list every class, and every example of what was found')
@@ -61,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     setup_logging()
+    other = args.table or args.train_list or args.val_list or args.dataset
+    if args.data_dir and not other and Path(args.data_dir).is_file():
+        args.table, args.data_dir = args.data_dir, None
     form = chosen(args, DataForm)
     _check(args, form)
     form, found = _survey(args, form)
@@ -131,8 +136,6 @@ def _check(args: argparse.Namespace, form: DataForm) -> None:
     check_values(vars(args))
     check_form(filled(form))
     if args.data_dir and '/' not in (args.dataset or '') and not Path(args.data_dir).is_dir():
-        if Path(args.data_dir).exists():
-            raise RideError(f'{args.data_dir} is a file: give a folder of images, or --train-list with a list of them')
         raise RideError(f'the data folder {args.data_dir} does not exist: give a folder of images')
     check_writable(args.plot, '--plot')
     if args.plot and importlib.util.find_spec('matplotlib') is None:
@@ -144,7 +147,7 @@ def _survey(args: argparse.Namespace, form: DataForm) -> tuple[DataForm, Survey]
     options = {'counts_only': args.counts_only, 'threads': args.threads}
     with tqdm(unit='image', desc='Looking', disable=not interactive(), leave=False) as bar:
         found = survey(filled(form), bar.update, **options)
-        if found.train is None and found.dataset and not form.dataset and not form.train_list:
+        if found.train is None and found.dataset and not form.dataset and not form.train_list and not form.table:
             form = replace(form, dataset=found.dataset)
             found = survey(filled(form), bar.update, **options)
     return form, found

@@ -133,9 +133,7 @@ def _export_run(run: Path, target: Path, repo_id: str, data_name: str | None) ->
     trained = load(run)
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(f'{run} does not name its classes and their counts; publish a run of ride-timm train.')
-    save_folder(
-        trained.model, target, trained.class_names, trained.class_counts, trained.record.for_later_users.to_json()
-    )
+    save_folder(trained.model, target, trained.class_names, trained.class_counts, trained.record.for_export.to_json())
     data = data_name or results.data.name
     method = trained.record.loss
     described = describe_network(trained.model, trained.model.pretrained_cfg['input_size'])
@@ -179,13 +177,13 @@ def _check_loads(folder: Path) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RideError(
             f'No network can be made from the {CONFIG} and {WEIGHTS} to be published ({" ".join(str(error).split())}); '
-            'write the folder again with `ride-timm export`.'
+            'write the folder again with `ride-timm package`.'
         ) from None
     wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)
     if wrong is not None:
         raise RideError(
             f'{WEIGHTS} does not match the {CONFIG} next to it at {wrong} ({stored.get(wrong)} in the file, '
-            f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm export`.'
+            f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm package`.'
         )
 
 

@@ -253,7 +253,7 @@ class Results:
         if version not in (1, FORMAT) or isinstance(version, bool):
             raise RideError(
                 f'{source} has "format" {version!r} and this ride-timm reads 1 and {FORMAT}; write it again with '
-                '`ride-timm export`, or install the ride-timm that wrote it.'
+                '`ride-timm package`, or install the ride-timm that wrote it.'
             )
         results = from_json(cls, content if version == FORMAT else upgrade_results(content), source)
         _check_classes(results, source)
@@ -273,7 +273,9 @@ class Results:
             RideError: These are the results of a run.
         """
         if self.network is None:
-            raise RideError('These results are of a run and do not describe its network; use `ride-timm export` first.')
+            raise RideError(
+                'These results are of a run and do not describe its network; use `ride-timm package` first.'
+            )
         return self.network
 
     @property

@@ -13,7 +13,7 @@ __all__ = ['LOSSES', 'STAGES', 'ResolvedConfig', 'TrainConfig']
 STAGES = ('experts', 'router', 'heads')
 LOSSES = ('balanced_softmax', 'balpoe', 'ce', 'focal', 'ldam', 'logit_adjusted', 'ride', 'sade')
 TAILS = ('auto', 'none', 'weights', 'sampler', 'loss')
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa')
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
 RECIPE, STAGE, MODEL, LOSS, OPTIMIZER = 'recipe', 'stage', 'model', 'loss and sampling', 'optimizer'
@@ -50,7 +50,7 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     init: str | None = option(
         None, STAGE,
-        'network to initialise from: the folder or a checkpoint of a run, an exported folder, a published name, '
+        'network to initialise from: the folder or a checkpoint of a run, a packaged folder, a published name, '
         'hf-hub:ORG/NAME, or a timm ResNet (resnet50.a1_in1k, or a file with --model), which seeds every expert',
         'CHECKPOINT',
     )  # fmt: skip
@@ -63,8 +63,8 @@ class TrainConfig(DataForm):
     init_ema: bool = option(False, STAGE, 'use the averaged weights in the checkpoint of --init')
     train_only: list[str] | None = option(
         None, STAGE,
-        'train only these parts of --init, such as `experts` on a fixed trunk, or experts.2.fc; all else is frozen, '
-        'including the statistics of normalisation', 'PART',
+        'train only these parts of a trained network, such as `experts` on a fixed trunk, or experts.2.fc; all else is '
+        'frozen, including the statistics of normalisation', 'PART',
     )  # fmt: skip
     holdout: float | None = option(
         None, STAGE,
@@ -82,6 +82,12 @@ class TrainConfig(DataForm):
     router_pos_weight: float = option(
         100.0, STAGE, 'loss weight of images that need more experts: a higher one sends more images on', 'W'
     )
+    router_target: str = option(
+        'accuracy', STAGE,
+        'where the router is to go on: where a wrong answer would become right (accuracy), or where the answer is not '
+        'yet that of all experts (disagreement), which is what `ride-timm route` certifies',
+        choices=('accuracy', 'disagreement'),
+    )  # fmt: skip
     expert_order: list[int] | None = option(
         None, STAGE, 'stage router: order of the experts of --init, such as 1 0 2 (default: 0 1 2 ...)', 'K',
     )  # fmt: skip
@@ -290,6 +296,7 @@ class ResolvedConfig(TrainConfig):
     Attributes:
         explicit: Options that the command line or the caller set.
         from_recipe: Options that the recipe set.
+        open: Whether what nobody set is picked from the images and the machine.
         command: The command line, for the record; None in Python.
         distributed: Whether several processes train.
         world_size: How many.
@@ -300,6 +307,7 @@ class ResolvedConfig(TrainConfig):
 
     explicit: frozenset[str] = frozenset()
     from_recipe: frozenset[str] = frozenset()
+    open: bool = True
     command: str | None = None
     distributed: bool = False
     world_size: int = 1
@@ -323,5 +331,6 @@ class ResolvedConfig(TrainConfig):
     def settings(self) -> dict[str, Any]:
         """Plain values of all options and facts, as checkpoints and `args.yaml` keep them."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values['explicit'], values['from_recipe']
+        for name in ('explicit', 'from_recipe', 'open'):
+            del values[name]
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

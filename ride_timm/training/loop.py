@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from timm import utils
 from timm.data import Mixup
-from timm.data.loader import PrefetchLoader
 from torch import nn
 from tqdm import tqdm
 
@@ -38,7 +37,7 @@ class Trainer:
     """Everything an epoch needs."""
 
     task: ExpertTask
-    loader: PrefetchLoader
+    loader: Any  # of batches (images, class indices), as timm's PrefetchLoader
     optimizer: torch.optim.Optimizer
     device: torch.device
     autocast: Autocast = nullcontext
@@ -85,9 +84,12 @@ class Trainer:
             images, target = self.mixup(images, target) if len(images) % 2 == 0 else self._unmixed(images, target)
         elif self.smoothing > 0.0:
             target = mixup_target(target, self.num_classes, smoothing=self.smoothing)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, target
+        return self.laid_out(images), target
+
+    def laid_out(self, value: torch.Tensor) -> torch.Tensor:
+        """Images or maps (B, channels, H, W) in the memory format of the training; other tensors as they are."""
+        maps = self.channels_last and value.ndim == 4
+        return value.contiguous(memory_format=torch.channels_last) if maps else value
 
     def _unmixed(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return images, mixup_target(target, self.num_classes, smoothing=self.smoothing)  # Mixup pairs images

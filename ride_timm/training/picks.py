@@ -2,7 +2,7 @@
 
 Each choice follows from the images, the network and the hardware, is printed with its reason, and gives way to its own
 option alone: naming a --model leaves the others as they are. A --recipe decides everything, with timm's defaults for
-what it leaves out.
+what it leaves out, unless it says `pick_rest: true`.
 """
 
 import logging
@@ -72,7 +72,7 @@ def pick(config: ResolvedConfig, name: str, value: Any, why: str) -> ResolvedCon
 
 
 def replace(config: ResolvedConfig, name: str, value: Any, why: str, indent: str = '  ') -> ResolvedConfig:
-    """Set an option that nobody set, whatever its default, and say so.
+    """Set an option that nobody set, no recipe either, whatever its default, and say so.
 
     Args:
         config: The options so far.

@@ -19,6 +19,7 @@ from timm.utils.distributed import init_distributed_device_so
 
 from ride_timm.data.form import has_eval_images
 from ride_timm.data.holdout import VAL_FRACTION
+from ride_timm.data.splits import for_groups_of
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
@@ -98,7 +99,11 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
     if values['decay_epochs'] is None:
         values['decay_epochs'] = 0.2 if values['sched'] in ('wsd', 'rsqrt') else 90
     resolved = ResolvedConfig(
-        **values, explicit=frozenset(said), from_recipe=frozenset(recipe) - frozenset(said), command=command
+        **values,
+        explicit=frozenset(said),
+        from_recipe=frozenset(recipe) - frozenset(said),
+        open=not config.recipe or load_recipe(config.recipe).pick_rest,
+        command=command,
     )
     check_values(resolved.settings())
     _check_options(resolved, stage)
@@ -262,9 +267,9 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     """
     if not is_open(config):
         return config
-    place = config.data_dir or config.train_list
+    place = config.table or config.data_dir or config.train_list
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
-    named = {'val_fraction', 'val_split'} & config.explicit
+    named = {'val_fraction', 'val_split'} & config.said
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
         return picks.pick(config, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}')
     return config
@@ -273,7 +278,7 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
 def from_data(
     config: ResolvedConfig, data: RunData, init: TrainedNet | None
 ) -> tuple[ResolvedConfig, TrainedNet | None]:
-    """Note which images the run has; without a recipe pick weights, model, image size, batch, schedule and loss.
+    """Note which images the run has; where choices are open pick weights, model, image size, batch, schedule and loss.
 
     Args:
         config: The options so far.
@@ -291,6 +296,7 @@ def from_data(
         config = config.but(holdout=data.holdout.fraction, holdout_seed=data.holdout.seed)
     if data.val_part is not None:
         config = config.but(val_fraction=data.val_part.fraction, val_seed=data.val_part.seed)
+    config = for_groups_of(config, data.holdout, data.val_part)
     if not is_open(config):
         return config, init
     if is_primary(config):
@@ -379,12 +385,12 @@ def _pixels(config: ResolvedConfig) -> str:
 
 
 def is_open(config: ResolvedConfig) -> bool:
-    """Whether choices are made here: in the first stage without a recipe.
+    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`.
 
     Args:
         config: The options so far.
     """
-    return not config.recipe and STAGES[config.stage].first
+    return config.open and STAGES[config.stage].first
 
 
 def _with_lr(config: ResolvedConfig) -> ResolvedConfig:

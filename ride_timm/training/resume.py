@@ -148,15 +148,17 @@ def check_resumed(config: ResolvedConfig, data: RunData, checkpoint: Mapping[str
             f'The checkpoint to resume from is of the stage {stage} and --stage is {config.stage}; give its file as '
             '--init, and another --experiment.'
         )
-    held = None if data.holdout is None else data.holdout._asdict()
+    held = None if data.holdout is None else data.holdout.to_json()
     if 'holdout' in entry and entry['holdout'] != held:
         raise RideError(
-            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed and the data.'
+            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed, the groups '
+            'and the data.'
         )
-    part = None if data.val_part is None else data.val_part._asdict()
+    part = None if data.val_part is None else data.val_part.to_json()
     if 'val_part' in entry and entry['val_part'] != part:
         raise RideError(
-            'The checkpoint to resume from evaluated on other images; keep --val-fraction, --val-seed and the data.'
+            'The checkpoint to resume from evaluated on other images; keep --val-fraction, --val-seed, the groups and '
+            'the data.'
         )
 
 

@@ -34,6 +34,7 @@ from ride_timm.training import resolve, setup
 from ride_timm.training.averaging import average_epoch, setup_average
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.divergence import check_scale, check_weights
+from ride_timm.training.fast.features import compute_once
 from ride_timm.training.fast.graphed import GraphedStep, check_cuda_graph
 from ride_timm.training.interrupt import (
     Interrupted,
@@ -131,6 +132,8 @@ def _guarded(run: Run) -> OrderedDict[str, float]:
         try:
             if run.saver is not None and not run.saver.last.exists():
                 run.saver.save_start(run.start - 1)  # from here on a signal leaves a state to go on from
+            if run.start < run.epochs:
+                compute_once(run.config, run.data, run.trainer, run.folder)
             return _run_epochs(run)
         except Interrupted:
             raise

@@ -219,8 +219,11 @@ def test_pixels_with_fractions_are_refused(data, report, tmp_path):
 
 def test_a_file_in_place_of_the_folder(report, tmp_path):
     (tmp_path / 'list.txt').write_text('x.png 0\n')
-    with pytest.raises(RideError, match=r'list.txt is a file: give a folder of images, or --train-list'):
-        report(tmp_path / 'list.txt')
+    status, said = report(tmp_path / 'list.txt')
+    assert status == 1
+    assert 'x.png (line 1)' in said
+    with pytest.raises(RideError, match=r'list.txt is a file; name it with --table'):
+        report('--train-list', tmp_path / 'list.txt', tmp_path / 'list.txt')
 
 
 @pytest.mark.parametrize('classes', [3, 25])
