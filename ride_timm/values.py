@@ -49,7 +49,7 @@ RANGES: dict[str, _Range] = {
     **_Range.of(
         0, 1, 'from 0 to 1',
         'drop drop_path hflip vflip reprob smoothing mixup_prob mixup_switch_prob model_ema_decay '
-        'crop_confidence',
+        'crop_confidence max_loss',
     ),
     **_Range.of(0, 1, 'a probability from 0 to 1', 'threshold router_threshold'),
     **_Range.of(1e-9, 1 - 1e-9, 'between 0 and 1', 'abstain confidence'),

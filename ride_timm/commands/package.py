@@ -158,8 +158,16 @@ def package(args: argparse.Namespace) -> Results:
     )  # fmt: skip
     trained.model.cpu()
     record = trained.record.for_export
+    if record.certificate is not None and dtype != torch.float32:
+        _logger.warning(
+            f'What was certified of the routing is left out, as the tensors are rounded to {args.dtype}; certify the '
+            'folder again with `ride-timm route`.'
+        )
+        record = replace(record, certificate=None)
     if args.logit_adjustment is not None:
-        record = replace(record, calibration=None, holdout=trained.record.holdout)  # its router is still to be trained
+        record = replace(
+            record, calibration=None, certificate=None, holdout=trained.record.holdout
+        )  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, record.to_json(),
         dtype=dtype, with_tensors=not args.figures_only,
@@ -281,7 +289,7 @@ def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
     if threshold != own:
         raise RideError(
             f'{runs[-1]} chose the threshold {threshold:g} and the network routes with {own:g}; train its router with '
-            f'--router-threshold {threshold:g}.'
+            f'--router-threshold {threshold:g}, or leave --choices out if `ride-timm route` chose.'
         )
     if last.architecture != trained.architecture:
         raise RideError(f'{runs[-1]} chose for {last.architecture} and the network is {trained.architecture}.')
