@@ -25,6 +25,7 @@ COMMANDS = {
     'recipes': 'list the named training settings, or print one',
     'validate': 'evaluate a model: overall and many, medium and few-shot accuracy',
     'calibrate': 'fit confidences to held-out images, and measure which answers can be trusted',
+    'route': 'certify how far a network may route on images, or route it for a budget',
     'report': 'write one HTML page on what a model can and cannot do',
     'predict': 'classify images and show the prediction of each expert',
     'demo': 'try a model in the browser',

@@ -130,18 +130,19 @@ def test_a_router_is_added_and_only_it_learns(loader):
     fresh.load_state_dict(after)
 
 
-def test_the_threshold_that_loses_least(routed):
+def test_the_threshold_is_set_and_is_what_is_measured(routed):
     net, loader = routed
     choice = rt.choose_threshold(net, loader, COUNTS, max_loss=1.0)
     assert (choice.threshold, choice.mean_experts) == (net.router_threshold, 1.0)
-    none = rt.choose_threshold(net, loader, COUNTS, max_loss=0.0)
-    assert none.overall >= none.all_experts['top1']
-    assert none.balanced >= none.all_experts['balanced']
-    assert rt.evaluate(net, loader, COUNTS, routed=True).mean_experts == pytest.approx(none.mean_experts)
-    assert f'threshold {none.threshold:g}' in str(none)
-    for value in (-0.1, 1.5):
-        with pytest.raises(rt.RideError, match='max_loss'):
-            rt.choose_threshold(net, loader, COUNTS, max_loss=value)
+    assert choice.gaps['all'].routed == pytest.approx(rt.evaluate(net, loader, COUNTS, routed=True).overall)
+    assert choice.gaps['all'].full == pytest.approx(rt.evaluate(net, loader, COUNTS).overall)
+    none = rt.choose_threshold(net, loader, max_loss=0.0)
+    assert (none.threshold, net.router_threshold, none.mean_experts) == (0.0, 0.0, 3.0)
+    images = [images for images, _ in loader]
+    assert rt.choose_threshold(net, images, budget=choice.gmacs).gaps == {}
+    for name, value in (('max_loss', -0.1), ('max_loss', 1.5), ('confidence', 1.0), ('loss', 'guilt')):
+        with pytest.raises(rt.RideError, match=name):
+            rt.choose_threshold(net, loader, COUNTS, **{name: value})
 
 
 def test_paths_and_pillow_images_alike(tmp_path):
@@ -184,6 +185,9 @@ def test_errors_that_name_what_does_not_fit(loader):
         rt.evaluate(two, loader, [5, 2])
     with pytest.raises(rt.RideError, match='no images'):
         rt.evaluate(net, [], COUNTS)
+    net.add_router()
+    with pytest.raises(rt.RideError, match='no images'):
+        rt.choose_threshold(net, [])
 
 
 def test_the_loss_says_that_it_was_never_told_the_epoch():

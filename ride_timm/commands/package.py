@@ -158,6 +158,12 @@ def package(args: argparse.Namespace) -> Results:
     )  # fmt: skip
     trained.model.cpu()
     record = trained.record.for_export
+    if dtype != torch.float32 and (record.certificate or record.calibration):
+        _logger.warning(
+            f'What was certified and calibrated is left out, as the tensors are rounded to {args.dtype}; run '
+            '`ride-timm route` and `ride-timm calibrate` on the folder again.'
+        )
+        record = replace(record, certificate=None, calibration=None)
     if args.logit_adjustment is not None:
         record = replace(record, calibration=None, holdout=trained.record.holdout)  # its router is still to be trained
     save_folder(
@@ -281,7 +287,7 @@ def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
     if threshold != own:
         raise RideError(
             f'{runs[-1]} chose the threshold {threshold:g} and the network routes with {own:g}; train its router with '
-            f'--router-threshold {threshold:g}.'
+            f'--router-threshold {threshold:g}, or leave --choices out if `ride-timm route` chose.'
         )
     if last.architecture != trained.architecture:
         raise RideError(f'{runs[-1]} chose for {last.architecture} and the network is {trained.architecture}.')

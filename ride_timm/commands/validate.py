@@ -34,6 +34,8 @@ from ride_timm.inference.network import check_architecture, data_config
 from ride_timm.inference.prior import apply_options
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
+from ride_timm.records.certificate import Certificate
+from ride_timm.records.fields import to_json
 from ride_timm.training.run_data import MAX_CHECKED
 from ride_timm.values import check_values, choose_device
 
@@ -154,9 +156,21 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
         results['temperatures'] = trained.temperatures
     if args.logit_adjustment is not None:
         results['logit_adjustment'] = args.logit_adjustment
+    certificate = _certificate(args, trained)
+    if certificate is not None:
+        results['certificate'] = to_json(certificate)
+        _logger.info(f'Certified: {certificate}; measured here, {results["changed"]:.2f} % of the answers differ')
     results['environment'] = environment()
     _logger.info(format_metrics(results, split.class_counts))
     return results
+
+
+def _certificate(args: argparse.Namespace, trained: TrainedNet) -> Certificate | None:
+    """What was certified of what is measured here; None where the network answers or routes in another way."""
+    certificate, model = trained.record.certificate, trained.model
+    if certificate is None or not args.routed or args.prior or args.logit_adjustment is not None:
+        return None
+    return certificate if certificate.threshold == model.router_threshold else None
 
 
 def _load(args: argparse.Namespace) -> TrainedNet:

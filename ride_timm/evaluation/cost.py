@@ -1,16 +1,19 @@
 """What a network costs: multiply-accumulate operations of an image, by the number of experts it passes."""
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet, count_experts
 
-__all__ = ['gmacs', 'gmacs_by_experts', 'mean_gmacs']
+__all__ = ['gmacs', 'gmacs_by_experts', 'mean_gmacs', 'plain_gmacs']
 
 
 def gmacs(model: nn.Module, input_size: Sequence[int]) -> float:
@@ -58,6 +61,35 @@ def mean_gmacs(costs: Sequence[float], shares: Sequence[float]) -> float:
         shares: Share of the images that pass 1, 2, ..., K experts.
     """
     return sum(cost * share for cost, share in zip(costs, shares, strict=True))
+
+
+def plain_gmacs(model: Any, input_size: Sequence[int]) -> float:
+    """GMACs of one image through the network of one expert that a multi-expert network is compared with.
+
+    Args:
+        model: Of timm's registry: `ride_resnet50_4e` is compared with `resnet50`, `ride_resnet32_3e` with
+            `ride_resnet32_1e`, and a network on any other backbone with that.
+        input_size: (channels, height, width).
+
+    Raises:
+        RideError: It is not known what the network is to be compared with.
+    """
+    architecture = str((getattr(model, 'pretrained_cfg', None) or {}).get('architecture', ''))
+    name = re.sub(r'^ride_|_\d+e$', '', architecture)
+    options = {'num_classes': model.num_classes, 'in_chans': input_size[0]}
+    make_host = getattr(model, 'make_host', None)
+    with torch.device('meta'):
+        if make_host is not None:
+            host = make_host()
+            host.reset_classifier(model.num_classes)
+            return gmacs(host, input_size)
+        for plain in (name, f'ride_{name}_1e'):
+            if plain != architecture and timm.is_model(plain):
+                return gmacs(timm.create_model(plain, **options), input_size)
+    raise RideError(
+        f'It is not known which plain network {architecture or "this network"} is to be compared with; give the budget '
+        'in GMACs.'
+    )
 
 
 def _count(function: object, *inputs: object) -> float:

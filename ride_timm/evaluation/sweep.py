@@ -39,8 +39,9 @@ MEASURES = ('top1', 'balanced')
 """What accuracy is by default: over the images, and over the classes."""
 
 SweepRow: TypeAlias = dict[str, float]
-"""At a threshold: `top1`, `balanced` (mean of the classes' accuracies), the groups', `mean_experts`, `gmacs` and
-`share_1` .. `share_K`, the shares of the images that pass so many experts."""
+"""At a threshold: `top1`, `balanced` (mean of the classes' accuracies), the groups', `mean_experts`, `gmacs`,
+`share_1` .. `share_K`, the shares of the images that pass so many experts, and `changed`, the percentage of images
+whose answer is another than that of all experts."""
 
 
 class Sweep:
@@ -49,6 +50,7 @@ class Sweep:
     Attributes:
         correct: (T, C) right answers by true class, int64.
         passed: (T, K + 1) images by the number of experts they pass; nothing stands at 0.
+        changed: (T,) images whose answer is another than that of all experts.
         images: (C,) images.
     """
 
@@ -66,6 +68,7 @@ class Sweep:
         self.thresholds = tuple(thresholds)
         self.correct = torch.zeros(len(self.thresholds), num_classes, dtype=torch.int64, device=device)
         self.passed = torch.zeros(len(self.thresholds), num_experts + 1, dtype=torch.int64, device=device)
+        self.changed = torch.zeros(len(self.thresholds), dtype=torch.int64, device=device)
         self.images = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
     def update(self, router_logits: Tensor, expert_logits: Tensor, target: Tensor) -> None:
@@ -76,17 +79,20 @@ class Sweep:
             expert_logits: (B, K, C).
             target: (B,) class indices.
         """
-        right = prefix_means(expert_logits).argmax(-1) == target.unsqueeze(1)
+        answers = prefix_means(expert_logits).argmax(-1)
+        right, changed = answers == target.unsqueeze(1), answers != answers[:, -1:]
         self.images += target.bincount(minlength=len(self.images))
         for row, threshold in enumerate(self.thresholds):
             number = passed_experts(router_logits, threshold)
-            hit = right.gather(1, number.unsqueeze(1) - 1).squeeze(1)
+            place = number.unsqueeze(1) - 1
+            hit = right.gather(1, place).squeeze(1)
+            self.changed[row] += changed.gather(1, place).sum()
             self.correct[row] += target[hit].bincount(minlength=len(self.images))
             self.passed[row] += number.bincount(minlength=self.passed.shape[1])
 
     def add_up(self) -> None:
         """Add up over the processes of the default group; all of them must call."""
-        for total in (self.correct, self.passed, self.images):
+        for total in (self.correct, self.passed, self.changed, self.images):
             torch.distributed.all_reduce(total)
 
     def rows(self, groups: Mapping[str, ArrayLike], costs: Sequence[float]) -> list[SweepRow]:
@@ -100,9 +106,11 @@ class Sweep:
             Accuracies in percent, `gmacs` and `mean_experts` as means over the images.
         """
         images = self.images.cpu().numpy()
-        correct, passed = self.correct.cpu().numpy(), self.passed[:, 1:].tolist()
+        correct, passed, changed = self.correct.cpu().numpy(), self.passed[:, 1:].tolist(), self.changed.tolist()
         return [
-            _row(threshold, correct[i], images, passed[i], groups, costs) for i, threshold in enumerate(self.thresholds)
+            _row(threshold, correct[i], images, passed[i], groups, costs)
+            | {'changed': 100.0 * changed[i] / sum(passed[i])}
+            for i, threshold in enumerate(self.thresholds)
         ]
 
 

@@ -23,7 +23,10 @@ from ride_timm.inference.temperature import tempered
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
 
-__all__ = ['UNKNOWN', 'Prediction', 'Skipped', 'Vote', 'VotedBatch', 'Votes', 'forward_votes', 'predict', 'vote']
+__all__ = [
+    'UNKNOWN', 'Prediction', 'Skipped', 'Vote', 'VotedBatch', 'Votes', 'eval_loader', 'forward_votes', 'named_images',
+    'predict', 'vote',
+]  # fmt: skip
 
 
 UNKNOWN = 'unknown'
@@ -140,23 +143,9 @@ def vote(
     """What a network and its experts say of images, in order and a batch at a time; arguments as of `predict`."""
     device = torch.device(device)
     model: Any = trained.model.to(device).eval()
-    rows = np.arange(len(images), dtype=np.int64)
-    if isinstance(images, ListReader):
-        reader, pictures = images, dict[int, Image.Image]()
-    else:
-        named = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
-        reader = ListReader(named, named)
-        pictures = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
-    paths = reader.names
-    base = ImageDataset('', reader=reader)
-    dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
-    dataset.decoded = pictures
-    config = data_config(model)
-    loader = create_eval_loader(
-        DataSplit(dataset, _names(trained), rows, 'the named images'),
-        **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
-        batch_size=batch_size, workers=workers, device=device,
-    )  # fmt: skip
+    split = named_images(trained, images)
+    dataset: Any = split.dataset
+    loader = eval_loader(model, split, batch_size=batch_size, workers=workers, device=device)
     forward = FittingForward(partial(forward_votes, model, threshold=threshold))
     alone = None if trained.temperatures is None else trained.temperatures[:1]
     first = 0
@@ -166,13 +155,50 @@ def vote(
             logits=tempered(votes.logits, trained.temperatures, votes.num_experts),
             expert_logits=tempered(votes.expert_logits, alone),
         )
-        problems = [None if label >= 0 else dataset.reason(first + i) for i, label in enumerate(target.tolist())]
-        yield VotedBatch(paths[first : first + len(problems)], problems, votes)
-        first += len(problems)
+        places = range(first, first + len(target))
+        problems = [
+            None if label >= 0 else dataset.reason(place) for place, label in zip(places, target.tolist(), strict=True)
+        ]
+        yield VotedBatch([dataset.filename(place) for place in places], problems, votes)
+        first += len(target)
+
+
+def named_images(trained: TrainedNet, images: Sequence[str | Image.Image] | ListReader) -> DataSplit:
+    """Images without labels as a split: the label of each is its place, and -1 where it cannot be read.
+
+    Args:
+        trained: Whose classes, channels and range of 16-bit pixels they have.
+        images: As of `predict`.
+    """
+    model: Any = trained.model
+    rows = np.arange(len(images), dtype=np.int64)
+    if isinstance(images, ListReader):
+        reader, pictures = images, dict[int, Image.Image]()
+    else:
+        named = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
+        reader = ListReader(named, named)
+        pictures = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    base = ImageDataset('', reader=reader)
+    dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
+    dataset.decoded = pictures
+    return DataSplit(dataset, _names(trained), rows, 'the named images')
 
 
 def _names(trained: TrainedNet) -> tuple[str, ...]:
     return trained.class_names or tuple(map(str, range(trained.model.num_classes)))
+
+
+def eval_loader(model: Any, split: DataSplit, **options: Any) -> Any:
+    """Batches of a split, prepared as the network's data configuration says.
+
+    Args:
+        model: Any timm classifier.
+        split: The images.
+        **options: `batch_size`, `workers` and `device` of `create_eval_loader`.
+    """
+    config = data_config(model)
+    keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    return create_eval_loader(split, **{key: config[key] for key in keys}, **options)
 
 
 @torch.inference_mode()

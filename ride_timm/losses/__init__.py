@@ -34,12 +34,13 @@ from .logit_adjusted import (
 )
 from .mutual import MutualLoss
 from .ride import MODES, RideLoss, diversity_temperature
-from .router import RouterLoss, constant_router_loss, router_targets
+from .router import ROUTER_TARGETS, RouterLoss, constant_router_loss, router_targets
 from .soft_suppression import SoftSuppressionLoss
 
 __all__ = [
     'BASES',
     'MODES',
+    'ROUTER_TARGETS',
     'ClassCounts',
     'CrossEntropyExperts',
     'DistillationLoss',

@@ -11,9 +11,12 @@ from torch import Tensor
 from ride_timm.errors import RideError
 
 from ._common import LossModule, is_soft, prepare_batch, prepare_logits
-from ._options import check_number
+from ._options import check_choice, check_number
 
-__all__ = ['RouterLoss', 'constant_router_loss', 'router_targets']
+__all__ = ['ROUTER_TARGETS', 'RouterLoss', 'constant_router_loss', 'router_targets']
+
+ROUTER_TARGETS = ('accuracy', 'disagreement')
+"""Where a router is to go on: where a wrong answer would become right, or where the answer is not that of all."""
 
 
 class RouterLoss(LossModule):
@@ -26,15 +29,18 @@ class RouterLoss(LossModule):
 
     Args:
         pos_weight: Weight of the images that need more experts: they are few, and stopping too early costs accuracy.
+        wanted: Where to go on, one of `ROUTER_TARGETS`.
 
     Raises:
-        RideError: If `pos_weight` is not a positive number.
+        RideError: If `pos_weight` is not a positive number, or `wanted` is none of them.
     """
 
     pos_weight: Tensor
 
-    def __init__(self, pos_weight: float = 100.0) -> None:
+    def __init__(self, pos_weight: float = 100.0, wanted: str = 'accuracy') -> None:
         super().__init__()
+        check_choice('wanted', wanted, ROUTER_TARGETS)
+        self.wanted = wanted
         check_number('pos_weight', pos_weight, low=0.0, exclusive=True)
         weight = torch.tensor(pos_weight, dtype=torch.float32, device='cpu')
         self.register_buffer('pos_weight', weight, persistent=False)
@@ -55,7 +61,7 @@ class RouterLoss(LossModule):
             ValueError: If the shapes do not fit, or there is a single expert.
         """
         router_logits = prepare_logits(router_logits, 'router logits', 'BI')
-        wanted = router_targets(expert_logits, target).to(router_logits.dtype)
+        wanted = router_targets(expert_logits, target, self.wanted).to(router_logits.dtype)
         if router_logits.shape != wanted.shape:
             raise ValueError(
                 f'The router logits have shape {tuple(router_logits.shape)}, but the expert logits of shape '
@@ -99,14 +105,17 @@ def constant_router_loss(needed: float, pos_weight: float = 100.0) -> float:
     return on * math.log1p(stop / on) + stop * math.log1p(on / stop)
 
 
-def router_targets(expert_logits: Tensor, target: Tensor) -> Tensor:
+def router_targets(expert_logits: Tensor, target: Tensor, wanted: str = 'accuracy') -> Tensor:
     """Tells where going on would help: wrong after experts 0..I, and right after some longer prefix of the experts.
 
-    A prefix predicts the class of the largest mean logit over its experts, as routed inference does.
+    With `disagreement`, where the answer after experts 0..I is another than that of all experts; the target does not
+    count then, and what the router learns is what `ride_timm.choose_threshold` certifies. A prefix predicts the class
+    of the largest mean logit over its experts, as routed inference does.
 
     Args:
         expert_logits: Expert logits, shape (B, K, C), K at least 2.
         target: Class indices, shape (B,).
+        wanted: One of `ROUTER_TARGETS`.
 
     Returns:
         1 for going on from expert I and 0 for stopping, float32, shape (B, K - 1).
@@ -126,6 +135,9 @@ def router_targets(expert_logits: Tensor, target: Tensor) -> Tensor:
         raise ValueError('The expert logits come from one expert, but a router needs at least two to choose between.')
     # not cumsum, which has no deterministic implementation for floating point numbers on CUDA
     prefix_means = torch.stack([expert_logits[:, :size].mean(1) for size in range(1, experts + 1)], dim=1)
-    right = prefix_means.argmax(-1) == target.unsqueeze(1)
+    answers = prefix_means.argmax(-1)
+    if wanted == 'disagreement':
+        return (answers[:, :-1] != answers[:, -1:]).float()
+    right = answers == target.unsqueeze(1)
     right_from = right.flip(1).cumsum(1).flip(1) > 0  # whether prefix I or any longer one is right
     return (~right[:, :-1] & right_from[:, 1:]).float()

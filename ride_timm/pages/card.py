@@ -19,6 +19,8 @@ from ride_timm.files import write_whole
 from ride_timm.losses import list_losses
 from ride_timm.pages.figures import routing_figure, tail_figure
 from ride_timm.pages.markdown import NONE, Markdown, code, count, duration, escape, fence, gmacs, percent, render, table
+from ride_timm.records.certificate import Certificate
+from ride_timm.records.fields import from_json
 from ride_timm.records.kinds import CONFIG_SCHEMA
 from ride_timm.records.results import ClassRow, Results, Stage, comparable, read_results
 from ride_timm.records.schema import read_object
@@ -98,7 +100,8 @@ def render_card(
             else '`DIR` is the folder that holds the test images in `val/`, one folder per class'
         ),
         method=_method(results, config), loss=results.method if results.method in list_losses() else 'ride',
-        adjustment=_ride(config).get('logit_adjustment'), leading=_leading(results), accuracies=results.accuracies,
+        adjustment=_ride(config).get('logit_adjustment'), certificate=_certificate(config, results),
+        leading=_leading(results), accuracies=results.accuracies,
         counts=[row.train_images for row in test.per_class], seen=_seen(results), part=_part(results),
         results_table=_results_table(results), group_texts=_group_texts(results),
         images_a_class=_range([row.test_images for row in test.per_class if row.test_images]),
@@ -197,6 +200,15 @@ def _figures(results: Results, others: Sequence[Results]) -> tuple[str, ...]:
 def _ride(config: Mapping[str, Any]) -> Mapping[str, Any]:
     ride: Mapping[str, Any] = config.get('ride') or {}
     return ride
+
+
+def _certificate(config: Mapping[str, Any], results: Results) -> Certificate | None:
+    """What was certified of the threshold that the results are of."""
+    known, routed = _ride(config).get('certificate'), results.test.routed
+    if known is None or routed is None:
+        return None
+    certificate = from_json(Certificate, known, 'config.json', 'ride.certificate.')
+    return certificate if certificate.threshold == routed.get('threshold') else None
 
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:

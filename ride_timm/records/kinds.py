@@ -97,6 +97,7 @@ TRAINING_SCHEMA: dict[str, Kind] = {
     'num_experts': whole(1, 1000),
     'router': FLAG,
     'router_threshold': nullable(number(0.0, 1.0)),
+    'certificate': nullable(OBJECT),
     'class_names': nullable(_NAMES),
     'class_counts': nullable(_COUNTS),
     'loss': nullable(TEXT),

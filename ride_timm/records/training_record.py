@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ride_timm.records.calibration import Calibration
+from ride_timm.records.certificate import Certificate
 from ride_timm.records.fields import from_json, item, part, to_json
 from ride_timm.records.kinds import TRAINING_SCHEMA as _KINDS
 from ride_timm.records.schema import TEXT, nullable, number, whole
@@ -49,6 +50,7 @@ class TrainingRecord:
     Attributes:
         stage: Last stage of the training.
         num_experts, router, router_threshold: Of the network.
+        certificate: What was certified of the routing with `router_threshold`.
         class_names: Names of the C classes, in label order.
         class_counts: (C,) training images of each.
         loss: Name of the experts' loss.
@@ -68,6 +70,7 @@ class TrainingRecord:
     num_experts: int | None = item(nullable(_KINDS['num_experts']), None)
     router: bool | None = item(nullable(_KINDS['router']), None)
     router_threshold: float | None = item(_KINDS['router_threshold'], None)
+    certificate: Certificate | None = part(Certificate, None)
     class_names: tuple[str, ...] | None = item(_KINDS['class_names'], None)
     class_counts: tuple[int, ...] | None = item(_KINDS['class_counts'], None)
     loss: str | None = item(_KINDS['loss'], None)
@@ -101,12 +104,12 @@ class TrainingRecord:
         return {key: value for key, value in {**to_json(self), **plans}.items() if value not in (None, ())}
 
     @property
-    def for_later_users(self) -> TrainingRecord:
-        """What a later stage and an export hand on: how the experts were trained, not on which images."""
-        names = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
-        return TrainingRecord(**{name: getattr(self, name) for name in names})
+    def for_export(self) -> TrainingRecord:
+        """What an export hands on: how the experts were trained, and what was measured of its tensors."""
+        return dataclasses.replace(self.for_later_users, certificate=self.certificate, calibration=self.calibration)
 
     @property
-    def for_export(self) -> TrainingRecord:
-        """What a copy of the network keeps: also what was measured of its tensors."""
-        return dataclasses.replace(self.for_later_users, calibration=self.calibration)
+    def for_later_users(self) -> TrainingRecord:
+        """What a later stage takes over: how the experts were trained."""
+        names = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
+        return TrainingRecord(**{name: getattr(self, name) for name in names})

@@ -75,6 +75,12 @@ class TrainConfig(DataForm):
     router_pos_weight: float = option(
         100.0, STAGE, 'loss weight of images that need more experts: a higher one sends more images on', 'W'
     )
+    router_target: str = option(
+        'accuracy', STAGE,
+        'where the router is to go on: where a wrong answer would become right (accuracy), or where the answer is not '
+        'yet that of all experts (disagreement), which is what `ride-timm route` certifies',
+        choices=('accuracy', 'disagreement'),
+    )  # fmt: skip
     expert_order: list[int] | None = option(
         None, STAGE, 'stage router: order of the experts of --init, such as 1 0 2 (default: 0 1 2 ...)', 'K',
     )  # fmt: skip

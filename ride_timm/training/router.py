@@ -28,6 +28,7 @@ def train_router(
     epochs: int = 5,
     lr: float = 0.01,
     pos_weight: float = 100.0,
+    target: str = 'accuracy',
     weight_decay: float = 5e-4,
     autocast: Autocast = nullcontext,
     seed: int = 42,
@@ -46,6 +47,8 @@ def train_router(
         epochs: Passes over the loader.
         lr: Learning rate at the start.
         pos_weight: Weight of the images that need more experts: they are few, and stopping too early costs accuracy.
+        target: Where it is to go on: where a wrong answer would become right (`accuracy`), or where the answer is not
+            that of all experts (`disagreement`), which is what `choose_threshold` certifies.
         weight_decay: On all of the router's parameters.
         autocast: Context of the forward pass.
         seed: Seed of the batches, and of what is drawn for them; global random state is set by it.
@@ -71,7 +74,7 @@ def train_router(
         net.add_router()
     device = next(net.parameters()).device
     trained = [(p, p.requires_grad) for p in net.parameters()]
-    task = RouterTask(net, RouterLoss(pos_weight), device=device)
+    task = RouterTask(net, RouterLoss(pos_weight, target), device=device)
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = create_optimizer_v2(parameters, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)
     trainer = Trainer(task, loader, optimizer, device, autocast, epochs=epochs)

@@ -28,6 +28,8 @@ def test_targets_equal_oracle(experts, classes, seed):
     target = np.random.default_rng(seed).integers(classes, size=8)
     actual = router_targets(torch.tensor(expert_logits), torch.tensor(target))
     assert actual.tolist() == oracle.router_targets(expert_logits, target)
+    other = router_targets(torch.tensor(expert_logits), torch.tensor(target), 'disagreement')
+    assert other.tolist() == oracle.disagreement_targets(expert_logits)
 
 
 def test_targets_by_hand():

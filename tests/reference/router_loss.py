@@ -19,6 +19,12 @@ def router_targets(expert_logits, target):
     return rows
 
 
+def disagreement_targets(expert_logits):
+    batch, experts, _ = expert_logits.shape
+    answers = [[prefix_prediction(expert_logits, i, last) for last in range(experts)] for i in range(batch)]
+    return [[float(answer != row[-1]) for answer in row[:-1]] for row in answers]
+
+
 def router_loss(router_logits, expert_logits, target, pos_weight):
     wanted = router_targets(expert_logits, target)
     batch, routers = router_logits.shape

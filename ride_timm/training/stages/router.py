@@ -22,7 +22,7 @@ class RouterStage(LaterStage):
 
     name = 'router'
     routed = True
-    own_options = ('router_threshold', 'router_pos_weight', 'expert_order')
+    own_options = ('router_threshold', 'router_pos_weight', 'router_target', 'expert_order')
     useless_options = ('loss', 'loss_kwargs', 'reweight_epoch', 'smoothing', 'mixup', 'cutmix')
     settings: ClassVar[dict[str, Any]] = {
         'sampler': 'balanced',
@@ -78,8 +78,8 @@ class RouterStage(LaterStage):
     def build_task(
         self, config: ResolvedConfig, model: Any, data: RunData, criterion: Any, device: torch.device
     ) -> ExpertTask:
-        """Right and wrong answers alone teach the router."""
-        return RouterTask(model, RouterLoss(config.router_pos_weight), device=device)
+        """The answers after each expert alone teach the router."""
+        return RouterTask(model, RouterLoss(config.router_pos_weight, config.router_target), device=device)
 
     def inherited_record(self, init: TrainedNet | None) -> dict[str, Any]:
         """What the experts were trained with, which the router does not change."""

@@ -1,0 +1,253 @@
+"""`ride-timm route MODEL --data-dir DIR`: how far a network may route, certified on images or for a budget.
+
+DIR is a folder of images that the network was not trained on, such as those of the place where it is to work; labels
+are not needed. Folders in it that have the names of the classes label the images, and the change in accuracy is printed
+too. If DIR holds the training images, those that `train --holdout` held out are used.
+
+The checkpoint of a run is rewritten with its threshold and certificate, which `ride-timm export` hands on; `--output`
+writes the folder of any network with them.
+"""
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
+from ride_timm.commands.parser import Parser
+from ride_timm.data import DataSplit
+from ride_timm.data.finding import find_images
+from ride_timm.data.form import check_form, open_train
+from ride_timm.data.holdout import hold_out, split_digest
+from ride_timm.data.sources.base import TRAIN_NAMES
+from ride_timm.data.splits import HoldoutPlan, open_val_part
+from ride_timm.errors import RideError
+from ride_timm.escaping import printable
+from ride_timm.evaluation.routes import Routes, find_routes
+from ride_timm.evaluation.thresholds import ThresholdChoice, choose_from, in_gmacs, set_threshold
+from ride_timm.files import check_folder
+from ride_timm.inference.load import TrainedNet, load
+from ride_timm.inference.prediction import eval_loader, named_images
+from ride_timm.logs import setup_logging
+from ride_timm.options import DataForm, filled
+from ride_timm.publishing.folder import save_folder
+from ride_timm.records.certificate import LOSSES
+from ride_timm.training.certifying import checkpoint_of, enter_threshold
+from ride_timm.values import check_values, choose_device
+
+__all__ = ['build_parser', 'main', 'route']
+
+_logger = logging.getLogger(__name__)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `ride-timm route`."""
+    parser = Parser(
+        prog='ride-timm route',
+        description='Choose how far a network routes: certified on images that it was not trained on, or for a budget.',
+    )
+    add_model_argument(parser)
+    add_options(
+        parser, DataForm, leave_out=('val_list', 'val_split', 'val_fraction', 'val_seed', 'input_key', 'target_key')
+    )
+    wish = parser.add_argument_group('what is wished for')
+    wish.add_argument(
+        '--max-loss', type=float, metavar='SHARE',
+        help='the cheapest threshold that loses on at most this share of the images (default: 0.005)',
+    )  # fmt: skip
+    wish.add_argument('--confidence', type=float, default=0.95, metavar='P', help='how sure that is (default: 0.95)')
+    wish.add_argument(
+        '--loss', choices=list(LOSSES),
+        help='what counts as a loss: another answer than that of all experts (default), or a wrong one where that is '
+        'right, which needs labels',
+    )  # fmt: skip
+    wish.add_argument(
+        '--budget', metavar='B', help='instead: the mean cost of an image, in GMACs or times the plain network (0.9x)'
+    )
+    parser.add_argument('--output', metavar='DIR', help='write the network with its threshold to this folder')
+    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
+    add_device_option(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Choose and write a threshold from a command line.
+
+    Args:
+        argv: The arguments; None means those of the process.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RideError: As `route`.
+    """
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    print(route(args))
+    return 0
+
+
+def route(args: argparse.Namespace) -> ThresholdChoice:
+    """Choose a threshold, and write it.
+
+    Args:
+        args: Of `build_parser()`.
+
+    Raises:
+        RideError: Nothing can be certified, the network has no router, or the images are none that may certify.
+    """
+    form = filled(chosen(args, DataForm))
+    check_form(form)
+    check_values(vars(args))
+    if args.budget is not None and (args.max_loss is not None or args.loss is not None):
+        raise RideError('--budget was given together with --max-loss or --loss; give a budget or a loss.')
+    if args.output:
+        check_folder(args.output, '--output')
+    device = choose_device(args.device)
+    trained = load(args.model)
+    model: Any = trained.model
+    if getattr(model, 'router', None) is None:
+        raise RideError(
+            f'{args.model} has no router; train one with `ride-timm train --stage router --init {args.model}`.'
+        )
+    images = _images(form, trained)
+    _logger.info(f'Routing is measured on {images.source}')
+    routes = _find_routes(args, model.to(device), images, device)
+    max_loss = 0.005 if args.max_loss is None else args.max_loss
+    choice = choose_from(
+        routes, trained.class_counts, max_loss=max_loss, confidence=args.confidence,
+        budget=in_gmacs(args.budget, model, routes), loss=args.loss or 'disagreement',
+    )  # fmt: skip
+    if choice.reason:
+        raise RideError(
+            f'Nothing can be certified at --max-loss {max_loss:g} and --confidence {args.confidence:g} '
+            f'({choice.reason}); give more images, a larger --max-loss, or a router that was trained better.'
+        )
+    set_threshold(model, choice.threshold)
+    _write(args, trained, choice)
+    return choice
+
+
+class _Images(NamedTuple):
+    """Images to certify on; `labels` gives the class (N,) of each by its place, None where their split labels them."""
+
+    split: DataSplit
+    source: str
+    labels: torch.Tensor | None
+    labelled: bool
+
+
+def _images(form: DataForm, trained: TrainedNet) -> _Images:
+    """The images that the options name: those held out of a training's, or any others."""
+    folder = Path(form.data_dir or '.')
+    named = any((folder / name).is_dir() for name in TRAIN_NAMES)
+    if form.dataset not in ('', 'folder') or form.train_list or named:
+        held = _held_out(form, trained, _trained_on(form, trained))
+        if held is None:
+            raise RideError(
+                f'{trained.source} does not say which images of {form.data_dir or form.train_list or form.dataset} its '
+                'training held out, or held out others; give a folder of images that it was not trained on.'
+            )
+        return _Images(held, held.source, None, True)
+    try:
+        train = _trained_on(form, trained)
+    except RideError:  # no folders of these classes, so not what it was trained on
+        return _from_folder(form, trained)
+    held = _held_out(form, trained, train)
+    if held is not None:
+        return _Images(held, held.source, None, True)
+    if split_digest(train) == trained.record.train_digest:
+        raise RideError(
+            f'{form.data_dir} holds the images that {trained.source} was trained on; give others, or train experts and '
+            'router with --holdout 0.1.'
+        )
+    return _from_folder(form, trained)
+
+
+def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:
+    """The images of the options as a training would take them."""
+    if trained.class_names is None:
+        raise RideError(f'{trained.source} names no classes, which the images of {form.data_dir} could be of.')
+    part, channels = HoldoutPlan.of(trained.record.val_part), trained.model.in_chans
+    if part is not None:
+        return open_val_part(form, trained.class_names, channels, part)[0]
+    return open_train(form, channels, trained.class_names)
+
+
+def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSplit | None:
+    """Those of the images that the network's training held out; None where these are not its images."""
+    plan = trained.record.holdout
+    if plan is None:
+        return None
+    parts = hold_out(train, plan.fraction, plan.seed)
+    parts.held.dataset.pixel_range = trained.record.pixel_range
+    return parts.held if parts.digest == plan.digest else None
+
+
+def _from_folder(form: DataForm, trained: TrainedNet) -> _Images:
+    """All images below a folder, of the classes that its folders name if all of them name one."""
+    found = find_images([str(form.data_dir)])
+    for problem in found.problems:
+        _logger.warning(printable(problem))
+    if not found.paths:
+        raise RideError(f'There are no images in {form.data_dir}; name a folder of some.')
+    split = named_images(trained, found.paths)
+    places = {name: label for label, name in enumerate(trained.class_names or ())}
+    folders = [Path(path).relative_to(str(form.data_dir)).parts[:-1] for path in found.paths]
+    labels = [places.get(parts[0], -1) if parts else -1 for parts in folders]
+    labelled = min(labels) >= 0
+    source = f'{len(labels):,} images of {form.data_dir}, ' + (
+        'labelled by their folders' if labelled else 'unlabelled'
+    )
+    return _Images(split, source, torch.tensor(labels) if labelled else None, labelled)
+
+
+def _find_routes(args: argparse.Namespace, model: Any, images: _Images, device: torch.device) -> Routes:
+    loader = eval_loader(model, images.split, batch_size=args.batch_size, workers=args.workers, device=device)
+    routes = find_routes(model, _readable(loader, images.split), progress=True)
+    if not images.labelled:
+        return dataclasses.replace(routes, labels=None)
+    if images.labels is None or routes.labels is None:
+        return routes
+    return dataclasses.replace(routes, labels=images.labels[routes.labels])
+
+
+def _readable(loader: Any, split: DataSplit) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches, with a warning for each image that cannot be read."""
+    dataset: Any = split.dataset
+    first = 0
+    for batch, targets in loader:
+        for row in (targets < 0).nonzero().flatten().tolist():
+            _logger.warning(printable(f'Left out: {dataset.reason(first + row)}'))
+        first += len(targets)
+        yield batch, targets
+
+
+def _write(args: argparse.Namespace, trained: TrainedNet, choice: ThresholdChoice) -> None:
+    """Keep the threshold: in the folder of --output, else in the checkpoint, if the network is of one."""
+    checkpoint = checkpoint_of(trained.source)
+    if args.output:
+        record = dataclasses.replace(trained.record.for_export, certificate=choice.certificate).to_json()
+        save_folder(trained.model.cpu(), Path(args.output), trained.class_names, trained.class_counts, record)
+        _logger.info(f'Written to {args.output}')
+    elif checkpoint is not None:
+        enter_threshold(checkpoint, choice.threshold, choice.certificate)
+        _logger.info(f'Written into {checkpoint}')
+    else:
+        _logger.info(
+            f'Not written: {trained.source} is no checkpoint of a run; --output DIR writes the network with it, and '
+            f'--threshold {choice.threshold:g} of other commands routes with it'
+        )
+
+
+if __name__ == '__main__':
+    from ride_timm.cli import guarded
+
+    sys.exit(guarded('route', main))

@@ -1,0 +1,123 @@
+"""What routing would do to a set of images at any threshold: one pass, in which all experts see every image."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ride_timm.errors import RideError
+from ride_timm.evaluation.cost import gmacs_by_experts
+from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.sweep import passed_experts
+from ride_timm.logs import interactive
+from ride_timm.models.routing import prefix_means
+
+__all__ = ['Routes', 'find_routes']
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """What the router and the experts say of N images, on the CPU; an image that was given several times counts once.
+
+    Attributes:
+        router_logits: (N, K - 1) of the routers after all experts but the last.
+        answers: (N, K) class that experts 0..k together name.
+        labels: (N,) what was given next to the images, int64; None where nothing was.
+        costs: (K,) GMACs of an image by the number of experts it passes.
+        input_size: (channels, height, width) of the images.
+        digest: SHA-256 of the images' pixels, as prepared for the network, in any order.
+    """
+
+    router_logits: Tensor
+    answers: Tensor
+    labels: Tensor | None
+    costs: tuple[float, ...]
+    input_size: tuple[int, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def passed(self, threshold: float) -> Tensor:
+        """How many experts each image passes, (N,) from 1 to K."""
+        return passed_experts(self.router_logits, threshold)
+
+    def routed(self, threshold: float) -> Tensor:
+        """The class that each image gets, (N,)."""
+        return self.answers.gather(1, self.passed(threshold).unsqueeze(1) - 1).squeeze(1)
+
+    @property
+    def full(self) -> Tensor:
+        """The class that all experts name, (N,)."""
+        return self.answers[:, -1]
+
+    def lost(self, threshold: float, loss: str) -> Tensor:
+        """Which images lose by routing, (N,) bool.
+
+        Args:
+            threshold: In [0, 1].
+            loss: A name of `ride_timm.records.certificate.LOSSES`; `accuracy` needs labels.
+        """
+        routed = self.routed(threshold)
+        if loss == 'disagreement':
+            return routed != self.full
+        assert self.labels is not None
+        return (self.full == self.labels) & (routed != self.labels)
+
+    def gmacs(self, threshold: float) -> Tensor:
+        """GMACs of each image, (N,) float64."""
+        return torch.tensor(self.costs, dtype=torch.float64)[self.passed(threshold) - 1]
+
+
+@torch.inference_mode()
+def find_routes(model: Any, loader: Iterable[Any], *, progress: bool = False) -> Routes:
+    """Run all experts and routers over a loader once.
+
+    Args:
+        model: A multi-expert network with a router, in eval mode and where it is to compute.
+        loader: Batches of images (B, channels, H, W), or of such and labels (B,); an image with a negative label is
+            left out.
+        progress: Show a bar in a terminal.
+
+    Raises:
+        RideError: There are no images.
+    """
+    device = next(model.parameters()).device
+    forward = FittingForward(partial(_forward, model))
+    seen: set[bytes] = set()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    labelled, size = False, tuple[int, ...]()
+    for batch in tqdm(loader, desc='Routing', leave=False, disable=not (progress and interactive())):
+        labelled = isinstance(batch, (tuple, list)) and len(batch) > 1
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        labels = torch.as_tensor(batch[1]).cpu().long() if labelled else torch.zeros(len(images), dtype=torch.int64)
+        size = tuple(images.shape[1:])
+        new = [row for row in range(len(images)) if labels[row] >= 0 and _is_new(images[row], seen)]
+        if new:
+            routers, answers = forward(images[new].to(device))
+            parts.append((routers.float().cpu(), answers.cpu(), labels[new]))
+    if not parts:
+        raise RideError('There are no images to route; the loader is empty.')
+    routers, answers, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    digest = hashlib.sha256(b''.join(sorted(seen))).hexdigest()
+    costs = tuple(gmacs_by_experts(model, size))
+    return Routes(routers, answers, targets if labelled else None, costs, size, digest)
+
+
+def _forward(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    routers, experts = model.forward_router(images)
+    return routers, prefix_means(experts).argmax(-1)
+
+
+def _is_new(image: Tensor, seen: set[bytes]) -> bool:
+    """Whether no such image was met before; from now on it was."""
+    pixels = image.detach().cpu().float().contiguous()
+    digest = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).digest()
+    new = digest not in seen
+    seen.add(digest)
+    return new
