@@ -34,9 +34,10 @@ from ride_timm.errors import RideError, one_line
 from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import Prediction, Skipped, predict
-from ride_timm.inference.prior import apply_options
+from ride_timm.inference.prior import apply_options, is_corrected
 from ride_timm.logs import setup_logging
 from ride_timm.models import count_experts
+from ride_timm.records.results import read_results
 from ride_timm.values import check_values, choose_device
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def build_demo(
     answer = functools.partial(_answer, trained, costs=_costs(model), top_k=top_k, device=device)
     page = {'title': f'{title}: ride-timm', 'analytics_enabled': False, 'delete_cache': (CLEAN_EVERY, KEEP_FOR)}
     with gr.Blocks(**page) as demo:
-        gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}</p>')
+        gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}{_measured(trained)}</p>')
         with gr.Row():
             with gr.Column():
                 # the file as it is, so that it is decoded as everywhere else in the package
@@ -245,6 +246,22 @@ def _introduction(model: Any, experts: int, routed: bool) -> str:
         parts.append(f'{experts} experts on a shared trunk')
         parts.append('a router that asks no more of them than an image needs' if routed else 'no router: all are asked')
     return ', '.join(parts) + '.'
+
+
+def _measured(trained: TrainedNet) -> str:
+    """A sentence on its accuracy, the leading one first, from the results in its folder; empty without any.
+
+    They are those of the folder's network, of no other checkpoint in it, and with the logits that it was trained to.
+    """
+    folder = Path(trained.source.removeprefix('local-dir:'))
+    if not (folder / 'results.json').is_file() or is_corrected(trained.model):
+        return ''
+    try:
+        results = read_results(folder)
+    except RideError:  # of another program, or of an earlier version
+        return ''
+    found = ', '.join(f'{results.test.all_experts[key]:.1f} % {name}' for name, key in results.accuracies.items())
+    return f' On {results.data.test_images:,} {results.images_name}: {found}.'
 
 
 def _costs(model: Any) -> list[float]:
