@@ -113,6 +113,11 @@ def test_a_named_model_starts_from_its_own_weights(reading, caplog, model, wante
     assert ('no pretrained weights of' in caplog.text) == (wanted is None)
 
 
+def test_a_named_model_has_the_size_and_options_of_its_weights(reading):
+    config = chosen(50, '--model', 'ride_convnext_nano_2e')
+    assert (config.img_size, config.opt, config.layer_decay) == (128, 'adamw', 0.75)
+
+
 def test_a_named_model_whose_weights_cannot_be_had(reading, caplog):
     reading.absent = {'resnet18'}
     config = chosen(300, '--model', 'resnet18')
