@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
-from ride_timm.data import check_images, create_eval_loader
+from ride_timm.data import check_images
 from ride_timm.data.form import check_form
 from ride_timm.escaping import printable
 from ride_timm.files import writing
 from ride_timm.inference.abstention import choose_limit, images_for
 from ride_timm.inference.calibration import calibrate
 from ride_timm.inference.load import load
-from ride_timm.inference.network import data_config
+from ride_timm.inference.prediction import eval_loader
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.records.amending import amend_record, record_file
@@ -81,11 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_images(split)
     device = choose_device(args.device)
     trained.model.to(device)
-    config = data_config(trained.model)
-    loader = create_eval_loader(
-        split, **{key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
-        batch_size=args.batch_size, workers=args.workers, device=device,
-    )  # fmt: skip
+    loader = eval_loader(trained.model, split, batch_size=args.batch_size, workers=args.workers, device=device)
     found = calibrate(trained, loader, progress=True)
     print(f'{counted(len(split.targets), "image")}: {printable(split.source)}\n')
     print('\n'.join(_lines(found)))

@@ -38,6 +38,8 @@ class Cut(NamedTuple):
     """From there to that of the host's `forward_head(pre_logits=True)`."""
     per_image: tuple[bool, ...]
     """Which of the tensors that cross have one entry an image."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Their shapes, without the axis of images."""
     channel_dim: int
     """Where the features have their channels: 1 or -1."""
     width: int
@@ -207,7 +209,7 @@ class _ShapesAlone(TorchFunctionMode):
 
 def _measure(
     host: nn.Module, split: str, trunk: nn.Module, body: nn.Module, pool: nn.Module
-) -> tuple[tuple[bool, ...], int, int]:
+) -> tuple[tuple[bool, ...], tuple[tuple[int, ...], ...], int, int]:
     """Run the pieces on the meta device, to see that they run and what crosses."""
     net: Any = host
     name = type(host).__name__
@@ -227,7 +229,9 @@ def _measure(
         raise RideError(f'{name} has features of a layout that is not known, {tuple(features.shape)}.')
     pooled = _on_meta(pool, features)
     width = pooled.shape[1 if pooled.ndim == 2 else channel_dim]
-    return tuple(value.shape[:1] == (_BATCH,) for value in crossing), channel_dim, int(width)
+    per_image = tuple(value.shape[:1] == (_BATCH,) for value in crossing)
+    shapes = tuple(tuple(value.shape[own:]) for value, own in zip(crossing, per_image, strict=True))
+    return per_image, shapes, channel_dim, int(width)
 
 
 def _on_meta(module: nn.Module, x: Any) -> Any:

@@ -30,7 +30,7 @@ from ride_timm.errors import RideError
 from ride_timm.records.published import default_tag
 
 from ._factory import build_multi_expert, head_names, register_entry_point
-from .cut import Cut, cut, default_split, end_at, extract, meta_images, on_meta
+from .cut import Cut, cut, default_split, end_at, extract
 from .multi_expert import Expert, MultiExpertNet
 
 __all__ = ['RideBackbone', 'backbone_cfg', 'create_on_backbone', 'rideify']  # register_entry_point adds the names
@@ -121,7 +121,7 @@ class RideBackbone(MultiExpertNet):
         self.trunk = fx.GraphModule(host, pieces.trunk)
         if light:
             host, others = light[0], light[1:]
-            pieces = _lighter(pieces, self.trunk, host, self.split)
+            pieces = _lighter(pieces, host, self.split)
         first = _expert(host, pieces)
         rest = [copy.deepcopy(first) for _ in range(num_experts - 1)] if others is None else []
         self.experts = nn.ModuleList([first, *rest, *(_expert(other, pieces) for other in others or ())])
@@ -282,20 +282,15 @@ def _cut(host: nn.Module, split: str) -> Cut:
     return cut(host, split, [str(info['module']) for info in infos])
 
 
-def _lighter(pieces: Cut, trunk: fx.GraphModule, light: nn.Module, split: str) -> Cut:
+def _lighter(pieces: Cut, light: nn.Module, split: str) -> Cut:
     """The trunk of one model and what follows it in another one, which takes the same tensors."""
     theirs = _cut(light, split)
-    images = meta_images(light, 2)
-    given, wanted = (
-        [tuple(value.shape) for value in on_meta(module, images)]
-        for module in (trunk, fx.GraphModule(light, theirs.trunk))
-    )
-    if given != wanted:
+    if theirs.shapes != pieces.shapes:
         raise RideError(
-            f'Experts of expert_kwargs take {wanted} after {split!r} and the trunk puts out {given} for two images; '
+            f'Experts of expert_kwargs take {theirs.shapes} after {split!r} and the trunk puts out {pieces.shapes}; '
             'give arguments that change what follows the cut alone, as the depth or width of the last stage.'
         )
-    return theirs._replace(trunk=pieces.trunk, per_image=pieces.per_image)
+    return theirs._replace(trunk=pieces.trunk)
 
 
 def _tell_seeded(seeded: Sequence[str], own: Mapping[str, torch.Tensor]) -> None:

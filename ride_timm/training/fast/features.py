@@ -73,9 +73,11 @@ class _Places:
         self.targets, self.hflip = torch.as_tensor(targets, dtype=torch.int64), hflip
 
     def __len__(self) -> int:
+        """Batches of an epoch."""
         return len(self.loader.batch_sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch, (B,) each; mirrored are the images that one loading process would mirror."""
         torch.empty((), dtype=torch.int64).random_()  # DataLoader draws its processes' seed before the order of images
         for batch in self.loader.batch_sampler:
             index = torch.tensor(batch)
@@ -164,7 +166,7 @@ def _compute(
             for file, value in zip(files, values, strict=True):
                 file.write(value.contiguous().view(torch.uint8).numpy().data)
             if trainer.stop.signum:
-                again = 'before the first step; the same command with --resume auto goes on'
+                again = 'before a step was taken; the same command with --resume auto goes on'
                 raise Interrupted(trainer.stop.signum, again)
         rest = iter(files)
         return [
