@@ -96,6 +96,7 @@ def choose_start(
     if start is None:
         return config, None
     init = init or _read(start.weights, config)
+    config = config.but(pretrained=False)  # which no --model was named for
     config = replace(config, 'init', start.weights, f'{start.why}; --from-scratch for random weights')
     config = replace(config, 'model', _architecture(start), 'that of these weights')
     for name, value in start.options.items():

@@ -93,6 +93,7 @@ def test_named_options_leave_the_start_open(reading):
         ['--pretrained'],
     ):
         assert chosen(300, *options).init == LITE
+    assert not chosen(300, '--pretrained').pretrained  # done
     assert chosen(300, '--img-size', '96').img_size == 96
     assert chosen(300, '--opt', 'adam', device='cuda').opt == 'adam'
 
