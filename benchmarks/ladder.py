@@ -65,6 +65,7 @@ STEPS = {
     'tau_mdcs': Step('aa_no_mixup', '--loss-kwargs tau=mdcs'),
     'tau_tcl': Step('aa_no_mixup', '--loss-kwargs tau=tcl'),
     'schedule': Step('aa_no_mixup', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
+    'schedule_tcl': Step('schedule', '--mutual-gated 0.33 --soft-suppression 0.0067'),
     'mutual': Step('aa_no_mixup', '--mutual 0.67'),  # as much as `gated`, without its gate
     'gated': Step('aa_no_mixup', '--mutual-gated 0.33'),
     'suppression': Step('aa_no_mixup', '--soft-suppression 0.0067'),

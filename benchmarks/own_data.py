@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, data: Path, folder: Path, way: str, seed: int)
     options += ['--epochs', str(args.epochs), '--lr', str(args.lr), '--weight-decay', '5e-4', '--smoothing', '0']
     options += ['--warmup-epochs', '5', '--no-amp']
     options += ['--val-interval', str(args.epochs), '--output', str(folder), '--experiment', name, '--quiet']
-    options += ['--init', args.init] if args.init else []
+    options += ['--init', args.init] if args.init else ['--from-scratch']
     if train([*options, *args.options.split()]):
         raise SystemExit(f'{name} did not finish')
     last: dict[str, float] = json.loads((folder / name / 'results.json').read_text())['last']

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/starts.py --data DIR --output FILE.json [--sizes 32 64] [--seeds 42]
 
 DIR holds `train/CLASS/*` and `val/CLASS/*`. Squares of each size are cut from its images, and `ride-timm train` picks
-everything but the epochs (8 at 32 pixels, 4 at 64), which are the same for all starts: what it picks without `--init`,
+everything but the epochs (8 at 32 pixels, 4 at 64), which are the same for all starts: random weights,
 three BalPoE experts of CIFAR-100-LT, and as controls the plain network of the same data, with cross entropy and with
 balanced softmax. Weights keep their 32 pixels; in a last row the experts are given the images at 64.
 Each finished cell is added to FILE.json; the same command later goes on with those that are missing. Prints percent.
@@ -27,7 +27,7 @@ from ride_timm.records.runs import read_per_class
 EPOCHS = {32: 8, 64: 4}
 EXPERTS, PLAIN = 'ride_resnet32_3e.balpoe_cifar100lt', 'ride_resnet32_1e.ce_cifar100lt'
 STARTS = {
-    'random weights': [],
+    'random weights': ['--from-scratch'],
     'experts': ['--init', EXPERTS],
     'plain, cross entropy': ['--init', PLAIN, '--loss', 'ce'],
     'plain, balanced softmax': ['--init', PLAIN, '--loss', 'balanced_softmax'],

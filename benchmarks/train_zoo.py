@@ -44,7 +44,7 @@ from typing import Any
 from run_until import run_until
 from zoo_plans import PLANS, TEACHER, Net
 
-from ride_timm.commands.export import seed_rows
+from ride_timm.commands.package import seed_rows
 from ride_timm.evaluation.writing import write_json
 
 HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
@@ -223,7 +223,7 @@ class Zoo:
 
     def _export(self, net: Net, seed: int) -> None:
         stages = self.stages(net, self.published, seed)
-        command = [sys.executable, '-m', 'ride_timm.cli', 'export', *map(str, stages)]
+        command = [sys.executable, '-m', 'ride_timm.cli', 'package', *map(str, stages)]
         command += ['--output', str(self.exported(net, seed)), '--data-dir', self.args.data_dir]
         command += ['--device', self.args.device, '--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
         command += self.plan.export if net.kept else ['--figures-only']

@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 def command(args: argparse.Namespace, folder: Path, way: str, seed: int) -> list[str]:
     """The options of `ride-timm train` for one side and seed."""
     options = ['--model', args.model or Path(args.weights).name.partition('.')[0]]
-    options += ['--init', args.weights] if way == 'tuned' else []
+    options += ['--init', args.weights] if way == 'tuned' else ['--from-scratch']
     options += ['--data-dir', str(args.data), '--loss', args.loss, '--epochs', str(args.epochs), '--seed', str(seed)]
     options += ['--img-size', str(args.img_size), '-b', str(args.batch_size), '--crop-pct', '1.0']
     options += ['--lr', f'{RATES[way] * args.batch_size / 128:g}', '--warmup-epochs', '1', '--weight-decay', '5e-4']

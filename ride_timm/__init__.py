@@ -26,6 +26,7 @@ if _TYPE_CHECKING:
     from .data.counts import class_counts as class_counts
     from .evaluation.scores import evaluate as evaluate
     from .evaluation.thresholds import choose_threshold as choose_threshold
+    from .inference.calibration import calibrate as calibrate
     from .inference.load import load as load
     from .inference.predict import predict as predict
     from .losses.factory import create_loss as create_loss
@@ -42,6 +43,7 @@ __all__ = [
     'RideError',
     'TrainConfig',
     '__version__',
+    'calibrate',
     'choose_threshold',
     'class_counts',
     'create_loss',
@@ -62,6 +64,7 @@ __all__ = [
 
 _FUNCTIONS = {
     'TrainConfig': 'training.config:TrainConfig',
+    'calibrate': 'inference.calibration:calibrate',
     'choose_threshold': 'evaluation.thresholds:choose_threshold',
     'class_counts': 'data.counts:class_counts',
     'create_loss': 'losses.factory:create_loss',
@@ -107,7 +110,7 @@ def from_pretrained(
 
     Args:
         source: The name of a published network (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a
-            folder (exported, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
+            folder (packaged, of a run, or `local-dir:DIR`) or a checkpoint of `ride-timm train`.
         num_classes: Another number of classes C, with new heads (C features each); None keeps them.
         cache_dir: Folder of the Hub's cache, the client's by default.
         token: For private repositories; the one of `hf auth login` by default.
@@ -127,6 +130,7 @@ def from_pretrained(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 100])
     """
+    from .inference.calibration import calibrate as calibrate
     from .inference.load import load as load_network
 
     hub: dict[str, _Any] = {'cache_dir': cache_dir, 'token': token, 'sha256': sha256}

@@ -6,12 +6,13 @@ Nothing here needs torch, so that a command line is parsed before that is loaded
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ['DataForm', 'Option', 'base_of', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
+__all__ = ['DataForm', 'Option', 'base_of', 'duration', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
 
 _Config = TypeVar('_Config')
 
@@ -28,6 +29,7 @@ class Option:
         choices: What it may be.
         flags: Further names of the option.
         negatable: Whether there is a `--no-NAME` too.
+        read: Makes the value of a text; raises a ValueError where that is none.
     """
 
     default: Any
@@ -37,6 +39,7 @@ class Option:
     choices: Sequence[str] | None = None
     flags: tuple[str, ...] = ()
     negatable: bool = False
+    read: Callable[[str], Any] | None = None
 
 
 def option(default: Any, group: str, text: str, metavar: str | None = None, **more: Any) -> Any:
@@ -50,6 +53,22 @@ def option(default: Any, group: str, text: str, metavar: str | None = None, **mo
         **more: Further attributes of `Option`.
     """
     return dataclasses.field(default=None, metadata={'option': Option(default, group, text, metavar, **more)})
+
+
+def duration(text: str) -> float:
+    """Seconds of a text such as `90`, `90s`, `30m`, `2h` or `1h30m`.
+
+    Args:
+        text: What a person typed.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    match = re.fullmatch(r'(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?', text.strip())
+    if not text.strip() or match is None:
+        raise ValueError(text)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def options_of(config: type) -> Mapping[str, Option]:
@@ -146,7 +165,7 @@ def _scalar(base: type, value: Any, entry: Option) -> Any:
         return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
     if isinstance(value, (bool, dict, list, tuple)) or (base is str and not isinstance(value, str)):
         raise TypeError
-    found = base(value)
+    found = entry.read(value) if entry.read is not None and isinstance(value, str) else base(value)
     if base is int and found != float(value):
         raise ValueError
     if entry.choices is not None and found not in entry.choices:
@@ -186,17 +205,49 @@ class DataForm:
     dataset_download: bool = option(False, DATA, 'let torchvision download what is missing')
     train_list: str | None = option(
         None, DATA,
-        'training images, one "path label" or "path,label" a line, with paths relative to --data-dir, or a CSV or '
-        'TSV file whose header names a column path, file, image, image_id, ... and one label, class, species, ...; '
-        'other columns are ignored, and ids without a suffix find their .jpg, .png, ...', 'FILE',
+        'training images, one "path label" or "path,label" a line, with paths relative to --data-dir; or a table '
+        'or JSON as of --table', 'FILE',
     )  # fmt: skip
     val_list: str | None = option(None, DATA, 'the same for the evaluation images', 'FILE')
+    table: str | None = option(
+        None, DATA,
+        'a file that names all images: CSV, TSV or JSON with a column of images (ids without a suffix find their .jpg, '
+        '.png, ...) and one of labels or one for each class (0/1); EcoTaxa, COCO, Camtrap DP (datapackage.json); '
+        'paths are relative to --data-dir, or else to the file', 'FILE',
+    )  # fmt: skip
+    image_column: str | None = option(
+        None, DATA, 'column of images in tables (default: path, file, image, image_id, ..., whichever is there)', 'NAME'
+    )
+    label_column: str | None = option(
+        None, DATA, 'column of labels (default: label, class, species, dx, ..., whichever is there)', 'NAME'
+    )
+    split_column: str | None = option(
+        None, DATA,
+        'column that says which images are train, val, test, ... (default in --table: split, set, ..., with train in '
+        'it)', 'NAME',
+    )  # fmt: skip
+    crop: str | None = option(
+        None, DATA,
+        'an image for each box: "boxes" for those of the table (COCO, Camtrap DP), or a file with boxes, such as '
+        "MegaDetector's results", 'boxes|FILE',
+    )  # fmt: skip
+    crop_confidence: float = option(0.2, DATA, 'leave out boxes of a detector that is less sure', 'F')
     class_names: str | None = option(
         None, DATA,
         'one name a line, for labels that are numbers: the first line names class 0 (default: the numbers)', 'FILE',
     )  # fmt: skip
     input_key: str | None = option(None, DATA, 'hfds: column of images; wds: their suffixes (jpg;png)', 'KEY')
     target_key: str | None = option(None, DATA, 'hfds: column of labels; wds: field of the json with them', 'KEY')
+    group_column: str | None = option(
+        None, DATA,
+        'column of a table that says what an image belongs to (a place, patient, specimen, burst): --val-fraction and '
+        '--holdout leave images of one group on one side, and results are given by group', 'NAME',
+    )  # fmt: skip
+    group_pattern: str | None = option(
+        None, DATA,
+        'regular expression on the path of an image below its split (CLASS/NAME.jpg), or as a list has it: images '
+        'where it finds the same, in its first parentheses if it has any, are one group', 'REGEX',
+    )  # fmt: skip
     train_split: str = option('train', DATA, 'training split', 'NAME')
     val_split: str = option('val', DATA, 'evaluation split', 'NAME')
     imb_factor: float | None = option(None, DATA, 'cut the training images to this imbalance factor', 'N')

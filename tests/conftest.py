@@ -1,5 +1,7 @@
 """One thread a process: the sums of two threads differ in the last bit, and two test processes share two cores.
 
+No test asks the Hub: one that is to answer is a fake on this machine.
+
 Its place makes `tests` importable from: `from reference import ride_loss`; `pythonpath` does it for `tests/helpers`.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 os.environ['OMP_NUM_THREADS'] = '1'  # also for the processes that tests start
+os.environ['HF_HUB_OFFLINE'] = '1'
 
 import torch
 

@@ -101,7 +101,34 @@ def as_lists(images, root):
     ]  # fmt: skip
 
 
-FORMS = [as_parquet, as_saved, as_image_folder_of_hugging_face, as_shards, as_lists]
+def as_table(images, root):
+    """One table of all images with a column of splits, after which the images are called."""
+    lines = ['kind;image_id;dx;set']
+    for split in ('train', 'val'):
+        lines += [f'x;{split}/{NAMES[label]}/{path.stem};{label};{split}' for path, label in listed(images, split)]
+    (root / 'table.csv').write_text('\n'.join(lines))
+    (root / 'names.txt').write_text('\n'.join(NAMES))
+    return ['--table', root / 'table.csv', '--data-dir', images, '--class-names', root / 'names.txt']
+
+
+def as_boxes(images, root):
+    """COCO's form, with a box around each whole image."""
+    options = []
+    for split in ('train', 'val'):
+        pairs = listed(images, split)
+        content = {
+            'categories': [{'id': number, 'name': name} for number, name in enumerate(NAMES)],
+            'images': [{'id': i, 'file_name': str(path.relative_to(images))} for i, (path, _) in enumerate(pairs)],
+            'annotations': [
+                {'image_id': i, 'category_id': label, 'bbox': [0, 0, 8, 8]} for i, (_, label) in enumerate(pairs)
+            ],
+        }
+        (root / f'{split}.json').write_text(json.dumps(content))
+        options += [f'--{split}-list', root / f'{split}.json']
+    return [*options, '--data-dir', images, '--crop', 'boxes']
+
+
+FORMS = [as_parquet, as_saved, as_image_folder_of_hugging_face, as_shards, as_lists, as_table, as_boxes]
 
 
 @pytest.fixture
@@ -177,7 +204,7 @@ def test_labels_all_the_way(images, tmp_path, form, capsys):
     run = train(images, tmp_path, 'run', '--model', CIFAR, *map(str, options))
     split = 'train' if form is as_saved else 'val'
     truth = {path: path.parent.name for path in (images / split).glob('*/*.png')}
-    names = ('ant', 'bee', 'cat') if form is as_image_folder_of_hugging_face else tuple(NAMES)
+    names = ('ant', 'bee', 'cat') if form in (as_image_folder_of_hugging_face, as_boxes) else tuple(NAMES)
     text = check_labels(run, options, truth, capsys, names)
     data = {as_parquet: 'rows', as_saved: 'rows', as_shards: tmp_path.name}
     assert f'<dt>Data</dt><dd>{data.get(form, images.name)}</dd>' in text

@@ -10,7 +10,7 @@ from models.routed_nets import routed_net
 from tiny_runs import CIFAR, train, write_images
 
 import ride_timm
-from ride_timm.commands.export import main as export
+from ride_timm.commands.package import main as package
 from ride_timm.commands.validate import build_parser, validate
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
@@ -75,12 +75,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory, data):
-    """The experts, held out images beside; the exported folder with adjustment; a router trained on that."""
+    """The experts, held out images beside; the packaged folder with adjustment; a router trained on that."""
     output = tmp_path_factory.mktemp('runs')
     first = train(data, output, 'experts', '--model', CIFAR, '--loss', 'ride', '--holdout', '0.25')
-    assert export([str(first), '--data-dir', str(data), '--output', str(output / NET), '--logit-adjustment', '1']) == 0
+    assert package([str(first), '--data-dir', str(data), '--output', str(output / NET), '--logit-adjustment', '1']) == 0
     train(data, output, 'router', '--stage', 'router', '--init', str(output / NET))
-    assert export([str(output / 'router'), '--data-dir', str(data), '--output', str(output / ROUTED)]) == 0
+    assert package([str(output / 'router'), '--data-dir', str(data), '--output', str(output / ROUTED)]) == 0
     return output
 
 
@@ -142,9 +142,9 @@ def test_a_router_is_trained_on_top(runs, data):
     assert routed.model.router is not None
     images = torch.randn(3, 3, 8, 8)
     same(routed.model(images), load(runs / NET).model(images))
-    with pytest.raises(RideError, match=r'has a router, which knows the logits as they were; export the run of'):
+    with pytest.raises(RideError, match=r'has a router, which knows the logits as they were; package the run of'):
         options = ['--output', str(runs / f'{CIFAR}.x'), '--logit-adjustment', '1']
-        export([str(runs / 'router'), '--data-dir', str(data), *options])
+        package([str(runs / 'router'), '--data-dir', str(data), *options])
 
 
 def test_the_card_says_so(runs):
@@ -156,4 +156,4 @@ def test_the_card_says_so(runs):
 def test_experts_with_a_tau_list(tmp_path, data):
     run = train(data, tmp_path, 'run', '--model', CIFAR, '--loss', 'balpoe')
     with pytest.raises(RideError, match=r'\(loss balpoe\) was trained with a tau list'):
-        export([str(run), '--data-dir', str(data), '--output', str(tmp_path / NET), '--logit-adjustment', '1'])
+        package([str(run), '--data-dir', str(data), '--output', str(tmp_path / NET), '--logit-adjustment', '1'])

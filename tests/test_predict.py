@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
+import ride_timm as rt
 import ride_timm.commands.validate as validation
 from ride_timm.commands.predict import main
-from ride_timm.data import ImageSet, create_eval_loader, open_image
+from ride_timm.data import Crop, ImageSet, create_eval_loader, open_image, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.evaluation import one_pass
 from ride_timm.evaluation.metrics import LongTailEvaluator
@@ -47,7 +48,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def experts(tmp_path_factory):
-    """A network with tau and a router in an exported folder; its weights are random."""
+    """A network with tau and a router in a packaged folder; its weights are random."""
     torch.manual_seed(3)
     net = timm.create_model(CIFAR, num_classes=3, router=True)
     with torch.no_grad():
@@ -376,3 +377,46 @@ class TestRefusals:
         monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'\r\n')))
         with pytest.raises(RideError, match='Nothing to predict: the list of paths is empty'):
             main([str(experts), '-'])
+
+
+def test_a_table_of_images(data, experts, tmp_path, capsys):
+    """The same answers as for the files, under the names of the table; the missing one is named."""
+    files = sorted((data / 'val' / 'cat').glob('*.png'))
+    table = tmp_path / 'photos.csv'
+    table.write_text('photo_no;file\n' + ''.join(f'{i};{path.stem}\n' for i, path in enumerate(files)) + '9;gone\n')
+    where = ['--table', str(table), '--data-dir', str(data / 'val' / 'cat'), '--json']
+    assert main([str(experts), *where]) == 1
+    out, err = capsys.readouterr()
+    assert 'gone' in err
+    rows = json.loads(out)
+    assert [row['path'] for row in rows] == [path.stem for path in files]
+    assert main([str(experts), *map(str, files), '--json']) == 0
+    assert [row | {'path': ''} for row in json.loads(capsys.readouterr().out)] == [row | {'path': ''} for row in rows]
+
+
+def test_boxes_of_a_detector(data, experts, tmp_path, capsys):
+    file = data / 'val' / 'cat' / '0.png'
+    boxes = [[0, 0, 0.5, 1], [0.5, 0, 0.5, 1], [0, 0, 1, 1]]
+    detections = [
+        {'category': '1', 'conf': conf, 'bbox': box} for conf, box in zip((0.9, 0.1, 0.5), boxes, strict=True)
+    ]
+    content = {'images': [{'file': file.name, 'detections': detections}], 'detection_categories': {'1': 'animal'}}
+    (tmp_path / 'md.json').write_text(json.dumps(content))
+    where = ['--table', str(tmp_path / 'md.json'), '--data-dir', str(file.parent), '--crop', 'boxes', '--json']
+    assert main([str(experts), *where]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row['path'] for row in rows] == ['0.png#xywh=percent:0,0,50,100', '0.png#xywh=percent:0,0,100,100']
+    parts = open_unlabelled(tmp_path / 'md.json', file.parent, crop=Crop('boxes'))
+    assert [(found.path, found.top[0].label) for found in rt.predict(load(experts), parts)] == [
+        (row['path'], row['label']) for row in rows
+    ]
+    with Image.open(file) as image:
+        half = next(predict(load(experts), [image.crop((0, 0, image.width // 2, image.height))]))
+    votes = [(vote['label'], vote['confidence']) for vote in rows[0]['top']]
+    assert votes == [(vote.label, pytest.approx(vote.confidence, rel=1e-4)) for vote in half.top]
+
+
+@pytest.mark.parametrize('argv', [['--table', 't.csv', 'x.png'], ['--crop', 'boxes', 'x.png'], []])
+def test_images_are_named_one_way(experts, argv):
+    with pytest.raises(RideError, match='--table'):
+        main([str(experts), *argv])

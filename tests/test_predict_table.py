@@ -14,7 +14,7 @@ from ride_timm.publishing.folder import save_folder
 
 @pytest.fixture(scope='module')
 def net(tmp_path_factory):
-    """An exported folder with long names of classes, and an image in it."""
+    """A packaged folder with long names of classes, and an image in it."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('weights')
     names = [f'a class of trees with a rather long name {k} of them' for k in range(3)]

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import train, write_images
 
-from ride_timm.commands.export import main as export
+from ride_timm.commands.package import main as package
 from ride_timm.records.published import read_index
 from ride_timm.records.results import read_results
 
@@ -51,8 +51,8 @@ def root(tmp_path_factory, data, runs):
     folders = [str(runs / name) for name in ('A', 'A-router')]
     common = ['--data-dir', str(data), '--data-name', 'Tiny-ImageNet-LT']
     stored = ['--dtype', 'float16', '--max-shard-size', str(SHARD), '--choices', *folders]
-    assert export([*folders, '--output', str(root / NAME), *common, *stored]) == 0
-    assert export([str(runs / 'plain'), '--output', str(root / PLAIN), *common, '--figures-only']) == 0
+    assert package([*folders, '--output', str(root / NAME), *common, *stored]) == 0
+    assert package([str(runs / 'plain'), '--output', str(root / PLAIN), *common, '--figures-only']) == 0
     return root
 
 

@@ -78,8 +78,8 @@ def test_schedules_with_a_decay_phase_take_their_own_default():
     [
         (['data', 'images', '--val-fraction', '2'], '--val-fraction 2'),
         (['data', 'images', '--threads', '0'], '--threads 0'),
-        (['export', 'run', '--data-dir', 'images', '--output', __file__], f'--output {__file__}'),
-        (['export', 'run', '--data-dir', 'images', '--output', 'folder', '-b', '0'], '--batch-size 0'),
+        (['package', 'run', '--data-dir', 'images', '--output', __file__], f'--output {__file__}'),
+        (['package', 'run', '--data-dir', 'images', '--output', 'folder', '-b', '0'], '--batch-size 0'),
         (['convert', 'file', '--output', __file__], f'--output {__file__}'),
         (['convert', 'file', '--output', 'folder', '--std', '0', '1', '1'], '--std 0'),
         (['quickstart', '--epochs', '0'], '--epochs 0'),

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Write the cards of published networks again from their results.json, with plots that compare '
         'those on the same data, and enter the hashes into the index next to them; nothing is measured.',
     )
-    parser.add_argument('folders', nargs='+', metavar='DIR', help='folders that ride-timm export wrote')
+    parser.add_argument('folders', nargs='+', metavar='DIR', help='folders that ride-timm package wrote')
     parser.add_argument(
         '--model-card', metavar='FILE', help='also renew the table in this page, next to the folder weights/'
     )

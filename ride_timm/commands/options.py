@@ -5,11 +5,12 @@ import ast
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from ride_timm.errors import RideError
 from ride_timm.options import Option, base_of, flag, kinds_of, options_of
 
 __all__ = [
-    'KeyValues', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
-    'chosen',
+    'KeyValues', 'add_abstain_option', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
+    'add_routing_options', 'chosen', 'routing_threshold',
 ]  # fmt: skip
 
 _Config = TypeVar('_Config')
@@ -74,7 +75,7 @@ def _action(kind: Any, entry: Option) -> dict[str, Any]:
         return {**common, 'action': KeyValues, 'nargs': '*', 'metavar': 'K=V'}
     return {
         **common,
-        'type': base,
+        'type': entry.read or base,
         **({} if number is None else {'nargs': number}),
         **({} if entry.choices is None else {'choices': entry.choices}),
         **({} if entry.metavar is None else {'metavar': entry.metavar}),
@@ -91,27 +92,72 @@ def add_model_argument(parser: argparse.ArgumentParser, dest: str = 'model', **m
     """
     parser.add_argument(
         dest, metavar='MODEL', **more,
-        help='checkpoint, folder of a run or of `ride-timm export`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
+        help='checkpoint, folder of a run or of `ride-timm package`, local-dir:DIR, hf-hub:ORG/NAME, or published name',
     )  # fmt: skip
 
 
-def add_prior_option(parser: argparse.ArgumentParser) -> None:
+def add_prior_option(parser: argparse.ArgumentParser, more: str = '') -> None:
     """Add `--prior` and `--logit-adjustment`, one of which may be given.
 
     Args:
         parser: Gets them, as `ride_timm.inference.prior.apply_options` takes them.
+        more: What the help of `--prior` says in addition.
     """
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, or a JSON file {class name: frequency}; for losses '
-        'with a tau list',
+        help='answer for other class frequencies: uniform, train, a text file that lists the classes which occur (with '
+        'a comma their weights), or a JSON file {class name: frequency}; for losses with a tau list' + more,
     )  # fmt: skip
     group.add_argument(
         '--logit-adjustment', type=float, metavar='TAU',
         help='take TAU times the log class prior out of the logits, for a better tail at the cost of the head: 0 to '
         'about 1; for losses without a tau list',
     )  # fmt: skip
+
+
+def add_abstain_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--abstain` and `--confidence`.
+
+    Args:
+        parser: Gets them, as `ride_timm.inference.abstention.choose_abstention` takes them.
+    """
+    parser.add_argument(
+        '--abstain', type=float, metavar='RATE',
+        help='say "unknown" where the network is not sure, so that at most this share of the answers said is wrong '
+        '(0.05); for networks that `ride-timm calibrate` has measured',
+    )  # fmt: skip
+    parser.add_argument(
+        '--confidence', type=float, default=0.95, metavar='P', help='how sure --abstain is (default: 0.95)'
+    )
+
+
+def add_routing_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--threshold` and `--routed`, one of which may be given.
+
+    Args:
+        parser: Gets them, as `routing_threshold` reads them.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
+    group.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+
+
+def routing_threshold(args: argparse.Namespace, model: Any) -> float | None:
+    """What to route with; None: not at all.
+
+    Args:
+        args: Of a parser with `add_routing_options` and MODEL.
+        model: The network.
+
+    Raises:
+        RideError: It has no router.
+    """
+    if not args.routed and args.threshold is None:
+        return None
+    if getattr(model, 'router', None) is None:
+        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
+    return float(model.router_threshold if args.threshold is None else args.threshold)
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,9 @@
 
 IMAGES are files, folders (searched recursively for timm's types of images, hidden ones left out), globs that the shell
 left as they are, and `-` for a list of paths on standard input, one a line. They are taken in the order given, what a
-folder or a glob holds in natural order, and each once. Images are read and prepared as `ride-timm validate` does it;
-size, crop, mean, std, interpolation and the labels are the network's own.
+folder or a glob holds in natural order, and each once. Instead of them `--table` takes the images that a file names, of
+any form that training reads; labels are not needed, and images are called as the file calls them. Images are read and
+prepared as `ride-timm validate` does it; size, crop, mean, std, interpolation and the labels are the network's own.
 
 `--json` prints one list with an object for each image, `--csv` a row for each (in UTF-8), both with exact numbers.
 In the CSV an apostrophe stands before a path or label that spreadsheets would run as a formula, such as one with =.
@@ -16,6 +17,8 @@ Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a 
 | `top` | `topR_label` `topR_class_index` `topR_confidence` | the `--top-k` likeliest classes, from the first on |
 | `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
 | `num_experts` | `num_experts` | how many experts the image passed |
+
+With `--abstain` an answer that is not confident enough is `unknown`, without an index; `top` keeps what it would be.
 
 The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names. On a
 terminal it fits the width: long names are cut in their middle, then the runners-up are left out, then the experts.
@@ -40,19 +43,33 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.options import (
+    add_abstain_option,
+    add_device_option,
+    add_model_argument,
+    add_options,
+    add_prior_option,
+    add_routing_options,
+    chosen,
+    routing_threshold,
+)
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
+from ride_timm.data.form import columns_of, crop_of
+from ride_timm.data.sources.lists import ListReader, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.files import check_writable, write_whole, writing
+from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
-from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
+from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, Vote, predict
 from ride_timm.inference.prior import apply_options
+from ride_timm.inference.prior_estimation import serve_estimated_prior
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
-from ride_timm.tables import lay_out, padded, shortened_to, text_width
+from ride_timm.options import DataForm, filled, flag, options_of
+from ride_timm.tables import counted, lay_out, padded, shortened_to, text_width
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main']
@@ -60,6 +77,9 @@ __all__ = ['build_parser', 'main']
 LONGEST = 48  # columns of a path or label in the table
 _LAYOUTS = ((LONGEST, True, True), (24, True, True), (24, False, True), (14, False, True), (24, False, False))
 """Longest name, whether runners-up and whether experts are shown: the first that fits the terminal is taken."""
+
+
+_JOINT = '* no expert names this class first, but all together do'
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,17 +90,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_argument(parser)
     parser.add_argument(
-        'images', nargs='+', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
+        'images', nargs='*', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
     )
+    shared = ('data_dir', 'table', 'image_column', 'crop', 'crop_confidence')
+    add_options(parser, DataForm, leave_out=[name for name in options_of(DataForm) if name not in shared])
     parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
     form.add_argument('--csv', action='store_true', help='a row for each image')
     parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
-    routing = parser.add_mutually_exclusive_group()
-    routing.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
-    routing.add_argument('--routed', action='store_true', help="route with the network's own threshold")
-    add_prior_option(parser)
+    add_routing_options(parser)
+    add_prior_option(parser, '; estimated: those of the images themselves')
+    add_abstain_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -103,42 +124,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_values(vars(args))
     check_writable(args.output, '--output')
     setup_logging(logging.WARNING)  # not where timm finds each file
+    images, problems = _images(args)
+    for problem in problems:
+        _complain(problem)
+    trained = load(args.model)
+    threshold = routing_threshold(args, trained.model)
+    device = choose_device(args.device)
+    if args.prior == 'estimated':
+        options: dict[str, Any] = {'batch_size': args.batch_size, 'workers': args.workers, 'device': device}
+        frequencies = serve_estimated_prior(trained, images, threshold=threshold, **options)
+        args.prior = f'estimated ({_likeliest(frequencies, trained)})'
+    else:
+        apply_options(trained, args.prior, args.logit_adjustment)
+    if trained.class_names is None:
+        _complain(f'{trained.name} names no classes, so labels are class indices')
+    abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
+    rows = _predict(args, trained, images, threshold, abstention)
+    _write(args, trained, threshold, abstention, rows)
+    return 1 if len(rows) < len(images) or problems else 0
+
+
+def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Sequence[str]]:
+    """The images that the command line names, and what is wrong with some of these names."""
+    form = filled(chosen(args, DataForm))
+    if args.table and args.images:
+        raise RideError(f'--table {args.table} and {args.images[0]} both name images; leave one of them out.')
+    if args.table:
+        return open_unlabelled(args.table, args.data_dir, columns=columns_of(form), crop=crop_of(form)), ()
+    extra = next((name for name in ('data_dir', 'image_column', 'crop') if getattr(args, name)), None)
+    if extra or not args.images:
+        what = f'{flag(extra)} is for a table of images' if extra else 'No images were given'
+        raise RideError(f'{what}; name files or folders, or a file that names images with --table.')
     found = find_images(args.images, sys.stdin.buffer if '-' in args.images else None)
     if not found.paths:
         raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
-    for problem in found.problems:
-        _complain(problem)
-    trained = load(args.model)
-    threshold = _threshold(args, trained)
-    apply_options(trained, args.prior, args.logit_adjustment)
-    if trained.class_names is None:
-        _complain(f'{trained.name} names no classes, so labels are class indices')
-    rows = _predict(args, trained, found.paths, threshold)
-    _write(args, trained, threshold, rows)
-    return 1 if len(rows) < len(found.paths) or found.problems else 0
+    return found.paths, found.problems
 
 
-def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
-    """What to route with; None: not at all."""
-    if not args.routed and args.threshold is None:
-        return None
-    model: Any = trained.model
-    if getattr(model, 'router', None) is None:
-        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
-    return float(model.router_threshold if args.threshold is None else args.threshold)
+def _likeliest(frequencies: Sequence[float], trained: TrainedNet) -> str:
+    """The most frequent classes."""
+    names = trained.class_names or tuple(map(str, range(len(frequencies))))
+    ranked = sorted(zip(frequencies, names, strict=True), key=lambda pair: -pair[0])[:5]
+    return ', '.join(f'{readable_label(name)} {100 * share:.0f} %' for share, name in ranked)
 
 
 def _predict(
-    args: argparse.Namespace, trained: TrainedNet, paths: Sequence[str], threshold: float | None
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    images: Sequence[str] | ListReader,
+    threshold: float | None,
+    abstention: Abstention | None,
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     found = predict(
-        trained, paths,
-        top_k=args.top_k, threshold=threshold, batch_size=args.batch_size, workers=args.workers,
+        trained, images,
+        top_k=args.top_k, threshold=threshold, abstention=abstention, batch_size=args.batch_size, workers=args.workers,
         device=choose_device(args.device),
     )  # fmt: skip
-    for item in tqdm(found, total=len(paths), leave=False, disable=not interactive()):
+    for item in tqdm(found, total=len(images), leave=False, disable=not interactive()):
         if isinstance(item, Skipped):
             _complain(item.reason)
         else:
@@ -151,7 +195,13 @@ def _complain(text: str) -> None:
     tqdm.write(f'ride-timm predict: {printable(text)}', file=sys.stderr)
 
 
-def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | None, rows: Sequence[Prediction]) -> None:
+def _write(
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    threshold: float | None,
+    abstention: Abstention | None,
+    rows: Sequence[Prediction],
+) -> None:
     suffix = Path(args.output).suffix.lower() if args.output and not (args.json or args.csv) else ''
     machine = args.csv or suffix == '.csv'
     if args.json or suffix == '.json':
@@ -160,7 +210,7 @@ def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | Non
         text = _csv(rows, trained.model, args.top_k)
     else:
         columns = shutil.get_terminal_size().columns if not args.output and sys.stdout.isatty() else None
-        text = _for_people(_heading(args, trained.model, threshold), rows, threshold is not None, columns)
+        text = _for_people(_heading(args, trained, threshold, abstention, rows), rows, threshold is not None, columns)
     text = text.encode('utf-8', 'backslashreplace').decode()  # names of files can be other bytes than UTF-8
     if args.output:
         with writing(args.output, '--output'):
@@ -171,11 +221,16 @@ def _write(args: argparse.Namespace, trained: TrainedNet, threshold: float | Non
     sys.stdout.write(text)
 
 
+def _answer(row: Prediction) -> Any:
+    """The likeliest class; where it is not said, a label that is none of the classes."""
+    return row.top[0] if row.said else row.top[0]._replace(label=UNKNOWN, class_index=None)  # type: ignore[arg-type]
+
+
 def _json(rows: Sequence[Prediction]) -> str:
     entries = [
         {
             'path': row.path,
-            **row.top[0]._asdict(),
+            **_answer(row)._asdict(),
             'top': [vote._asdict() for vote in row.top],
             'experts': [vote and vote._asdict() for vote in row.experts],
             'num_experts': row.num_experts,
@@ -195,13 +250,20 @@ def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
     writer.writerow(['path', *Vote._fields, 'num_experts', *columns])
     for row in rows:
         votes = [vote or ('',) * len(Vote._fields) for vote in (*row.top, *row.experts)]
-        cells = [row.path, *row.top[0], row.num_experts, *(field for vote in votes for field in vote)]
+        cells = [row.path, *_answer(row), row.num_experts, *(field for vote in votes for field in vote)]
         writer.writerow(map(csv_cell, cells))
     return file.getvalue()
 
 
-def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> str:
+def _heading(
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    threshold: float | None,
+    abstention: Abstention | None,
+    rows: Sequence[Prediction],
+) -> str:
     """What was predicted with."""
+    model: Any = trained.model
     parts = [f'{args.model}: {model.num_classes} classes']
     if count_experts(model) and threshold is not None:
         parts.append(f'routed with threshold {threshold:g} through 1 to {model.num_experts} experts')
@@ -212,6 +274,10 @@ def _heading(args: argparse.Namespace, model: Any, threshold: float | None) -> s
         parts.append(f'class frequencies {args.prior}')
     if args.logit_adjustment is not None:
         parts.append(f'logits adjusted with tau {args.logit_adjustment:g}')
+    if trained.temperatures is not None:
+        parts.append('confidences calibrated')
+    if abstention is not None:
+        parts.append(f'{sum(not row.said for row in rows)} of {counted(len(rows), "answer")} unknown: {abstention}')
     if getattr(model, 'num_experts', 1) > 1:
         parts.append('= where an expert agrees')
     return printable(', '.join(parts))
@@ -225,8 +291,19 @@ def _for_people(heading: str, rows: Sequence[Prediction], routed: bool, columns:
             break
     else:
         table = [line[:columns] for line in table]
-    lines = [heading] if columns is None else textwrap.wrap(heading, columns)
-    return '\n'.join([*lines, *table]) + '\n'
+    alone = [_JOINT] if any(map(_is_joint, rows)) else []
+    above, below = ([*part] if columns is None else _wrapped(part, columns) for part in ([heading], alone))
+    return '\n'.join([*above, *table, *below]) + '\n'
+
+
+def _wrapped(lines: Sequence[str], columns: int) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, columns)]
+
+
+def _is_joint(row: Prediction) -> bool:
+    """Whether an answer is one that no expert gives alone."""
+    votes = [vote for vote in row.experts if vote is not None]
+    return row.said and bool(votes) and all(vote.class_index != row.top[0].class_index for vote in votes)
 
 
 def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: bool, experts: bool) -> list[str]:
@@ -235,16 +312,25 @@ def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: b
         return []
     columns = [['image', *(shortened_to(longest, row.path) for row in rows)]]
     for rank in range(len(rows[0].top) if runners_up else 1):
-        columns.append(_column(f'#{rank + 1}' if rank else 'label', [row.top[rank] for row in rows], longest))
+        votes = [row.top[rank] if rank else _first(row) for row in rows]
+        columns.append(_column(f'#{rank + 1}' if rank else 'label', votes, longest))
     for k in range(len(rows[0].experts) if experts and len(rows[0].experts) > 1 else 0):
-        answers = [row.top[0].class_index for row in rows]
+        answers = [row.top[0].class_index if row.said else None for row in rows]
         columns.append(_column(f'expert {k}', [row.experts[k] for row in rows], longest, answers))
     if routed:
         columns.append(['experts', *(str(row.num_experts) for row in rows)])
     return lay_out(columns, gap=3)
 
 
-def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequence[int] = ()) -> list[str]:
+def _first(row: Prediction) -> Vote:
+    """The answer as the table names it."""
+    vote = row.top[0]
+    if not row.said:
+        return vote._replace(label=UNKNOWN)
+    return vote._replace(label=f'{readable_label(vote.label)} *') if _is_joint(row) else vote
+
+
+def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequence[int | None] = ()) -> list[str]:
     """Labels and percentages below each other, `=` for a label that is the answer already, `-` for no vote."""
     labels = ['-' if vote is None else shortened_to(longest, readable_label(vote.label)) for vote in votes]
     for row, answer in enumerate(answers):

@@ -1,7 +1,7 @@
-"""`ride-timm publish`: an exported folder or a finished run becomes a repository on the Hugging Face Hub.
+"""`ride-timm publish`: a packaged folder or a finished run becomes a repository on the Hugging Face Hub.
 
 All files are uploaded in one commit, or none is. Commit and hashes are then written into the `index.json` next to an
-exported folder, which `pretrained=True` reads.
+packaged folder, which `pretrained=True` reads.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm publish`."""
     parser = Parser(
         prog='ride-timm publish',
-        description='Publish an exported folder or a finished run on the Hugging Face Hub: safetensors, configuration, '
+        description='Publish a packaged folder or a finished run on the Hugging Face Hub: safetensors, configuration, '
         'results and model card, in one commit. Log in first, with `hf auth login`.',
     )
-    parser.add_argument('source', nargs='?', metavar='DIR', help='exported folder or finished run')
+    parser.add_argument('source', nargs='?', metavar='DIR', help='packaged folder or finished run')
     parser.add_argument('repo_id', nargs='?', metavar='ORG/NAME', help='the repository; created if it does not exist')
     parser.add_argument('--all', action='store_true', help=f'publish everything in the index, to {hub_org()}/<name>')
     parser.add_argument('--private', action='store_true', help='make a new repository private')
@@ -88,7 +88,7 @@ def publish(source: Path, target: Target, *, message: str | None = None, data_na
     """Publish one folder or run, and print how to load it.
 
     Args:
-        source: An exported folder or a finished run.
+        source: A packaged folder or a finished run.
         target: Where to.
         message: The commit's message; by default it gives name and version.
         data_name: What the card of a run calls the data.

@@ -153,7 +153,7 @@ def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: 
         '--img-size', str(IMAGE_SIZE), '--hflip', '0', '--epochs', str(args.epochs), '-b', '64', '--lr', '0.1',
         '--sched', 'cosine', '--warmup-epochs', '2', '--warmup-lr', '0.02', '--weight-decay', '5e-4',
         '--val-interval', str(args.epochs), '--log-interval', '0', '--seed', str(args.seed), '--device', 'cpu',
-        '--no-amp', '--output', str(folder), '--experiment', name, '--quiet',
+        '--no-amp', '--from-scratch', '--output', str(folder), '--experiment', name, '--quiet',
     ])  # fmt: skip
     if stopped:  # by Ctrl-C
         raise SystemExit(stopped)

@@ -25,8 +25,10 @@ from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
 from ride_timm.data import DataSplit, check_images
 from ride_timm.data.form import check_form, data_name
+from ride_timm.data.image_groups import GROUPED_BY, is_grouped
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.evaluation.by_group import said_by_group
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
 from ride_timm.evaluation.writing import environment
@@ -55,7 +57,10 @@ from ride_timm.values import check_values, choose_device
 __all__ = ['build_parser', 'main', 'write_report']
 
 MOST_ERRORS = 24
-_FORM = ('dataset', 'train_list', 'val_list', 'class_names', 'input_key', 'target_key')
+_FORM = (
+    'dataset', 'train_list', 'val_list', 'table', 'image_column', 'label_column', 'split_column', 'crop',
+    'crop_confidence', 'class_names', 'input_key', 'target_key',
+)  # fmt: skip
 _OF_THE_RUN = ('data_dir', 'train_split', 'val_split', 'imb_factor', 'val_fraction', 'val_seed')
 
 
@@ -75,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         'run', metavar='RUN',
-        help='folder of a run, or any model that predict takes: checkpoint, exported folder, hf-hub:ORG/NAME, ...',
+        help='folder of a run, or any model that predict takes: checkpoint, packaged folder, hf-hub:ORG/NAME, ...',
     )  # fmt: skip
     parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
     add_options(parser, DataForm, leave_out=_OF_THE_RUN)
@@ -136,7 +141,8 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     config = data_config(model)
     measured = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
-        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, progress=True,
+        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, temperatures=trained.temperatures,
+        progress=True,
     )  # fmt: skip
     content = _content(args, run, trained, split, measured, data_name(form), command)
     with writing(path, '--output'):
@@ -170,7 +176,10 @@ def _data_form(args: argparse.Namespace, run: _Run) -> DataForm:
     """Where the images are: what the run says, as far as the command line says nothing else."""
     given = chosen(args, DataForm)
     other = any(getattr(given, name) for name in _FORM)  # the images have another form now
-    names = ('imb_factor', 'train_split', *(() if other else _FORM), *(() if given.data_dir else ('data_dir',)))
+    grouped_by = () if other or is_grouped(given) else GROUPED_BY
+    names = (
+        'imb_factor', 'train_split', *grouped_by, *(() if other else _FORM), *(() if given.data_dir else ('data_dir',)),
+    )  # fmt: skip
     known = {name: run.args[name] for name in names if run.args.get(name) is not None}
     form = filled(replace(given, **{name: value for name, value in known.items() if getattr(given, name) is None}))
     check_form(form)
@@ -222,6 +231,7 @@ def _content(
         pictures=pictures,
         examples=_examples(split, measured),
         curves_note=_curves_note(run, curves),
+        image_groups=said_by_group(measured.answers, split.image_groups),
     )
 
 

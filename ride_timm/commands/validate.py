@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from ride_timm.commands.options import (
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
-from ride_timm.data.splits import HoldoutPlan, open_val_part
+from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
+from ride_timm.evaluation.by_group import group_lines, said_by_group
 from ride_timm.evaluation.one_pass import measure_split
 from ride_timm.evaluation.writing import environment, format_metrics, write_json, write_per_class
 from ride_timm.files import check_writable, writing
@@ -34,7 +36,8 @@ from ride_timm.inference.prior import apply_options
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.records.certificate import Certificate
-from ride_timm.records.fields import to_json
+from ride_timm.records.fields import from_json, to_json
+from ride_timm.records.results import ImageGroups
 from ride_timm.training.run_data import MAX_CHECKED
 from ride_timm.values import check_values, choose_device
 
@@ -106,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in results.items():
         if isinstance(value, (int, float)):
             print(f'{name:<{width}}  {value:.4g}' if isinstance(value, float) else f'{name:<{width}}  {value}')
+    if 'image_groups' in results:
+        found = from_json(ImageGroups, results['image_groups'], 'the results')
+        print('', *group_lines(found, shutil.get_terminal_size((100, 24)).columns), sep='\n')
     if args.results_file:
         with writing(args.results_file, '--results-file'):
             write_json(Path(args.results_file), results)
@@ -146,11 +152,13 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     results: OrderedDict[str, Any] = OrderedDict(
         model=trained.name, checkpoint=trained.source if Path(trained.source).exists() else None
     )
-    results.update(_measure(args, model, split, counts, config, device))
+    results.update(_measure(args, trained, split, counts, config, device))
     results['num_classes'] = split.num_classes
     results['data'] = split.source
     if prior is not None:
         results['prior'] = {'target': args.prior, 'frequencies': prior}
+    if trained.temperatures is not None:
+        results['temperatures'] = trained.temperatures
     if args.logit_adjustment is not None:
         results['logit_adjustment'] = args.logit_adjustment
     certificate = _certificate(args, trained)
@@ -195,8 +203,9 @@ def _load(args: argparse.Namespace) -> TrainedNet:
 
 
 def _measure(
-    args: argparse.Namespace, model: Any, split: DataSplit, counts: Any, config: Any, device: torch.device
+    args: argparse.Namespace, trained: TrainedNet, split: DataSplit, counts: Any, config: Any, device: torch.device
 ) -> OrderedDict[str, Any]:
+    model: Any = trained.model
     routed = args.routed or args.threshold is not None
     if routed and getattr(model, 'router', None) is None:
         raise RideError(
@@ -206,7 +215,8 @@ def _measure(
         raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
     found = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
-        routed=routed, threshold=args.threshold, mirror=bool(args.tta), channels_last=args.channels_last,
+        routed=routed, threshold=args.threshold, mirror=bool(args.tta), temperatures=trained.temperatures,
+        channels_last=args.channels_last,
         autocast=partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext,
     )  # fmt: skip
     metrics: OrderedDict[str, Any] = found.routed or found.metrics
@@ -221,6 +231,9 @@ def _measure(
         ]
         metrics.update({f'tta_flip_{name}': found.mirrored[name] for name in shown})
         metrics['tta_flip_gmacs'] = 2 * metrics['gmacs']
+    groups = said_by_group(found.answers, split.image_groups)
+    if groups is not None:
+        metrics['image_groups'] = to_json(groups)
     return metrics
 
 
@@ -246,7 +259,7 @@ def open_images(
     names, counts = trained.class_names, trained.class_counts
     if names is None or counts is None:
         names, counts = _from_training_images(form, names, model.in_chans)
-    part = HoldoutPlan.of(trained.record.val_part)
+    part = trained.record.val_part
     if holdout is not None:
         images = _held_out(form, trained, names, holdout, seed)
     elif part and split == 'val' and (form.dataset not in ('', 'folder') or not has_eval_images(form, 'val')):
@@ -267,11 +280,14 @@ def _held_out(
 ) -> DataSplit:
     """The training images that a training held out."""
     model: Any = trained.model
-    part, plan = HoldoutPlan.of(trained.record.val_part), trained.record.holdout
+    part, plan = trained.record.val_part, trained.record.holdout
+    grouped = plan is None or plan.grouped
+    if grouped:
+        form = for_groups_of(form, plan)
     if seed is None:
         seed = 42 if plan is None else plan.seed
     train = open_val_part(form, names, model.in_chans, part)[0] if part else open_train(form, model.in_chans, names)
-    parts = hold_out(train, fraction, seed)
+    parts = hold_out(train, fraction, seed, grouped=grouped)
     these = f'--holdout {fraction:g}, seed {seed}'
     if plan is None:
         _logger.warning(
@@ -288,7 +304,7 @@ def _held_out(
 
 def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chans: int) -> tuple[tuple[str, ...], Any]:
     """Class names and counts of the training images next to the ones to measure, where the network names none."""
-    if form.dataset or form.train_list or Path(form.data_dir or '.', 'train').is_dir():
+    if form.dataset or form.train_list or form.table or Path(form.data_dir or '.', 'train').is_dir():
         train = open_train(form, in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:

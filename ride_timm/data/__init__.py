@@ -48,9 +48,14 @@ from ride_timm.data.samplers import ProgressiveSampler as ProgressiveSampler
 from ride_timm.data.samplers import SquareRootSampler as SquareRootSampler
 from ride_timm.data.samplers import create_sampler as create_sampler
 from ride_timm.data.sources.base import Source as Source
-from ride_timm.data.sources.list_lines import ListLine as ListLine
-from ride_timm.data.sources.list_lines import parse_list as parse_list
+from ride_timm.data.sources.lists import Crop as Crop
+from ride_timm.data.sources.lists import open_unlabelled as open_unlabelled
 from ride_timm.data.sources.lists import read_class_names as read_class_names
+from ride_timm.data.sources.reading import read_rows as read_rows
+from ride_timm.data.sources.rows import Box as Box
+from ride_timm.data.sources.rows import Columns as Columns
+from ride_timm.data.sources.rows import ImageRow as ImageRow
+from ride_timm.data.sources.rows import Listed as Listed
 from ride_timm.data.transforms import AUGMENTATIONS as AUGMENTATIONS
 from ride_timm.data.transforms import Cutout as Cutout
 from ride_timm.data.transforms import cifar_aa_train_transform as cifar_aa_train_transform

@@ -29,12 +29,14 @@ class DataSplit:
         class_names: C class names of the training set; the class index counts in this order.
         targets: (N,) class index of each item.
         source: Where the images come from, for messages.
+        image_groups: (N,) what each item belongs to (a place, a patient), which splits do not divide; None: nothing.
     """
 
     dataset: ImageSet
     class_names: tuple[str, ...]
     targets: IntArray
     source: str
+    image_groups: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -70,7 +72,8 @@ def open_train_split(
         in_chans: 3 for colour, 1 for grey.
         class_names: Class names to use instead of the ones found, in this order, such as a checkpoint's; the set must
             hold exactly these classes.
-        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
+        **form: `list_file`, `columns`, `divided`, `crop`, `names_file`, `input_key`, `target_key` and `download` of
+            `open_source`.
 
     Returns:
         The split; every class has at least one image.
@@ -136,7 +139,7 @@ def open_eval_split(
         class_names: C class names of the training set (or of the weights), in label order.
         split: Name of the split.
         in_chans: 3 for colour, 1 for grey.
-        **form: `list_file`, `names_file`, `input_key`, `target_key` and `download` of `open_source`.
+        **form: As in `open_train_split`.
 
     Returns:
         The split; a class may have no image in it.
@@ -168,7 +171,7 @@ def as_eval_split(source: Source, class_names: Sequence[str], in_chans: int = 3)
 def _split(source: Source, labels: IntArray, names: tuple[str, ...], in_chans: int) -> DataSplit:
     _refuse_undecodable(source)
     images = ImageSet(source.base, labels, source.rows, image_mode(in_chans))
-    return DataSplit(images, names, labels, source.text)
+    return DataSplit(images, names, labels, source.text, images.groups)
 
 
 def _refuse_empty_classes(source: Source) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from ride_timm.data.sources.base import Source
 from ride_timm.data.sources.folders import NoImagesError, find_split_folder, read_folder
 from ride_timm.data.sources.hugging_face import read_hugging_face
-from ride_timm.data.sources.lists import read_class_names, read_list
+from ride_timm.data.sources.lists import Crop, read_class_names, read_list
+from ride_timm.data.sources.rows import GUESS, Columns
 from ride_timm.data.sources.shards import read_shards
 from ride_timm.data.sources.torch_sets import read_torchvision
 from ride_timm.errors import RideError
@@ -33,6 +34,9 @@ def open_source(
     split: str = 'train',
     *,
     list_file: str | Path | None = None,
+    columns: Columns = GUESS,
+    divided: bool = False,
+    crop: Crop | None = None,
     names_file: str | Path | None = None,
     input_key: str | None = None,
     target_key: str | None = None,
@@ -48,7 +52,10 @@ def open_source(
             `hfds/<name or path>` for a Hugging Face data set, `hfds` alone for one in `data_dir`; `wds` for webdataset
             shards in `data_dir`.
         split: Name of the split.
-        list_file: A list of the split's images and labels instead (see `read_list`).
+        list_file: A file that names the images and their labels instead (see `read_rows`).
+        columns: Columns of `list_file`, where it is a table; those that are None are guessed.
+        divided: `list_file` has the images of several splits and says of which each is; else all of it is the split.
+        crop: Take parts of the images of `list_file`.
         names_file: What numeric labels of lists, shards and tables stand for, one class name a line.
         input_key: Column (hfds) or suffixes (wds) of images.
         target_key: Column (hfds) or field of the json (wds) with labels.
@@ -66,7 +73,8 @@ def open_source(
     if list_file is not None:
         if form not in ('', 'folder'):
             raise RideError(f'the list {list_file} and --dataset {dataset} both say what the images are: leave one out')
-        return read_list(list_file, data_dir, names, tell=training)
+        part = split if divided else None
+        return read_list(list_file, data_dir, names, tell=training, columns=columns, split=part, crop=crop)
     if form in ('hfds', 'wds'):
         read = read_hugging_face if form == 'hfds' else read_shards
         return read(data_dir, dataset, split, names, input_key=input_key, target_key=target_key, tell=training)

@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike
 
 from ride_timm.data.counts import IntArray, class_counts
 from ride_timm.data.datasets import DataSplit
+from ride_timm.data.grouped_rows import grouped_rows
+from ride_timm.data.image_groups import classes_of_one_group
 from ride_timm.data.images import ImageSet
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
+from ride_timm.tables import counted
 
 __all__ = ['HeldOut', 'hold_out', 'holdout_rows', 'split_digest']
 
@@ -20,11 +24,15 @@ VAL_FRACTION = 0.2
 
 
 class HeldOut(NamedTuple):
-    """A training set in two: `train` to train on, `held` to measure on, and the `digest` of the held-out images."""
+    """A training set in two: `train` to train on, `held` to measure on, and the `digest` of the held-out images.
+
+    `undivided` are the classes whose images are all of one group, which are to train on.
+    """
 
     train: DataSplit
     held: DataSplit
     digest: str
+    undivided: tuple[str, ...] = ()
 
 
 def holdout_rows(
@@ -63,29 +71,36 @@ def holdout_rows(
     return rows_train, rows_held
 
 
-def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '--holdout') -> HeldOut:
+def hold_out(
+    split: DataSplit, fraction: float, seed: int = 42, option: str = '--holdout', *, grouped: bool = True
+) -> HeldOut:
     """Split the training images; the same images, fraction and seed give the same split.
 
-    An image that the split has several times counts once, and all of its rows go to the same side.
+    An image that the split has several times counts once, and all of its rows go to the same side, as do all images of
+    a group.
 
     Args:
         split: All training images.
         fraction: Share of every class to hold out.
         seed: Seed, at least 0.
         option: What asked for it, for messages.
+        grouped: Whether images of one group stay together, where the split has groups.
 
     Returns:
         Both parts, with transforms of their own, and the digest of the held-out one.
 
     Raises:
-        RideError: If the fraction is not between 0 and 1, or holds no image out.
+        RideError: If the fraction is not between 0 and 1, or holds no image out, or one image is in two groups.
     """
     own, image = _images(split)
     targets = split.targets[own]
+    groups = _groups(split, own, image) if grouped and split.image_groups is not None else None
     try:
-        train, held = (
-            np.flatnonzero(np.isin(image, part)) for part in holdout_rows(targets, fraction, split.class_names, seed)
-        )
+        if groups is None:
+            parts = holdout_rows(targets, fraction, split.class_names, seed)
+        else:
+            parts = grouped_rows(targets, groups, fraction, split.num_classes, seed)
+        train, held = (np.flatnonzero(np.isin(image, part)) for part in parts)
     except ValueError as error:
         raise RideError(f'{option} cannot be done: {error}; 0.1 is a good start') from error
     largest = class_counts(targets, split.num_classes).max()
@@ -93,6 +108,12 @@ def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '-
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out, as every class has a single one, which is to '
             'train on: add images'
+        )
+    if not held.size and groups is not None:
+        number = counted(len(set(groups)), 'group')
+        raise RideError(
+            f'{option} {fraction:g} of {split.source} holds no image out, as its {len(targets)} images are of {number} '
+            'and each class keeps images to train on: give a larger fraction, or smaller groups'
         )
     if not held.size:
         raise RideError(
@@ -102,7 +123,8 @@ def hold_out(split: DataSplit, fraction: float, seed: int = 42, option: str = '-
     how = 'held out' if option == '--holdout' else 'set apart'
     text = f'{held.size} of {len(split.targets)} training images of {split.source}, {how}'
     held_split = _part(split, held, text)
-    return HeldOut(_part(split, train, split.source), held_split, split_digest(held_split))
+    undivided = () if groups is None else classes_of_one_group(groups, targets, split.class_names)
+    return HeldOut(_part(split, train, split.source), held_split, split_digest(held_split), undivided)
 
 
 def split_digest(split: DataSplit) -> str:
@@ -129,9 +151,22 @@ def _images(split: DataSplit) -> tuple[IntArray, IntArray]:
     return np.unique(image, return_index=True)[1].astype(np.int64), image
 
 
+def _groups(split: DataSplit, own: IntArray, image: IntArray) -> list[str]:
+    """The group of each image."""
+    groups = split.image_groups or ()
+    for row, first in enumerate(own[image].tolist()):
+        if groups[row] != groups[first]:
+            raise RideError(
+                f'{printable(split.dataset.filename(row))} stands in the groups {printable(groups[first])} and '
+                f'{printable(groups[row])} of {split.source}: give it one'
+            )
+    return [groups[row] for row in own.tolist()]
+
+
 def _part(split: DataSplit, rows: IntArray, source: str) -> DataSplit:
     images = split.dataset
     targets = split.targets[rows]
     # a data set of its own: the two parts are transformed differently
     part = ImageSet(images.base, targets, images.rows[rows], images.mode, images.pixel_range)
-    return DataSplit(part, split.class_names, targets, source)
+    groups = None if split.image_groups is None else tuple(split.image_groups[row] for row in rows.tolist())
+    return DataSplit(part, split.class_names, targets, source, groups)

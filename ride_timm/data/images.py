@@ -33,6 +33,7 @@ __all__ = [
     'open_regular',
     'read_array',
     'read_pixels',
+    'upright',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
     Raises:
         ValueError: Its pixels are floats, or integers of more than 16 bits, whose black and white nobody states.
     """
-    image = _upright(image)
+    image = upright(image)
     if image.mode == 'F':
         raise ValueError('its pixels are floating-point numbers; save it with 8 or 16 bits a channel')
     if _is_deep(image):
@@ -104,7 +105,12 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
     return image.convert(mode)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an image, turned as its EXIF data say.
+
+    Args:
+        image: As opened.
+    """
     image.load()  # PNG files may have their EXIF data at the end
     if image.format in ('JPEG', 'PNG') and not any(key in image.info for key in _ORIENTED_BY):
         return image  # which getexif would find out in more time than decoding a small image takes
@@ -211,7 +217,7 @@ def read_pixels(
     """As `open_image`, of an image that Pillow has opened; transparency is a channel like others if all are read."""
     if isinstance(mode, str):
         return convert_image(image, mode, pixel_range)
-    return _bands(np.atleast_3d(np.asarray(_upright(image))), mode, pixel_range)
+    return _bands(np.atleast_3d(np.asarray(upright(image))), mode, pixel_range)
 
 
 def read_array(file: IO[bytes]) -> np.ndarray[Any, Any]:
@@ -415,6 +421,14 @@ class ImageSet(Dataset[tuple[Any, int]]):
             return None
         where = ', '.join(repr(self.base).split('\n    '))  # torchvision's description names folder and split
         return [f'{name} ({where})' for name in self.filenames()]
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """What each item belongs to (a place, a patient), by itself if nothing is known of it; None if of none is."""
+        known = getattr(getattr(self.base, 'reader', None), 'groups', None)
+        if known is None:
+            return None
+        return tuple(known[row] or self.filename(index) for index, row in enumerate(self.rows.tolist()))
 
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
         """Names of all items, in order; arguments as in `filename`."""

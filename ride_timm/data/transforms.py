@@ -10,9 +10,12 @@ from torchvision import transforms
 
 from ride_timm.errors import RideError
 
-__all__ = ['AUGMENTATIONS', 'Cutout', 'cifar_aa_train_transform', 'cifar_train_transform', 'create_train_transform']
+__all__ = [
+    'AUGMENTATIONS', 'Cutout', 'cifar_aa_train_transform', 'cifar_train_transform', 'create_train_transform',
+    'flip_train_transform',
+]  # fmt: skip
 
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa')
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 
 
 class Cutout:
@@ -101,15 +104,39 @@ def cifar_aa_train_transform(
     return compose
 
 
+def flip_train_transform(
+    size: int | tuple[int, int] | tuple[int, int, int],
+    hflip: float = 0.5,
+    interpolation: str = 'bilinear',
+    **kwargs: Any,
+) -> Callable[[Any], Any]:
+    """Images as they are evaluated, some of them mirrored: what a frozen trunk sees has two forms at most.
+
+    Args:
+        size: Image side, (height, width) or (channels, height, width).
+        hflip: Probability of a horizontal flip.
+        interpolation: timm's name of the interpolation for the resize.
+        **kwargs: `crop_pct` and `crop_mode` of `timm.data.create_transform`.
+
+    Returns:
+        A transform from a Pillow image to a uint8 tensor (channels, height, width).
+    """
+    evaluated: Any = create_transform(size, use_prefetcher=True, interpolation=interpolation, **kwargs)
+    flips = [transforms.RandomHorizontalFlip(hflip)] if hflip else []  # of 0 it draws a random number too
+    compose: Callable[[Any], Any] = transforms.Compose([evaluated, *flips])
+    return compose
+
+
 def create_train_transform(
     augmentation: str, input_size: int | tuple[int, int] | tuple[int, int, int] = 224, **kwargs: Any
 ) -> Callable[[Any], Any]:
     """Training transform by name, for a loader whose normalisation happens in timm's `PrefetchLoader`.
 
     Args:
-        augmentation: `timm`, `cifar` or `cifar_aa`.
+        augmentation: `timm`, `cifar`, `cifar_aa` or `flip`.
         input_size: Image side, (height, width) or (channels, height, width).
-        **kwargs: Arguments of `timm.data.create_transform`, `cifar_train_transform` or `cifar_aa_train_transform`.
+        **kwargs: Arguments of `timm.data.create_transform`, `cifar_train_transform`,
+            `cifar_aa_train_transform` or `flip_train_transform`.
 
     Returns:
         A transform from a Pillow image to a uint8 tensor.
@@ -120,6 +147,8 @@ def create_train_transform(
     if augmentation == 'timm':
         made: Callable[[Any], Any] = create_transform(input_size, is_training=True, use_prefetcher=True, **kwargs)
         return made
+    if augmentation == 'flip':
+        return flip_train_transform(input_size, **kwargs)
     made_by = {'cifar': cifar_train_transform, 'cifar_aa': cifar_aa_train_transform}
     if augmentation not in made_by:
         raise RideError(f'the augmentation "{augmentation}" is unknown: use one of {", ".join(AUGMENTATIONS)}')

@@ -98,10 +98,10 @@ def out_of_memory_error(images: torch.Tensor) -> RideError:
     """The sentence for a training batch that does not fit; it is never made smaller silently, for that changes the run.
 
     Args:
-        images: The batch, shape (B, channels, H, W).
+        images: The batch, shape (B, channels, H, W), or (B,) where what the trunk makes of them is kept.
     """
-    size = 'x'.join(map(str, images.shape[2:]))
-    found = f'A training batch of {len(images)} images of {size} pixels does not fit into the memory of {images.device}'
+    size = f' of {"x".join(map(str, images.shape[2:]))} pixels' if images.ndim > 1 else ''
+    found = f'A training batch of {len(images)} images{size} does not fit into the memory of {images.device}'
     half = len(images) // 2
     if half < 2:  # batch normalisation learns nothing from one image
         return RideError(f'{found}; use a smaller --img-size or --model.')

@@ -20,6 +20,7 @@ from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
 from ride_timm.evaluation.memory import FittingForward
 from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
 from ride_timm.evaluation.sweep import Sweep, SweepRow, passed_experts
+from ride_timm.inference.temperature import tempered
 from ride_timm.logs import interactive
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, prefix_means
@@ -42,6 +43,8 @@ class Answers(NamedTuple):
     """Class that each expert names alone, (N, K)."""
     expert_confidence: NDArray[np.float64]
     """Its softmax probability, (N, K)."""
+    routed: NDArray[np.int64] | None = None
+    """Class that is named by routed inference, (N,); None where that was not measured."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def measure(
     threshold: float | None = None,
     thresholds: Sequence[float] = (),
     mirror: bool = False,
+    temperatures: Sequence[float] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     channels_last: bool = False,
     distributed: bool = False,
@@ -127,6 +131,8 @@ def measure(
         threshold: The one to route with; None means the network's own.
         thresholds: Those of the sweep, in [0, 1].
         mirror: Measure the mean of each image and its mirror image as well.
+        temperatures: What the mean logits of the first n experts are divided by, n = 1..K, see
+            `ride_timm.inference.temperature`; None leaves them.
         autocast: Context of the forward pass.
         channels_last: Memory format of the images.
         distributed: Add up over processes.
@@ -153,8 +159,10 @@ def measure(
     limit = check_threshold(model.router_threshold if threshold is None else threshold) if routed else 0.0
     sweep = Sweep((limit, *thresholds), together.num_classes, experts, device) if routed else None
     said_of: list[tuple[Tensor, ...]] = []
+    routed_said: list[Tensor] = []
     input_size: tuple[int, ...] = ()
     left = evaluation_sample_limit(loader)
+    alone = None if temperatures is None else temperatures[:1]
     forward = FittingForward(partial(_forward, model, routed, mirror))
     shown = tqdm(loader, desc='Measuring', leave=False, disable=not (progress and interactive()))
     for images, labels in shown:
@@ -168,14 +176,16 @@ def measure(
         kept = len(labels) if left is None else min(left, len(labels))
         left = None if left is None else left - kept
         batch, target = _Said(*(part[:kept] for part in found)), labels[:kept].to(device)
-        logits = batch.experts.mean(dim=1)
+        logits = tempered(batch.experts.mean(dim=1), temperatures)
         together.update(logits, target, batch.experts if experts else None)
         if sweep is not None and own_way is not None:
-            own_way.update(_selected(batch, limit), target)
+            selected = _selected(batch, limit, temperatures)
+            own_way.update(selected, target)
+            routed_said.append(_named(selected)[0])
             sweep.update(batch.routers, batch.experts, target)
         if both_ways is not None:
-            both_ways.update((logits + batch.mirrored) / 2, target)
-        said_of.append((target, *_named(logits), *_named(batch.experts[:, :experts])))
+            both_ways.update((logits + tempered(batch.mirrored, temperatures)) / 2, target)
+        said_of.append((target, *_named(logits), *_named(tempered(batch.experts[:, :experts], alone))))
     metrics = together.compute(distributed=distributed)
     if not metrics['num_images'] or not input_size:
         raise RideError('There are no images to measure on; the loader is empty.')
@@ -190,6 +200,8 @@ def measure(
         own.update({name: value for name, value in row.items() if name not in own})
         table = own_way.per_class(distributed=distributed)
     said = Answers(*(torch.cat(part).cpu().numpy() for part in zip(*said_of, strict=True)))
+    if routed_said:
+        said = said._replace(routed=torch.cat(routed_said).cpu().numpy())
     both = both_ways.compute(distributed=distributed) if both_ways is not None else None
     confusion = together.confusion.cpu().numpy()
     per_class = together.per_class(distributed=distributed)
@@ -251,11 +263,12 @@ def _forward(model: nn.Module, routed: bool, mirror: bool, images: Tensor) -> _S
     return _Said(experts, routers, mirrored)
 
 
-def _selected(said: _Said, threshold: float) -> Tensor:
-    """Mean logits (B, C) of the experts that each image passes."""
+def _selected(said: _Said, threshold: float, temperatures: Sequence[float] | None) -> Tensor:
+    """Mean logits (B, C) of the experts that each image passes, divided by their temperature."""
     passed = passed_experts(said.routers, threshold)
     means = prefix_means(said.experts)
-    return means.gather(1, (passed - 1)[:, None, None].expand(-1, 1, means.shape[2]))[:, 0]
+    logits = means.gather(1, (passed - 1)[:, None, None].expand(-1, 1, means.shape[2]))[:, 0]
+    return tempered(logits, temperatures, passed)
 
 
 def _named(logits: Tensor) -> tuple[Tensor, Tensor]:

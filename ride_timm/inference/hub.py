@@ -67,15 +67,15 @@ def without_retries() -> Iterator[None]:
 
 
 def _is_reachable(url: str) -> bool:
-    """Whether a server answers, on whatever way the client takes to it."""
+    """Whether a server answers that is able to, on whatever way the client takes to it."""
     from huggingface_hub import get_session
 
     found = threading.Event()
 
     def ask() -> None:
         with contextlib.suppress(Exception):  # the client's errors have no common base
-            get_session().head(url, timeout=_PATIENCE)
-            found.set()
+            if get_session().head(url, timeout=_PATIENCE).status_code < 500:  # else the client asks again and again
+                found.set()
 
     # a thread, since looking up a name cannot be given a time
     asking = threading.Thread(target=ask, daemon=True)

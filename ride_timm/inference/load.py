@@ -59,6 +59,12 @@ class TrainedNet:
         """The registered architecture, without a tag."""
         return str(self.model.pretrained_cfg['architecture'])
 
+    @property
+    def temperatures(self) -> tuple[float, ...] | None:
+        """What the mean logits of the first n experts are divided by, n = 1..K; None where it is not calibrated."""
+        calibration = self.record.calibration
+        return None if calibration is None else calibration.temperatures
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -86,7 +92,7 @@ def load(
     | source | which network |
     |---|---|
     | `hf-hub:ORG/NAME[@REVISION]` | of a repository on the Hub, by ride-timm, timm or transformers |
-    | `local-dir:DIR`, an exported folder | likewise, of a copy |
+    | `local-dir:DIR`, a packaged folder | likewise, of a copy |
     | folder of a run | its last checkpoint |
     | `.pth.tar` of a run | as it says |
     | `.safetensors` | as `config.json` next to it says, else `architecture` |
@@ -159,17 +165,17 @@ def _from_run_or_folder(path: Path, asked: _Request) -> TrainedNet:
     if tensors.is_file():
         return _from_file(tensors, asked)
     raise RideError(
-        f'{path} holds neither the {_LAST} of a run nor the config.json of an exported network; name another folder, '
+        f'{path} holds neither the {_LAST} of a run nor the config.json of a packaged network; name another folder, '
         'or a checkpoint.'
     )
 
 
 def _from_folder(folder: Path, asked: _Request, name: str | None = None) -> TrainedNet:
-    """The network of a folder that `ride-timm export`, timm or transformers wrote."""
+    """The network of a folder that `ride-timm package`, timm or transformers wrote."""
     if not folder.exists():
-        raise RideError(f'There is no folder {folder}; name one that `ride-timm export` or timm wrote.')
+        raise RideError(f'There is no folder {folder}; name one that `ride-timm package` or timm wrote.')
     if not (folder / 'config.json').is_file():
-        raise RideError(f'{folder} holds no config.json; name a folder that `ride-timm export` or timm wrote.')
+        raise RideError(f'{folder} holds no config.json; name a folder that `ride-timm package` or timm wrote.')
     _refuse_average(asked, folder)
     config = _read_config(folder)
     kwargs = {**asked.model_kwargs, **_merged(folder, config)}

@@ -7,10 +7,12 @@ from typing import Any, TypeAlias
 from PIL import Image
 from torch import nn
 
+from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import in_eval_mode
+from ride_timm.inference.abstention import choose_abstention
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.prediction import Prediction, Skipped
+from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped
 from ride_timm.inference.prediction import predict as iterate
 
 __all__ = ['Predictions', 'predict']
@@ -27,20 +29,26 @@ class Predictions(list[Prediction | Skipped]):
 
 def predict(
     net: TrainedNet | nn.Module,
-    images: ImageLike | Sequence[ImageLike],
+    images: ImageLike | Sequence[ImageLike] | ListReader,
     *,
     top_k: int = 3,
     threshold: float | None = None,
+    abstain: float | None = None,
+    confidence: float = 0.95,
     batch_size: int = 64,
 ) -> Predictions:
     """Say what is on images, prepared as an evaluation prepares them; computed where the network is.
 
     Args:
         net: Of `load` or `from_pretrained`, or any timm classifier.
-        images: Paths of files, Pillow images, or one of these.
+        images: Paths of files, Pillow images, or one of these; or those that a table names, of
+            `ride_timm.data.open_unlabelled`.
         top_k: How many classes to name, at most all.
         threshold: Route with it. None: as the network does, which sends images through all experts unless
             `set_routing` was called.
+        abstain: Leave answers unsaid (`said` is False) so that of those said at most this share is wrong, such as
+            0.05, on images like those that the network was calibrated on, see `ride_timm.calibrate`.
+        confidence: Probability, over the draw of those images, that this holds.
         batch_size: Images a batch.
 
     Returns:
@@ -48,7 +56,8 @@ def predict(
         experts the image passed. Of what cannot be read, why.
 
     Raises:
-        RideError: Something is neither a path nor a Pillow image, or routing is asked for and there is no router.
+        RideError: Something is neither a path nor a Pillow image, or routing is asked for and there is no router, or
+            the calibration does not allow `abstain`.
 
     Example:
         >>> import timm, ride_timm as rt
@@ -59,20 +68,26 @@ def predict(
         (3, 3, 'no_such_file.jpg')
     """
     trained = net if isinstance(net, TrainedNet) else _as_trained(net)
-    given = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
-    for image in given:
-        if not isinstance(image, (str, os.PathLike, Image.Image)):
-            raise RideError(f'A {type(image).__name__} was given to predict; give paths of files or Pillow images.')
+    files = images if isinstance(images, ListReader) else _files(images)
     model: Any = trained.model
     if threshold is None:
         threshold = getattr(model, 'routing_threshold', None)
     elif getattr(model, 'router', None) is None:
         raise RideError(f'threshold={threshold:g} was given and the network has no router; call train_router first.')
+    abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
-    paths = [image if isinstance(image, Image.Image) else os.fspath(image) for image in given]
     with in_eval_mode(model):
-        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'batch_size': batch_size, 'device': device}
-        return Predictions(iterate(trained, paths, **options))
+        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'abstention': abstention}
+        options |= {'batch_size': batch_size, 'device': device}
+        return Predictions(iterate(trained, files, **options))
+
+
+def _files(images: ImageLike | Sequence[ImageLike]) -> list[str | Image.Image]:
+    given = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+    for image in given:
+        if not isinstance(image, (str, os.PathLike, Image.Image)):
+            raise RideError(f'A {type(image).__name__} was given to predict; give paths of files or Pillow images.')
+    return [image if isinstance(image, Image.Image) else os.fspath(image) for image in given]
 
 
 def _as_trained(model: Any) -> TrainedNet:
@@ -86,4 +101,5 @@ def _line(found: Prediction | Skipped) -> str:
         return f'{found.path}: {found.reason}'
     likeliest = ', '.join(f'{vote.label} {100 * vote.confidence:.1f} %' for vote in found.top)
     votes = ', '.join('-' if vote is None else vote.label for vote in found.experts)
+    likeliest = likeliest if found.said else f'{UNKNOWN} ({likeliest})'
     return f'{found.path}: {likeliest}' + (f' (experts: {votes})' if votes else '')

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,17 +11,26 @@ from PIL import Image
 from timm.data import ImageDataset
 from torch import Tensor
 
-from ride_timm._compat import Reader
 from ride_timm.data import DataSplit, ImageSet, create_eval_loader
-from ride_timm.data.images import failure_reason, image_mode, open_regular, read_pixels
+from ride_timm.data.images import failure_reason, image_mode, read_pixels
+from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 from ride_timm.evaluation.memory import FittingForward
+from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
+from ride_timm.inference.temperature import tempered
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
 
-__all__ = ['Prediction', 'Skipped', 'Vote', 'Votes', 'eval_loader', 'forward_votes', 'named_images', 'predict']
+__all__ = [
+    'UNKNOWN', 'Prediction', 'Skipped', 'Vote', 'VotedBatch', 'Votes', 'eval_loader', 'forward_votes', 'named_images',
+    'predict', 'vote',
+]  # fmt: skip
+
+
+UNKNOWN = 'unknown'
+"""What stands in the place of an answer that is not said."""
 
 
 class Vote(NamedTuple):
@@ -39,6 +47,7 @@ class Prediction(NamedTuple):
     `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
     where the image did not pass the expert. A plain network has no experts, and `num_experts` None. `go_on` holds for
     each expert but the last the probability, 0..1, of the router that another is needed; None where it was not asked.
+    `said` is False where the answer is not confident enough to be said.
     """
 
     path: str
@@ -46,6 +55,12 @@ class Prediction(NamedTuple):
     experts: tuple[Vote | None, ...]
     num_experts: int | None
     go_on: tuple[float | None, ...] = ()
+    said: bool = True
+
+    @property
+    def answer(self) -> str:
+        """The likeliest class, or `UNKNOWN` where it is not to be said."""
+        return self.top[0].label if self.said else UNKNOWN
 
 
 class Skipped(NamedTuple):
@@ -70,10 +85,11 @@ class Votes(NamedTuple):
 
 def predict(
     trained: TrainedNet,
-    images: Sequence[str | Image.Image],
+    images: Sequence[str | Image.Image] | ListReader,
     *,
     top_k: int = 3,
     threshold: float | None = None,
+    abstention: Abstention | None = None,
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = 'cpu',
@@ -82,9 +98,11 @@ def predict(
 
     Args:
         trained: Of `ride_timm.load`; `ride_timm.inference.prior.apply_prior` may have changed it.
-        images: Files, of any type that Pillow reads, or Pillow images.
+        images: Files, of any type that Pillow reads, or Pillow images; or files with names of their own, or parts of
+            files, as of a table.
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.
+        abstention: From which confidence on an answer is said; None: every one is.
         batch_size: Images a batch.
         workers: Loading processes.
         device: Where to compute.
@@ -92,41 +110,82 @@ def predict(
     Yields:
         A prediction for each image, or why there is none.
     """
+    names = _names(trained)
+    least = 0.0 if abstention is None else abstention.limit
+    for voted in vote(trained, images, threshold=threshold, batch_size=batch_size, workers=workers, device=device):
+        found = _predictions(voted.votes, names, top_k)
+        for path, problem, prediction in zip(voted.paths, voted.problems, found, strict=True):
+            if prediction is None or problem is not None:
+                yield Skipped(path, problem or f'the network gives the image {path} no finite logits')
+            else:
+                yield prediction._replace(path=path, said=prediction.top[0].confidence >= least)
+
+
+class VotedBatch(NamedTuple):
+    """What a network says of a batch of B images."""
+
+    paths: list[str]
+    problems: list[str | None]
+    """Why an image cannot be read; None where it can."""
+    votes: Votes
+    """Logits divided by the network's temperatures, where it is calibrated."""
+
+
+def vote(
+    trained: TrainedNet,
+    images: Sequence[str | Image.Image] | ListReader,
+    *,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str = 'cpu',
+) -> Iterator[VotedBatch]:
+    """What a network and its experts say of images, in order and a batch at a time; arguments as of `predict`."""
     device = torch.device(device)
     model: Any = trained.model.to(device).eval()
     split = named_images(trained, images)
     dataset: Any = split.dataset
     loader = eval_loader(model, split, batch_size=batch_size, workers=workers, device=device)
     forward = FittingForward(partial(forward_votes, model, threshold=threshold))
-    row = 0
+    alone = None if trained.temperatures is None else trained.temperatures[:1]
+    first = 0
     for batch, target in loader:
         votes = forward(batch.to(device))
-        for usable, found in zip((target >= 0).tolist(), _predictions(votes, split.class_names, top_k), strict=True):
-            if not usable:
-                yield Skipped(dataset.filename(row), dataset.reason(row))
-            elif found is None:
-                name = dataset.filename(row)
-                yield Skipped(name, f'the network gives the image {name} no finite logits')
-            else:
-                yield found._replace(path=dataset.filename(row))
-            row += 1
+        votes = votes._replace(
+            logits=tempered(votes.logits, trained.temperatures, votes.num_experts),
+            expert_logits=tempered(votes.expert_logits, alone),
+        )
+        places = range(first, first + len(target))
+        problems = [
+            None if label >= 0 else dataset.reason(place) for place, label in zip(places, target.tolist(), strict=True)
+        ]
+        yield VotedBatch([dataset.filename(place) for place in places], problems, votes)
+        first += len(target)
 
 
-def named_images(trained: TrainedNet, images: Sequence[str | Image.Image]) -> DataSplit:
+def named_images(trained: TrainedNet, images: Sequence[str | Image.Image] | ListReader) -> DataSplit:
     """Images without labels as a split: the label of each is its place, and -1 where it cannot be read.
 
     Args:
         trained: Whose classes, channels and range of 16-bit pixels they have.
-        images: Files, of any type that Pillow reads, or Pillow images.
+        images: As of `predict`.
     """
     model: Any = trained.model
-    names = trained.class_names or tuple(map(str, range(model.num_classes)))
     rows = np.arange(len(images), dtype=np.int64)
-    paths = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
-    base = ImageDataset('', reader=_PathReader(paths))
+    if isinstance(images, ListReader):
+        reader, pictures = images, dict[int, Image.Image]()
+    else:
+        named = [image if isinstance(image, str) else f'number {row}' for row, image in enumerate(images)]
+        reader = ListReader(named, named)
+        pictures = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
+    base = ImageDataset('', reader=reader)
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
-    dataset.decoded = {row: image for row, image in enumerate(images) if not isinstance(image, str)}
-    return DataSplit(dataset, names, rows, 'the named images')
+    dataset.decoded = pictures
+    return DataSplit(dataset, _names(trained), rows, 'the named images')
+
+
+def _names(trained: TrainedNet) -> tuple[str, ...]:
+    return trained.class_names or tuple(map(str, range(trained.model.num_classes)))
 
 
 def eval_loader(model: Any, split: DataSplit, **options: Any) -> Any:
@@ -195,23 +254,6 @@ def _ranked(logits: Tensor, names: Sequence[str], top_k: int) -> list[tuple[Vote
         tuple(Vote(names[c], c, share) for c, share in zip(classes, row, strict=True)) if finite else None
         for classes, row, finite in rows
     ]
-
-
-class _PathReader(Reader):
-    """timm's reader over a list of paths."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        super().__init__()
-        self.paths = paths
-
-    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
-        return open_regular(self.paths[index]), index
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return Path(self.paths[index]).name if basename else self.paths[index]
 
 
 class _LenientSet(ImageSet):

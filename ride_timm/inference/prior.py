@@ -1,4 +1,4 @@
-"""Serving other class frequencies than a network was trained for: `--prior uniform|train|FILE`, `--logit-adjustment`.
+"""Serving other class frequencies than a network was trained for: `--prior`, `--logit-adjustment`.
 
 Experts trained with a tau list (`ride_timm.losses.LogitAdjustedLoss`) learn z_k + tau_k log pi = log p(y|x) under the
 class prior pi of the training images, up to a constant. So z_k + (tau_k - 1) log pi + log q is the answer of expert k
@@ -17,6 +17,7 @@ one network serves every point between its best head and its best tail. It is th
 with 1 - tau, up to a constant.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import ClassCounts, class_prior, prior_correction
 from ride_timm.models import CosineLinear, count_experts
-from ride_timm.records.schema import check_record, number, read_object
+from ride_timm.records.schema import check_record, number, read_object, read_text
 
 __all__ = [
     'apply_logit_adjustment',
@@ -39,11 +40,15 @@ __all__ = [
     'apply_prior',
     'correct_prior',
     'fold_logit_adjustment',
+    'is_corrected',
     'logit_adjustment',
     'parse_prior',
     'remaining_adjustment',
     'serve_prior',
 ]
+
+_logger = logging.getLogger(__name__)
+_NEVER = 1e-30  # of a class that does not occur: no logit makes up for it, and its logarithm is finite
 
 
 def correct_prior(
@@ -69,7 +74,13 @@ def correct_prior(
     return prior_correction(logits, class_counts, tau, target)
 
 
-def serve_prior(model: nn.Module, tau: float | Sequence[float], class_counts: ClassCounts, target: ClassCounts) -> None:
+def serve_prior(
+    model: nn.Module,
+    tau: float | Sequence[float],
+    class_counts: ClassCounts,
+    target: ClassCounts,
+    temperatures: Sequence[float] | None = None,
+) -> None:
     """Make a network answer for other class frequencies; its state dict stays as it is.
 
     From then on `model(x)`, `forward_experts` and `forward_routed` are corrected, and with them every command and
@@ -80,6 +91,8 @@ def serve_prior(model: nn.Module, tau: float | Sequence[float], class_counts: Cl
         tau: What its experts were trained with: one number for each of the K, or one for all.
         class_counts: Training images per class, shape (C,); below 1 counts as 1.
         target: Class frequencies q to expect, shape (C,), of any sum.
+        temperatures: What the mean logits of the first n experts are divided by afterwards, n = 1..K, which log q must
+            not be; None: nothing.
 
     Raises:
         RideError: tau is not of K experts, or the lengths do not fit.
@@ -91,7 +104,13 @@ def serve_prior(model: nn.Module, tau: float | Sequence[float], class_counts: Cl
             f'The network has {experts} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
         )
     zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
-    _set_offset(model, torch.cat([correct_prior(zero, one, class_counts, target) for one in taus]))
+    offset = torch.cat([correct_prior(zero, one, class_counts, target) for one in taus])
+    if temperatures is not None:
+        # shares of log q whose mean over the first n experts is the temperature of these n
+        sums = torch.tensor([0.0, *(n * value for n, value in enumerate(temperatures, start=1))], dtype=torch.float64)
+        served = correct_prior(zero, 1.0, class_counts, target)
+        offset = offset + (sums.diff() - 1.0)[:, None] * served
+    _set_offset(model, offset)
 
 
 def logit_adjustment(model: nn.Module, counts: ClassCounts, *, tau: float) -> None:
@@ -142,6 +161,17 @@ def _set_offset(model: nn.Module, offset: Tensor | None) -> None:
         net.register_forward_hook(_Shift(offset[0]))
 
 
+def is_corrected(model: nn.Module) -> bool:
+    """Whether a network answers for other class frequencies, or with a logit adjustment.
+
+    Args:
+        model: Any.
+    """
+    if count_experts(model):
+        return getattr(model, 'logit_offset', None) is not None
+    return any(isinstance(hook, _Shift) for hook in get_forward_hooks(model).values())
+
+
 class _Shift:
     """Forward hook that adds a shift (C,) to the logits (B, C) of a network that is not of this package."""
 
@@ -153,12 +183,12 @@ class _Shift:
         return logits.to(dtype) + self.shift.to(logits.device, dtype)
 
 
-def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
-    """Make a loaded network answer for the class frequencies that `--prior` names.
+def apply_prior(trained: TrainedNet, prior: str | Sequence[float]) -> tuple[float, ...]:
+    """Make a loaded network answer for other class frequencies.
 
     Args:
         trained: Of `load`; its model is changed, see `serve_prior`.
-        prior: As for `parse_prior`.
+        prior: As for `parse_prior`, or C frequencies in label order, of any sum.
 
     Returns:
         The frequencies, in label order, of sum 1.
@@ -167,20 +197,23 @@ def apply_prior(trained: TrainedNet, prior: str) -> tuple[float, ...]:
         RideError: The network does not allow a correction, and why; or the prior cannot be read.
     """
     tau, counts = trained.record.tau, trained.class_counts
+    asked = f'--prior {prior}' if isinstance(prior, str) else 'Other class frequencies'
+    given = 'was given' if isinstance(prior, str) else 'were asked for'
     if tau is None:
         loss = trained.record.loss
         raise RideError(
-            f'--prior {prior} was given and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
+            f'{asked} {given} and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
             'class prior in its logits is unknown; give --logit-adjustment TAU instead, or take a network trained with '
             '--loss balanced_softmax, balpoe or logit_adjusted.'
         )
     if counts is None:
         raise RideError(
-            f'--prior {prior} was given and {trained.name} does not say how many training images each class had, which '
-            'the correction needs; take a checkpoint or an exported folder of ride-timm, or leave --prior out.'
+            f'{asked} {given} and {trained.name} does not say how many training images each class had, which '
+            'the correction needs; take a checkpoint or a packaged folder of ride-timm, or leave --prior out.'
         )
-    target = parse_prior(prior, trained.class_names or tuple(map(str, range(len(counts)))), counts)
-    serve_prior(trained.model, tau, counts, target)
+    names = trained.class_names or tuple(map(str, range(len(counts))))
+    target = parse_prior(prior, names, counts) if isinstance(prior, str) else tuple(prior)
+    serve_prior(trained.model, tau, counts, target, trained.temperatures)
     return target
 
 
@@ -242,7 +275,7 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     if trained.class_counts is None:
         raise RideError(
             f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
-            'had, which the adjustment needs; take a checkpoint or an exported folder of ride-timm, or leave it out.'
+            'had, which the adjustment needs; take a checkpoint or a packaged folder of ride-timm, or leave it out.'
         )
     return tau - float(trained.record.logit_adjustment or 0.0)
 
@@ -285,8 +318,10 @@ def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts
     """Read class frequencies.
 
     Args:
-        text: `uniform`; `train` for those of the training images; or a JSON file with an object of class name ->
-            frequency, of any sum, that names every class. A file called `train` is `./train`.
+        text: `uniform`; `train` for those of the training images; a JSON file with an object of class name ->
+            frequency, of any sum, that names every class; or a text file with the name of a class a line, and with a
+            comma its weight if not all are as frequent. Classes that this does not list do not occur, and names that
+            the network does not know are warned of. A file called `train` is `./train`.
         class_names: C names in label order.
         class_counts: Training images per class, shape (C,).
 
@@ -294,17 +329,22 @@ def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts
         C frequencies in label order, of sum 1.
 
     Raises:
-        RideError: The file cannot be read, or does not give every class a frequency from 1e-30 to 1e30.
+        RideError: The file cannot be read, a JSON file does not give every class a frequency from 1e-30 to 1e30, or a
+            text file names no class of the network, or one twice, or has a weight that is none.
     """
     if text == 'uniform':
         return (1.0 / len(class_names),) * len(class_names)
     if text == 'train':
         return tuple(class_prior(class_counts).tolist())
     if not Path(text).is_file():
-        raise RideError(f'--prior {text} was given and there is no such file; give uniform, train or a JSON file.')
+        raise RideError(
+            f'--prior {text} was given and there is no such file; give uniform, train, or a file of classes.'
+        )
     known = set(class_names)
     if len(known) < len(class_names):
         raise RideError(f'--prior {text} cannot tell classes of one name apart; give uniform or train.')
+    if Path(text).suffix.lower() != '.json':
+        return _read_list(text, class_names)
     found = read_object(Path(text))
     found = dict(zip(known_names(list(found), class_names), found.values(), strict=True))
     unknown = next((name for name in found if name not in known), None)
@@ -313,3 +353,47 @@ def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts
     check_record(found, dict.fromkeys(class_names, number(1e-30, 1e30)), text, needed=tuple(class_names))
     total = math.fsum(found.values())
     return tuple(found[name] / total for name in class_names)
+
+
+def _read_list(path: str, class_names: Sequence[str]) -> tuple[float, ...]:
+    """The frequencies of a list of names, with or without weights."""
+    weights: dict[str, float] = {}
+    unknown = []
+    known = set(class_names)
+    lines = [line.strip() for line in read_text(Path(path)).removeprefix('\ufeff').splitlines()]
+    lines = known_names([line for line in lines if line], class_names)
+    for line in lines:
+        name, weight = line, 1.0
+        if line not in known:
+            head, _, tail = line.rpartition(',')
+            (name,) = known_names([head.strip().strip('"')], class_names)
+            if name in known:
+                weight = _weight(tail, line, path)
+        if name in weights:
+            raise RideError(f'{path} names the class "{name}" twice; leave one of the lines out.')
+        if name in known:
+            weights[name] = weight
+        else:
+            unknown.append(line)
+    total = math.fsum(weights.values())
+    if not total > 0.0:
+        raise RideError(
+            f'{path} names no class of the network with a weight above 0; name some of {_some(class_names)}.'
+        )
+    if unknown:
+        _logger.warning(f'{path}: {len(unknown)} of {len(lines)} names are none of the network: {_some(unknown)}')
+    return tuple(max(weights.get(name, 0.0) / total, _NEVER) for name in class_names)
+
+
+def _weight(text: str, line: str, path: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0.0 <= weight <= 1e30:
+        raise RideError(f'{path} has the line "{line}", whose weight must be a number from 0 to 1e30; correct it.')
+    return weight
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join([*names[:5], *(['...'] if len(names) > 5 else [])])

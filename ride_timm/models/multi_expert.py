@@ -82,6 +82,7 @@ class MultiExpertNet(RouterModule):
         num_features: Channels of `forward_features`: K times the channels of one expert.
         head_hidden_size: Width of the pre-logits, all experts side by side.
         expert_width: Width D of the pre-logits of one expert.
+        per_image: Which of the tensors that the trunk puts out have one entry an image; all images share the others.
         channel_dim: Where the channels are in what `forward_features` returns: 1 or -1.
         feature_info: timm's list of feature maps. `module` is a path in the network, or behind `experts.` in each
             expert, whose maps stand side by side in the channels.
@@ -98,12 +99,14 @@ class MultiExpertNet(RouterModule):
         feature_info: list[dict[str, Any]]
         global_pool: str | None
         num_features: int
+        per_image: tuple[bool, ...]
         head_hidden_size: int
         expert_width: int
 
     def __init__(self) -> None:
         super().__init__()
         self.channel_dim = 1
+        self.per_image = (True,)
 
     def _init_heads(
         self,
@@ -334,21 +337,25 @@ class MultiExpertNet(RouterModule):
 
     @torch.jit.ignore
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the wanted feature maps do not need.
 
         Args:
-            indices: Which maps stay available, as for `forward_intermediates`.
+            indices: Which maps stay available: the last n, a list, or (None) all of a pyramid, and the last three
+                where all have one resolution, as `features_only=True` gives of timm's models.
             prune_norm: Remove what follows the last level of the experts, as a final norm.
             prune_head: Remove heads and pooling also when the last map stays.
 
         Returns:
             The indices of the maps that stay.
         """
-        take, last = _compat.feature_take_indices(len(self.feature_info), indices)
+        levels = len(self.feature_info)
+        if indices is None and len({info['reduction'] for info in self.feature_info}) == 1:
+            indices = min(3, levels)
+        take, last = _compat.feature_take_indices(levels, indices)
         path = self.feature_info[last]['module']
-        prune_end = prune_norm or last < len(self.feature_info) - 1
+        prune_end = prune_norm or last < levels - 1
         if not path.startswith('experts.'):
             self.experts = nn.ModuleList()
             self.prune_trunk(path)
@@ -459,9 +466,8 @@ class MultiExpertNet(RouterModule):
         logits = at_least_float32(logits)
         return logits + offset[index].to(logits.device, logits.dtype)
 
-    def _forward_pooled(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Pre-logits (B, D) of every expert."""
-        z = self.forward_trunk(x)
+    def forward_pooled(self, z: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Pre-logits (B, D) of every expert, from what the trunk puts out."""
         if self.run_experts is not None:
             parts = self.run_experts(self.experts, z)
         else:
@@ -471,7 +477,11 @@ class MultiExpertNet(RouterModule):
     @torch.jit.ignore
     def forward_experts(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of every expert, shape (B, K, C), of images `x` (B, in_chans, H, W)."""
-        pooled = self._forward_pooled(x)
+        return self.classify(self.forward_pooled(self.forward_trunk(x)))
+
+    @torch.jit.ignore
+    def classify(self, pooled: list[torch.Tensor]) -> torch.Tensor:
+        """Logits of every expert, shape (B, K, C), from the pre-logits (B, D) of each."""
         return torch.stack([self.with_offset(i, expert.fc(pooled[i])) for i, expert in enumerate(self.experts)], dim=1)
 
     @torch.jit.ignore
@@ -484,8 +494,17 @@ class MultiExpertNet(RouterModule):
         Raises:
             RuntimeError: The network has no router.
         """
+        self.require_router()
+        return self.ask_router(self.forward_pooled(self.forward_trunk(x)))
+
+    @torch.jit.ignore
+    def ask_router(self, pooled: list[torch.Tensor]) -> RouterOutput:
+        """What `forward_router` returns, from the pre-logits (B, D) of every expert.
+
+        Raises:
+            RuntimeError: The network has no router.
+        """
         router = self.require_router()
-        pooled = self._forward_pooled(x)
         logits = [expert.fc(p) for expert, p in zip(self.experts, pooled, strict=True)]
         prefix = prefix_means(torch.stack(logits, dim=1))
         decisions = [router(i, pooled[i], prefix[:, i]) for i in range(self.num_experts - 1)]

@@ -24,6 +24,7 @@ __all__ = [
     'forward_early_exit',
     'forward_selected',
     'prefix_means',
+    'run_expert',
 ]
 
 
@@ -124,6 +125,33 @@ class ExpertStep(NamedTuple):
     """Logit of "go on", shape (n,); None after the last expert."""
 
 
+def run_expert(
+    net: 'MultiExpertNet', index: int, z: list[torch.Tensor], total: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Run one expert, and its router, on the n images that reach it.
+
+    Args:
+        net: In eval mode, with a router.
+        index: Which expert.
+        z: Of `forward_trunk`, for these images.
+        total: Sum of the logits of the experts before, shape (n, C); None for the first.
+
+    Returns:
+        The expert's own logits (n, C), without its offset; the sum with them (n, C); the mean logits so far (n, C),
+        with the offsets; and the logit of "go on" (n,), None after the last expert.
+    """
+    expert, offset = net.experts[index], net.logit_offset
+    pooled = expert.forward_pool(expert.forward_features(z))
+    logits = expert.fc(pooled)
+    total = logits if total is None else total + logits
+    mean = total / (index + 1)
+    decision = net.require_router()(index, pooled, mean) if index < net.num_experts - 1 else None
+    if offset is not None:  # only now: the router reads the logits as it was trained on them
+        mean = at_least_float32(mean)
+        mean = mean + offset[: index + 1].mean(dim=0).to(mean.device, mean.dtype)
+    return logits, total, mean, decision
+
+
 def expert_steps(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Iterator[ExpertStep]:
     """Run each expert only on the images that reach it, one after the other.
 
@@ -135,20 +163,11 @@ def expert_steps(net: 'MultiExpertNet', x: torch.Tensor, limit: float) -> Iterat
     Yields:
         One step an expert, up to the last that an image reaches.
     """
-    router = net.require_router()
-    offset = net.logit_offset
     z = net.forward_trunk(x)
     active = torch.arange(x.shape[0], device=x.device)
-    total = torch.zeros((), device=x.device)
-    for i, expert in enumerate(net.experts):
-        pooled = expert.forward_pool(expert.forward_features(z))
-        logits = expert.fc(pooled)
-        total = logits if i == 0 else total + logits
-        mean = total / (i + 1)
-        decision = router(i, pooled, mean) if i < net.num_experts - 1 else None
-        if offset is not None:  # only now: the router reads the logits as it was trained on them
-            mean = at_least_float32(mean)
-            mean = mean + offset[: i + 1].mean(dim=0).to(mean.device, mean.dtype)
+    total: torch.Tensor | None = None
+    for i in range(net.num_experts):
+        logits, total, mean, decision = run_expert(net, i, z, total)
         yield ExpertStep(active, net.with_offset(i, logits), mean, decision)
         if decision is None:
             break

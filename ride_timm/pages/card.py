@@ -80,7 +80,7 @@ def render_card(
     if config.get('architecture', results.architecture) != results.architecture:
         raise RideError(
             f'config.json is of {config["architecture"]} and results.json of {results.architecture}; '
-            'write the folder again with `ride-timm export`.'
+            'write the folder again with `ride-timm package`.'
         )
     network, test = results.net, results.test
     name = results.name or results.architecture

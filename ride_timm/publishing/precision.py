@@ -10,7 +10,7 @@ from ride_timm.errors import RideError
 __all__ = ['DTYPES', 'cast_state', 'round_network']
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
-"""By the name that `ride-timm export --dtype` takes."""
+"""By the name that `ride-timm package --dtype` takes."""
 
 
 def cast_state(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -177,13 +177,13 @@ def _check_loads(folder: Path) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RideError(
             f'No network can be made from the {CONFIG} and {WEIGHTS} to be published ({" ".join(str(error).split())}); '
-            'write the folder again with `ride-timm export`.'
+            'write the folder again with `ride-timm package`.'
         ) from None
     wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)
     if wrong is not None:
         raise RideError(
             f'{WEIGHTS} does not match the {CONFIG} next to it at {wrong} ({stored.get(wrong)} in the file, '
-            f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm export`.'
+            f'{needed.get(wrong)} in {architecture}); write the folder again with `ride-timm package`.'
         )
 
 

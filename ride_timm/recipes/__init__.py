@@ -8,12 +8,12 @@ from typing import Any
 
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.escaping import shortened
-from ride_timm.records.schema import OBJECT, TEXT, check_record, list_of, parse_object, read_text
+from ride_timm.records.schema import FLAG, OBJECT, TEXT, check_record, list_of, parse_object, read_text
 
 __all__ = ['Recipe', 'list_recipes', 'load_recipe', 'recipe_text']
 
 
-_FACTS = {'title': TEXT, 'reference': list_of(OBJECT), 'measured': list_of(TEXT)}
+_FACTS = {'title': TEXT, 'reference': list_of(OBJECT), 'measured': list_of(TEXT), 'pick_rest': FLAG}
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Recipe:
         reference: Results that others report: `overall` accuracy in percent and its `spread`, or `mean_experts` and
             `gmacs` of a router, the `source`, and a `note` on what differs.
         measured: Names of the published results of this recipe.
+        pick_rest: Whether what it leaves out is picked from the images and the machine, as without a recipe.
         options: By their Python names (`batch_size`, not `--batch-size`).
     """
 
     title: str
     reference: tuple[Mapping[str, Any], ...]
     measured: tuple[str, ...]
+    pick_rest: bool
     options: Mapping[str, Any]
 
 
@@ -79,5 +81,6 @@ def load_recipe(name: str) -> Recipe:
         title=facts.get('title', ''),
         reference=tuple(facts.get('reference', ())),
         measured=tuple(facts.get('measured', ())),
+        pick_rest=facts.get('pick_rest', False),
         options={key.replace('-', '_'): value for key, value in content.items()},
     )

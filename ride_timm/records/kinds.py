@@ -52,7 +52,12 @@ _RANGE = Kind(
     'two rising numbers from 0 to 65,535',
     lambda value: list_of(whole(0, 65535), 2, 2).fits(value) and value[0] < value[1],
 )
-_PLAN = {'fraction': number(0.0, 1.0), 'seed': whole(0, 2**64), 'digest': nullable(TEXT)}
+_PLAN = {
+    'fraction': number(0.0, 1.0),
+    'seed': whole(0, 2**64),
+    **{name: nullable(TEXT) for name in ('digest', 'group_column', 'group_pattern')},
+    'grouped': FLAG,
+}
 
 
 def _is_plain(value: Any) -> bool:
@@ -103,6 +108,7 @@ TRAINING_SCHEMA: dict[str, Kind] = {
     ),
     'logit_adjustment': nullable(number(-1e6, 1e6)),
     'pixel_range': nullable(_RANGE),
+    'calibration': nullable(OBJECT),
     **_PLANS,
     **{f'{name}.{key}': kind for name in _PLANS for key, kind in _PLAN.items()},
     'segments': list_of(
@@ -153,11 +159,13 @@ _ARGS: dict[str, Kind] = {
     **{
         key: nullable(TEXT)
         for key in (
-            'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_names', 'input_key',
+            'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'table', 'image_column',
+            'label_column', 'split_column', 'crop', 'class_names', 'input_key',
             'target_key', 'command', 'loss', 'eval_metric', 'opt', 'amp_dtype', 'init', 'teacher', 'recipe',
         )
     },
     'imb_factor': nullable(number(0.0, 1e12)),
+    'crop_confidence': nullable(number(0.0, 1.0)),
     'holdout': nullable(number(0.0, 1.0)),
     'epochs': whole(0, 10**9),
 }  # fmt: skip

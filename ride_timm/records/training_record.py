@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ride_timm.records.calibration import Calibration
 from ride_timm.records.certificate import Certificate
 from ride_timm.records.fields import from_json, item, part, to_json
 from ride_timm.records.kinds import TRAINING_SCHEMA as _KINDS
@@ -16,11 +17,30 @@ __all__ = ['SplitPlan', 'TrainingRecord']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """Which training images were set aside: their share of every class, the seed, and the digest of their names."""
+    """Which training images are set aside.
+
+    Attributes:
+        fraction: Their share of every class.
+        seed: What draws them.
+        digest: Of their names, None before they are drawn.
+        group_column: Column of the table that tells which images stay together.
+        group_pattern: What tells so in their names; without either each is alone.
+    """
 
     fraction: float = item(number(0.0, 1.0))
     seed: int = item(whole(0, 2**64))
     digest: str | None = item(nullable(TEXT), None)
+    group_column: str | None = item(nullable(TEXT), None)
+    group_pattern: str | None = item(nullable(TEXT), None)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether images of one group stay together."""
+        return self.group_column is not None or self.group_pattern is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry; without groups it is that of earlier versions."""
+        return {key: value for key, value in to_json(self).items() if key == 'digest' or value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +58,7 @@ class TrainingRecord:
         tau: Strength of the logit adjustment that the loss trained the experts with, one for each expert or for all.
         logit_adjustment: Strength of the post-hoc logit adjustment that is in the heads.
         pixel_range: Of 16-bit images, lowest and highest value.
+        calibration: Temperatures, and what answers are worth by their confidence; of these very tensors.
         holdout: Training images held out for choices.
         val_part: Training images evaluated on, where the data have no others.
         train_digest: Of the names of the training images.
@@ -57,6 +78,7 @@ class TrainingRecord:
     tau: float | tuple[float, ...] | None = item(_KINDS['tau'], None)
     logit_adjustment: float | None = item(_KINDS['logit_adjustment'], None)
     pixel_range: tuple[int, int] | None = item(_KINDS['pixel_range'], None)
+    calibration: Calibration | None = part(Calibration, None)
     holdout: SplitPlan | None = part(SplitPlan, None)
     val_part: SplitPlan | None = part(SplitPlan, None)
     train_digest: str | None = item(nullable(TEXT), None)
@@ -78,12 +100,13 @@ class TrainingRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The entry; what is not known is left out."""
-        return {key: value for key, value in to_json(self).items() if value not in (None, ())}
+        plans = {name: plan.to_json() for name in ('holdout', 'val_part') if (plan := getattr(self, name)) is not None}
+        return {key: value for key, value in {**to_json(self), **plans}.items() if value not in (None, ())}
 
     @property
     def for_export(self) -> TrainingRecord:
-        """What an export hands on: how the experts were trained, not on which images, and what was certified."""
-        return dataclasses.replace(self.for_later_users, certificate=self.certificate)
+        """What an export hands on: how the experts were trained, and what was measured of its tensors."""
+        return dataclasses.replace(self.for_later_users, certificate=self.certificate, calibration=self.calibration)
 
     @property
     def for_later_users(self) -> TrainingRecord:

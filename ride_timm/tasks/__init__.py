@@ -1,6 +1,8 @@
 """Training tasks on top of `timm.task`: one a stage."""
 
 from ._base import ExpertTask as ExpertTask
+from ._base import PartModule as PartModule
+from ._base import PartTask as PartTask
 from .distillation import RideDistillationTask as RideDistillationTask
 from .distillation import Teacher as Teacher
 from .heads import HeadModule as HeadModule
@@ -14,6 +16,8 @@ __all__ = [
     'ExpertTask',
     'HeadModule',
     'HeadTask',
+    'PartModule',
+    'PartTask',
     'RideDistillationTask',
     'RideTask',
     'RouterModule',

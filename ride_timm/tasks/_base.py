@@ -1,6 +1,6 @@
 """What our tasks add to timm's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ class ExpertTask(TrainingTask):
 
 
 class PartModule(nn.Module):
-    """A network of which only some parts train.
+    """A network of which only some parts train, cut where the first of them begins.
 
     All other parameters are frozen and all other layers stay in eval mode, also when the training loop calls `train()`:
     a BatchNorm in train mode would change its statistics, frozen or not.
@@ -96,7 +96,12 @@ class PartModule(nn.Module):
     Args:
         model: The network; its parameters are frozen here, but for those of the parts.
         parts: Submodules of the network that train.
+
+    Attributes:
+        per_image: Which of the tensors that `before` gives have one entry an image; None where nothing comes before.
     """
+
+    per_image: tuple[bool, ...] | None = None
 
     def __init__(self, model: nn.Module, parts: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -105,6 +110,18 @@ class PartModule(nn.Module):
             part.requires_grad_(True)
         self.model = model
         self.parts = tuple(parts)  # a tuple of modules is not registered, so no parameter is listed twice
+
+    def before(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What is computed of images `x` (B, in_chans, H, W) before anything that trains."""
+        raise NotImplementedError
+
+    def after(self, z: list[torch.Tensor]) -> Any:
+        """The outputs, from what `before` gave."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor | list[torch.Tensor]) -> Any:
+        """The outputs, of images (B, in_chans, H, W) or of what `before` gave for them."""
+        return self.after(x if isinstance(x, list) else self.before(x))
 
     def train(self, mode: bool = True) -> 'PartModule':
         """Put the parts alone into train mode.
@@ -120,7 +137,22 @@ class PartModule(nn.Module):
 
 
 class PartTask(ExpertTask):
-    """A task whose trained module is a `PartModule`; what it evaluates and saves is the whole network inside."""
+    """A task whose trained module is a `PartModule`; what it evaluates and saves is the whole network inside.
+
+    Attributes:
+        features: Gives what `before` of the module gives, by the places (B,), int64, that the training batches then
+            hold instead of images; None to compute it in every step.
+    """
+
+    features: Callable[[torch.Tensor], list[torch.Tensor]] | None = None
+
+    def outputs(self, input: torch.Tensor) -> Any:
+        """What the trained module gives for a training batch.
+
+        Args:
+            input: Images, shape (B, channels, H, W), or places of `features`, shape (B,).
+        """
+        return self.trainable_module(input if self.features is None else self.features(input))
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The whole network, so that checkpoints hold it and not the wrapper.

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ride_timm.losses import ExpertLoss, stack_experts
-from ride_timm.models import expert_logits
+from ride_timm.models import MultiExpertNet, expert_logits
 
 from ._base import PartModule, PartTask
 
@@ -26,10 +26,30 @@ class HeadModule(PartModule):
     def __init__(self, model: nn.Module, parts: Sequence[nn.Module] | None = None) -> None:
         found: Any = model.get_classifier() if parts is None else tuple(parts)  # type: ignore[operator]
         super().__init__(model, found if isinstance(found, tuple) else (found,))
+        self.pooled = False
+        if isinstance(model, MultiExpertNet):
+            trained = {parameter for part in self.parts for parameter in part.parameters()}
+            self.pooled = trained.issubset(model.get_classifier().parameters())
+            if self.pooled:
+                self.per_image = (True,) * model.num_experts
+            elif trained.issubset(model.experts.parameters()):
+                self.per_image = model.per_image
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def before(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The pre-logits (B, D) of every expert, what the trunk puts out, or the images (B, in_chans, H, W)."""
+        net: Any = self.model
+        if self.per_image is None:
+            return [x]
+        z: list[torch.Tensor] = net.forward_trunk(x)
+        return net.forward_pooled(z) if self.pooled else z
+
+    def after(self, z: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """K expert logits (B, C), as a network returns them in training; K = 1 for a plain one."""
-        return expert_logits(self.model, x).unbind(1)
+        net: Any = self.model
+        if self.per_image is None:
+            return expert_logits(net, z[0]).unbind(1)
+        logits: torch.Tensor = net.classify(z if self.pooled else net.forward_pooled(z))
+        return logits.unbind(1)
 
 
 class HeadTask(PartTask):
@@ -63,11 +83,11 @@ class HeadTask(PartTask):
         """One training step's forward pass.
 
         Args:
-            input: Images, shape (B, channels, H, W).
+            input: Images, shape (B, channels, H, W), or places of `features`, shape (B,).
             target: Class indices, shape (B,), or class probabilities, shape (B, C).
 
         Returns:
             `loss`, the loss's detached parts, and `output`, the mean logits (B, C).
         """
-        logits = stack_experts(self.trainable_module(input))
+        logits = stack_experts(self.outputs(input))
         return {**self.criterion.parts(logits, target), 'output': logits.detach().mean(dim=1)}

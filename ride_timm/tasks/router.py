@@ -24,10 +24,15 @@ class RouterModule(PartModule):
 
     def __init__(self, model: MultiExpertNet) -> None:
         super().__init__(model, [model.require_router()])
+        self.per_image = (True,) * model.num_experts
 
-    def forward(self, x: torch.Tensor) -> RouterOutput:
-        """Router logits (B, K - 1) and expert logits (B, K, C) of images `x` (B, in_chans, H, W)."""
-        return self.model.forward_router(x)
+    def before(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The pre-logits (B, D) of every expert, of images `x` (B, in_chans, H, W)."""
+        return self.model.forward_pooled(self.model.forward_trunk(x))
+
+    def after(self, z: list[torch.Tensor]) -> RouterOutput:
+        """Router logits (B, K - 1) and expert logits (B, K, C), from the pre-logits of every expert."""
+        return self.model.ask_router(z)
 
 
 class RouterTask(PartTask):
@@ -60,11 +65,11 @@ class RouterTask(PartTask):
         """One training step's forward pass.
 
         Args:
-            input: Images, shape (B, channels, H, W).
+            input: Images, shape (B, channels, H, W), or places of `features`, shape (B,).
             target: Class indices, shape (B,).
 
         Returns:
             `loss`, the loss's detached parts, and `output`, the mean logits (B, C).
         """
-        router_logits, expert_logits = self.trainable_module(input)
+        router_logits, expert_logits = self.outputs(input)
         return {**self.criterion.parts(router_logits, expert_logits, target), 'output': expert_logits.mean(dim=1)}

@@ -34,6 +34,10 @@ def train_transform(config: ResolvedConfig, size: tuple[int, int, int], interpol
             f'Images of {size[0]} channels have no colours to change; leave --aa, --color-jitter and --augmentation '
             'cifar_aa out.'
         )
+    if config.augmentation == 'flip':
+        shown = config.data_config or {}
+        crop = {key: shown[key] for key in ('crop_pct', 'crop_mode') if key in shown}
+        return create_train_transform('flip', size, hflip=config.hflip, interpolation=interpolation, **crop)
     if config.augmentation != 'timm':
         return create_train_transform(str(config.augmentation), size, hflip=config.hflip, interpolation=interpolation)
     try:
@@ -72,6 +76,7 @@ def device_augmentation(
     if config.augmentation == 'cifar_aa':
         return lambda shape: CifarAAAugmentation(size[-1], hflip=config.hflip, interpolation=interpolation, shape=shape)
     others = {
+        '--augmentation flip': config.augmentation == 'flip',
         f'--aa {config.aa}': bool(config.aa),
         f'--interpolation {interpolation}': interpolation != 'bilinear',
     }

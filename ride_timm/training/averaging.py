@@ -103,9 +103,4 @@ def average_epoch(config: ResolvedConfig, trainer: Trainer, epoch: int, measured
         return
     start_epoch(trainer.loader, seed=config.seed, epoch=epoch, rank=config.rank)
     with trainer.autocast():
-        update_bn((_laid_out(images, trainer) for images, _ in trainer.loader), mean.module)
-
-
-def _laid_out(images: torch.Tensor, trainer: Trainer) -> torch.Tensor:
-    images = images.to(trainer.device)
-    return images.contiguous(memory_format=torch.channels_last) if trainer.channels_last else images
+        update_bn((trainer.laid_out(images.to(trainer.device)) for images, _ in trainer.loader), mean.module)

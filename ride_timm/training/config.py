@@ -6,17 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.options import DATA, DataForm, flag, option, options_of, typed
+from ride_timm.options import DATA, DataForm, duration, flag, option, options_of, typed
 
-__all__ = ['STAGES', 'ResolvedConfig', 'TrainConfig']
+__all__ = ['LOSSES', 'STAGES', 'ResolvedConfig', 'TrainConfig']
 
 STAGES = ('experts', 'router', 'heads')
 LOSSES = ('balanced_softmax', 'balpoe', 'ce', 'focal', 'ldam', 'logit_adjusted', 'ride', 'sade')
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa')
+TAILS = ('auto', 'none', 'weights', 'sampler', 'loss')
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
 RECIPE, STAGE, MODEL, LOSS, OPTIMIZER = 'recipe', 'stage', 'model', 'loss and sampling', 'optimizer'
 SCHEDULE, AUGMENTATION, RUN = 'learning rate schedule', 'augmentation', 'run'
+
+
+def _loss_name(text: str) -> str:
+    """A loss by its name here, cross-entropy also by those of timm's classes (label smoothing is `--smoothing`)."""
+    plain = text.lower().replace('_', '').removesuffix('loss')
+    return 'ce' if plain in ('crossentropy', 'labelsmoothingcrossentropy', 'softtargetcrossentropy') else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +50,21 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     init: str | None = option(
         None, STAGE,
-        'network to initialise from: the folder or a checkpoint of a run, an exported folder, a published name, '
+        'network to initialise from: the folder or a checkpoint of a run, a packaged folder, a published name, '
         'hf-hub:ORG/NAME, or a timm ResNet (resnet50.a1_in1k, or a file with --model), which seeds every expert',
         'CHECKPOINT',
     )  # fmt: skip
+    from_scratch: bool = option(
+        False, STAGE, 'start from random weights (default: from pretrained ones, picked where nothing is named)'
+    )
     init_noise: float = option(
         0.01, STAGE, 'relative noise that makes experts differ that are seeded from one ResNet', 'S'
     )
     init_ema: bool = option(False, STAGE, 'use the averaged weights in the checkpoint of --init')
     train_only: list[str] | None = option(
         None, STAGE,
-        'train only these parts of --init, such as `experts` on a fixed trunk, or experts.2.fc; all else is frozen, '
-        'including the statistics of normalisation', 'PART',
+        'train only these parts of a trained network, such as `experts` on a fixed trunk, or experts.2.fc; all else is '
+        'frozen, including the statistics of normalisation', 'PART',
     )  # fmt: skip
     holdout: float | None = option(
         None, STAGE,
@@ -98,7 +108,9 @@ class TrainConfig(DataForm):
     model: str | None = option(
         None, MODEL, "an architecture of timm.list_models('ride_*'), or any other of timm", 'NAME'
     )
-    pretrained: bool = option(False, MODEL, 'start from the published checkpoint of --model')
+    pretrained: bool = option(
+        False, MODEL, 'start from the published checkpoint of --model, and from nothing else where it cannot be had'
+    )
     num_classes: int | None = option(None, MODEL, 'must agree with the data (default: from the data)', 'N')
     in_chans: int | None = option(None, MODEL, 'channels of the images (default: those of the model)', 'N')
     img_size: int | None = option(None, MODEL, 'side of the images in pixels (default: that of the model)', 'N')
@@ -116,7 +128,13 @@ class TrainConfig(DataForm):
 
     loss: str | None = option(
         None, LOSS, 'default: balpoe for several experts and balanced_softmax for one; with a recipe ride and ce',
-        choices=LOSSES,
+        choices=LOSSES, read=_loss_name,
+    )  # fmt: skip
+    tail: str = option(
+        'auto', LOSS,
+        'what is done for rare classes, in one word: none, plain cross-entropy; weights, class-weighted cross-entropy; '
+        'sampler, balanced batches; loss, the loss that fits the network; auto leaves it to the other options',
+        choices=TAILS,
     )  # fmt: skip
     loss_kwargs: dict[str, Any] = option(
         {}, LOSS,
@@ -158,7 +176,14 @@ class TrainConfig(DataForm):
     clip_mode: str = option('norm', OPTIMIZER, 'how --clip-grad clips', choices=('norm', 'value', 'agc'))
     grad_accum_steps: int = option(1, OPTIMIZER, 'batches per optimizer step', 'N')
 
-    epochs: int = option(300, SCHEDULE, 'epochs of the training', 'N')
+    epochs: int = option(
+        300, SCHEDULE, 'epochs of the training (default: picked; with a recipe that names none 300)', 'N'
+    )
+    time_budget: float | None = option(
+        None, SCHEDULE,
+        'pick no more epochs than fit into this time on this machine, which is measured: 30m, 2h, 90s (default: 1h)',
+        'TIME', read=duration,
+    )  # fmt: skip
     sched: str = option('cosine', SCHEDULE, 'schedule of timm', 'NAME')
     sched_on_updates: bool = option(False, SCHEDULE, 'step the schedule after every update instead of every epoch')
     lr: float | None = option(None, SCHEDULE, 'learning rate; overrides --lr-base', 'LR')
@@ -271,6 +296,7 @@ class ResolvedConfig(TrainConfig):
     Attributes:
         explicit: Options that the command line or the caller set.
         from_recipe: Options that the recipe set.
+        open: Whether what nobody set is picked from the images and the machine.
         command: The command line, for the record; None in Python.
         distributed: Whether several processes train.
         world_size: How many.
@@ -281,6 +307,7 @@ class ResolvedConfig(TrainConfig):
 
     explicit: frozenset[str] = frozenset()
     from_recipe: frozenset[str] = frozenset()
+    open: bool = True
     command: str | None = None
     distributed: bool = False
     world_size: int = 1
@@ -304,5 +331,6 @@ class ResolvedConfig(TrainConfig):
     def settings(self) -> dict[str, Any]:
         """Plain values of all options and facts, as checkpoints and `args.yaml` keep them."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values['explicit'], values['from_recipe']
+        for name in ('explicit', 'from_recipe', 'open'):
+            del values[name]
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from timm import utils
 from timm.data import Mixup
-from timm.data.loader import PrefetchLoader
 from torch import nn
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from ride_timm.tasks import ExpertTask
 from ride_timm.training.fast.graphed import GraphedStep
 from ride_timm.training.interrupt import Interrupted, StopRequest
 
-__all__ = ['Trainer', 'agree', 'train_epoch']
+__all__ = ['Trainer', 'agree', 'lone_step', 'train_epoch']
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Trainer:
     """Everything an epoch needs."""
 
     task: ExpertTask
-    loader: PrefetchLoader
+    loader: Any  # of batches (images, class indices), as timm's PrefetchLoader
     optimizer: torch.optim.Optimizer
     device: torch.device
     autocast: Autocast = nullcontext
@@ -85,9 +84,12 @@ class Trainer:
             images, target = self.mixup(images, target) if len(images) % 2 == 0 else self._unmixed(images, target)
         elif self.smoothing > 0.0:
             target = mixup_target(target, self.num_classes, smoothing=self.smoothing)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, target
+        return self.laid_out(images), target
+
+    def laid_out(self, value: torch.Tensor) -> torch.Tensor:
+        """Images or maps (B, channels, H, W) in the memory format of the training; other tensors as they are."""
+        maps = self.channels_last and value.ndim == 4
+        return value.contiguous(memory_format=torch.channels_last) if maps else value
 
     def _unmixed(self, images: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return images, mixup_target(target, self.num_classes, smoothing=self.smoothing)  # Mixup pairs images
@@ -228,6 +230,18 @@ def _backward(
                 parameters=_clipped(trainer), need_update=update,
             )  # fmt: skip
     return {name: value.detach() for name, value in result.items() if name != 'output'}
+
+
+def lone_step(trainer: Trainer, images: torch.Tensor, target: torch.Tensor) -> None:
+    """A step on one batch, of which nothing is checked, logged or scheduled.
+
+    Args:
+        trainer: What to train with.
+        images: (B, channels, H, W).
+        target: (B,) class indices.
+    """
+    _backward(trainer, *trainer.batch(images, target), update=True, group=1)
+    _update(trainer)
 
 
 def _update(trainer: Trainer) -> None:

@@ -8,7 +8,7 @@ another one.
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from timm.utils.distributed import init_distributed_device_so
 
 from ride_timm.data.form import has_eval_images
 from ride_timm.data.holdout import VAL_FRACTION
+from ride_timm.data.splits import for_groups_of
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
@@ -28,16 +29,28 @@ from ride_timm.options import flag, options_of, typed
 from ride_timm.recipes import load_recipe
 from ride_timm.records.headline import leading_accuracy
 from ride_timm.records.schema import shown
-from ride_timm.training import picks
+from ride_timm.training import picks, starts
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.fast.allocator import keep_freed_memory
 from ride_timm.training.initial import counterpart, is_multi_expert, pretrained_source
+from ride_timm.training.pace import Pace
+from ride_timm.training.resume import settings_before
 from ride_timm.training.run_data import RunData
 from ride_timm.training.run_folder import experiment_name
 from ride_timm.training.stages import STAGES, Stage
+from ride_timm.training.tail import fitting_loss, with_tail
 from ride_timm.values import check_device, check_values, choose_device
 
-__all__ = ['for_evaluation', 'from_checkpoint', 'from_data', 'from_init', 'from_model', 'join_processes', 'start']
+__all__ = [
+    'for_evaluation',
+    'from_checkpoint',
+    'from_data',
+    'from_init',
+    'from_model',
+    'from_pace',
+    'join_processes',
+    'start',
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +82,8 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
             option belongs to another stage or needs another one; or a value is out of range.
     """
     said = {name: getattr(config, name) for name in config.given}
-    recipe = _without_foreign_loss(said, recipe_values(config.recipe)) if config.recipe else {}
+    said, recipe = with_tail(said, recipe_values(config.recipe) if config.recipe else {})
+    recipe = _without_foreign_loss(said, recipe)
     planned = recipe.get('stage', 'experts')
     if 'stage' in said and recipe and planned != config.stage:
         raise RideError(
@@ -85,7 +99,11 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
     if values['decay_epochs'] is None:
         values['decay_epochs'] = 0.2 if values['sched'] in ('wsd', 'rsqrt') else 90
     resolved = ResolvedConfig(
-        **values, explicit=frozenset(said), from_recipe=frozenset(recipe) - frozenset(said), command=command
+        **values,
+        explicit=frozenset(said),
+        from_recipe=frozenset(recipe) - frozenset(said),
+        open=not config.recipe or load_recipe(config.recipe).pick_rest,
+        command=command,
     )
     check_values(resolved.settings())
     _check_options(resolved, stage)
@@ -143,8 +161,12 @@ def _check_options(config: ResolvedConfig, stage: Stage) -> None:
     for names, needed in _NEED.items():
         if not any(getattr(config, name) for name in needed):
             _refuse(config.explicit, names, f'needs {" or ".join(map(flag, needed))}, which is not given')
-    if config.init and config.pretrained:
-        raise RideError('--init and --pretrained both name a network to initialise from; leave one out.')
+    if config.time_budget is not None and ('epochs' in config.said or not is_open(config)):
+        rival = '--epochs' if 'epochs' in config.explicit else f'--recipe {config.recipe}'
+        raise RideError(f'--time-budget and {rival} both say how long to train; leave one of them out.')
+    named = [name for name in ('init', 'pretrained', 'from_scratch') if getattr(config, name)]
+    if len(named) > 1:
+        raise RideError(f'{flag(named[0])} and {flag(named[1])} name different weights to start from; leave one out.')
 
 
 def _refuse(given: Iterable[str], names: Iterable[str], why: str) -> None:
@@ -245,21 +267,26 @@ def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
     """
     if not is_open(config):
         return config
-    place = config.data_dir or config.train_list
+    place = config.table or config.data_dir or config.train_list
     # a folder or a --val-split that is not there has an error of its own, and nothing to say before it
-    named = {'val_fraction', 'val_split'} & config.explicit
+    named = {'val_fraction', 'val_split'} & config.said
     if place and Path(place).exists() and not named and not has_eval_images(config, config.val_split):
         return picks.pick(config, 'val_fraction', VAL_FRACTION, f'no images to evaluate on in {place}')
     return config
 
 
-def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) -> ResolvedConfig:
-    """Note which images the run has; without a recipe pick model, image size, batch, schedule and loss.
+def from_data(
+    config: ResolvedConfig, data: RunData, init: TrainedNet | None
+) -> tuple[ResolvedConfig, TrainedNet | None]:
+    """Note which images the run has; where choices are open pick weights, model, image size, batch, schedule and loss.
 
     Args:
         config: The options so far.
         data: The images.
-        init: The network to initialise from.
+        init: The network of `--init`.
+
+    Returns:
+        The options, and the network to initialise from.
 
     Raises:
         RideError: There is no such --model.
@@ -269,7 +296,16 @@ def from_data(config: ResolvedConfig, data: RunData, init: TrainedNet | None) ->
         config = config.but(holdout=data.holdout.fraction, holdout_seed=data.holdout.seed)
     if data.val_part is not None:
         config = config.but(val_fraction=data.val_part.fraction, val_seed=data.val_part.seed)
-    return picks.from_images(config, data.train, init) if is_open(config) else config
+    config = for_groups_of(config, data.holdout, data.val_part)
+    if not is_open(config):
+        return config, init
+    if is_primary(config):
+        _logger.info('Picked from the images and the machine; for another value, give the option yourself:')
+    side = picks.short_side(data.train)
+    if init is None:
+        config, init = starts.choose_start(config, side, settings_before(config))
+        config = from_init(config, init)
+    return picks.from_images(config, data.train, side, init), init
 
 
 def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
@@ -283,8 +319,6 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
         RideError: `--scale-lr` has nothing to scale by, or the loss does not take its options.
     """
     config = config.but(in_chans=model.in_chans)
-    if is_open(config):
-        config = picks.from_network(config, model)
     config = _with_lr(config)
     images = data_config(model, config.settings())
     config = config.but(data_config={key: images[key] for key in DATA_CONFIG_KEYS})
@@ -292,6 +326,36 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     small = max(images['input_size'][-2:]) <= picks.SMALL_IMAGE
     config = picks.pick(config, 'augmentation', 'cifar' if small else 'timm', _pixels(config))
     return config.but(experiment=config.experiment or experiment_name(config))
+
+
+def from_pace(
+    config: ResolvedConfig,
+    data: RunData,
+    init: TrainedNet | None,
+    before: Mapping[str, Any] | None,
+    measure: Callable[[Sequence[ResolvedConfig]], list[Pace]],
+) -> ResolvedConfig:
+    """Pick precision, number of epochs, and what follows from it; a run that goes on keeps them.
+
+    Args:
+        config: The options so far.
+        data: The images.
+        init: The network to initialise from.
+        before: Settings of the checkpoint that the run goes on from; None without one.
+        measure: Times a few steps of each of several ways to train.
+    """
+    if is_open(config):
+        if before is not None:
+            config = picks.from_settings(config, before)
+        else:
+            tuned = init is not None or config.pretrained
+            config = picks.from_paces(config, data.train, tuned, measure(picks.ways_to_compute(config)))
+    if 'loss' in STAGES[config.stage].useless_options:
+        return config
+    fitting = fitting_options(str(config.loss), epochs=config.epochs)
+    if 'reweight_epoch' in fitting:
+        config = picks.pick(config, 'reweight_epoch', fitting['reweight_epoch'], '80 % of the epochs')
+    return config
 
 
 def from_checkpoint(config: ResolvedConfig, data: RunData, before: Mapping[str, Any] | None) -> ResolvedConfig:
@@ -321,12 +385,12 @@ def _pixels(config: ResolvedConfig) -> str:
 
 
 def is_open(config: ResolvedConfig) -> bool:
-    """Whether choices are made here: in the first stage without a recipe.
+    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`.
 
     Args:
         config: The options so far.
     """
-    return not config.recipe and STAGES[config.stage].first
+    return config.open and STAGES[config.stage].first
 
 
 def _with_lr(config: ResolvedConfig) -> ResolvedConfig:
@@ -372,7 +436,10 @@ def _with_loss(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     if 'loss' in STAGES[config.stage].useless_options:
         return config
     experts = getattr(model, 'num_experts', 1)
-    config = picks.pick(config, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    name, why = ('ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    if config.tail == 'loss':
+        name, why = fitting_loss(experts)
+    config = picks.pick(config, 'loss', name, why)
     assert config.loss is not None
     fitting = fitting_options(config.loss, model, config.epochs)
     tau: Any = config.loss_kwargs.get('tau', fitting.get('tau'))
@@ -382,6 +449,4 @@ def _with_loss(config: ResolvedConfig, model: Any) -> ResolvedConfig:
         config = config.but(loss_kwargs={**config.loss_kwargs, 'tau': tau})
         if is_primary(config):
             _logger.info(f'--loss-kwargs tau={[round(value, 3) for value in tau]} ({experts} experts)')
-    if 'reweight_epoch' in fitting:
-        config = picks.pick(config, 'reweight_epoch', fitting['reweight_epoch'], '80 % of the epochs')
     return config

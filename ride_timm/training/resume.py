@@ -3,6 +3,7 @@
 import logging
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +11,16 @@ import torch
 from timm.models import clean_state_dict
 from timm.utils import is_primary
 
+from ride_timm.data.form import data_name
 from ride_timm.errors import RideError
 from ride_timm.records.checkpoint import NoCheckpointError, misfit, read_checkpoint
 from ride_timm.tasks import ExpertTask
 from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.run_data import RunData
-from ride_timm.training.run_folder import DAMAGED, LAST, checkpoints_in
+from ride_timm.training.run_folder import DAMAGED, LAST, checkpoints_in, experiment_name, run_folder
 from ride_timm.training.saver import check_history
 
-__all__ = ['Resumed', 'check_resumed', 'find_checkpoint', 'report_changes', 'restore']
+__all__ = ['Resumed', 'check_resumed', 'find_checkpoint', 'report_changes', 'restore', 'settings_before']
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ HARMLESS = {
     'checkpoint_hist',  # what is kept of the past
     'data_dir', 'dataset_download', 'no_check_images',  # data may move; classes and file names are compared
     'init',  # the weights are the checkpoint's; what else comes from --init is compared
-    'local_rank', 'pin_mem', 'rank',
+    'local_rank', 'pin_mem', 'rank', 'time_budget',
     'model_kwargs.router_threshold',  # chosen at the end of the training
 }  # fmt: skip
 """Options that may differ on resuming without a word: nothing of what the run computes depends on them."""
@@ -94,6 +96,40 @@ def find_checkpoint(config: ResolvedConfig, folder: Path, data: RunData) -> Resu
     return Resumed(checkpoint, path, inside, damaged)
 
 
+def settings_before(config: ResolvedConfig) -> Mapping[str, Any] | None:
+    """Settings of the run to go on with, while its model is still to be picked; None for a run from the start.
+
+    Of runs without a name `auto` means the newest in `--output` that the options may have made.
+
+    Args:
+        config: The options so far.
+    """
+    if not config.resume:
+        return None
+    if config.resume != 'auto':
+        source = Path(config.resume)
+        return _settings_of(source if source.is_dir() else source.parent)
+    if config.experiment:
+        return _settings_of(run_folder(config))
+    named = Path(config.output).glob(f'*-{data_name(config)}*/{LAST}')
+    for path in sorted(named, key=lambda path: path.stat().st_mtime, reverse=True):
+        found = _settings_of(path.parent) or {}
+        kept = {name: found[name] for name in ('model', 'loss', 'from_scratch') if name in found}
+        if any(kept[name] != getattr(config, name) for name in kept.keys() & config.said):
+            continue
+        if experiment_name(config.but(**kept)) == path.parent.name:
+            return found
+    return None
+
+
+def _settings_of(folder: Path) -> Mapping[str, Any] | None:
+    """Of the newest whole checkpoint in a folder; `find_checkpoint` says what is wrong with the others."""
+    for path in checkpoints_in(folder):
+        with suppress(RideError):
+            return dict(read_checkpoint(path).get('args') or {})
+    return None
+
+
 def check_resumed(config: ResolvedConfig, data: RunData, checkpoint: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of another stage, or on other images than it held out.
 
@@ -112,15 +148,17 @@ def check_resumed(config: ResolvedConfig, data: RunData, checkpoint: Mapping[str
             f'The checkpoint to resume from is of the stage {stage} and --stage is {config.stage}; give its file as '
             '--init, and another --experiment.'
         )
-    held = None if data.holdout is None else data.holdout._asdict()
+    held = None if data.holdout is None else data.holdout.to_json()
     if 'holdout' in entry and entry['holdout'] != held:
         raise RideError(
-            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed and the data.'
+            'The checkpoint to resume from held out other images; keep --holdout, --holdout-seed, --seed, the groups '
+            'and the data.'
         )
-    part = None if data.val_part is None else data.val_part._asdict()
+    part = None if data.val_part is None else data.val_part.to_json()
     if 'val_part' in entry and entry['val_part'] != part:
         raise RideError(
-            'The checkpoint to resume from evaluated on other images; keep --val-fraction, --val-seed and the data.'
+            'The checkpoint to resume from evaluated on other images; keep --val-fraction, --val-seed, the groups and '
+            'the data.'
         )
 
 

@@ -12,15 +12,17 @@ from ride_timm.data import (
     check_apart,
     check_images,
     choose_groups,
-    hold_out,
     imbalance_factor,
     tell_copies,
 )
 from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
+from ride_timm.data.image_groups import shared_groups
 from ride_timm.data.images import PixelRange, measure_range
-from ride_timm.data.splits import HoldoutPlan, settled, val_plan
+from ride_timm.data.splits import for_groups_of, set_apart, val_plan
 from ride_timm.errors import RideError
+from ride_timm.escaping import printable
 from ride_timm.records.headline import leading_accuracy
+from ride_timm.records.training_record import SplitPlan
 from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig
 
@@ -42,16 +44,16 @@ class RunData:
     train: DataSplit
     val: DataSplit
     groups: GroupChoice
-    holdout: HoldoutPlan | None = None
-    val_part: HoldoutPlan | None = None
+    holdout: SplitPlan | None = None
+    val_part: SplitPlan | None = None
 
 
 def build_data(
     config: ResolvedConfig,
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
-    holdout: HoldoutPlan | None = None,
-    val_part: HoldoutPlan | None = None,
+    holdout: SplitPlan | None = None,
+    val_part: SplitPlan | None = None,
     pixel_range: PixelRange | None = None,
     measure: bool = True,
 ) -> RunData:
@@ -71,19 +73,23 @@ def build_data(
             disagrees with --num-classes or the class names.
     """
     check_form(config)
+    val_part = val_part or val_plan(config)
+    config = for_groups_of(config, holdout, val_part)
     train = _open_train(config, class_names, exact)
     if config.num_classes not in (None, train.num_classes):
         raise RideError(
             f'--num-classes {config.num_classes} was given and {train.source} has {train.num_classes} classes; leave '
             'the option out, or check --data-dir.'
         )
-    train, val, val_part = _separate_val(config, train, val_part or val_plan(config))
+    train, val, val_part = _separate_val(config, train, val_part)
     if holdout is not None:
-        parts = hold_out(train, holdout.fraction, holdout.seed)
-        train, val, holdout = parts.train, parts.held, settled(parts, holdout, '--holdout', is_primary(config))
+        parts, holdout = set_apart(train, holdout, '--holdout', is_primary(config))
+        train, val = parts.train, parts.held
     elif val is None:
         val = _open_val(config, train)
     check_apart(train, val)
+    if is_primary(config):
+        _tell_shared_groups(train, val)
     if pixel_range is None and measure:
         pixel_range = measure_range(train.dataset)
     train.dataset.pixel_range = val.dataset.pixel_range = pixel_range
@@ -100,19 +106,19 @@ def build_data(
 
 
 def _separate_val(
-    config: ResolvedConfig, train: DataSplit, part: HoldoutPlan | None
-) -> tuple[DataSplit, DataSplit | None, HoldoutPlan | None]:
+    config: ResolvedConfig, train: DataSplit, part: SplitPlan | None
+) -> tuple[DataSplit, DataSplit | None, SplitPlan | None]:
     """Take the evaluation images out of the training images, where the data has none."""
     if part is None:
         return train, None, None
-    parts = hold_out(train, part.fraction, part.seed, '--val-fraction')
-    return parts.train, parts.held, settled(parts, part, '--val-fraction', is_primary(config))
+    parts, part = set_apart(train, part, '--val-fraction', is_primary(config))
+    return parts.train, parts.held, part
 
 
 def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:
     """The evaluation images; a folder of class folders is not taken for both sides."""
-    beside = (
-        Path(config.data_dir or '.', 'train').is_dir() and not config.train_list
+    beside = Path(config.data_dir or '.', 'train').is_dir() and not (
+        config.train_list or config.table
     )  # then the split's opener says more
     if not has_eval_images(config, config.val_split) and not beside:
         raise RideError(
@@ -138,6 +144,15 @@ def _open_train(config: ResolvedConfig, class_names: tuple[str, ...] | None, exa
             f'{config.stage} needs the same classes.'
         )
     return train
+
+
+def _tell_shared_groups(train: DataSplit, val: DataSplit) -> None:
+    shared = shared_groups(train, val)
+    if shared:
+        _logger.warning(
+            '%s on both sides, which flatters the accuracy, first %s; `ride-timm data` lists them',
+            counted(len(shared), 'group of images stands', 'groups of images stand'), printable(shared[0]),
+        )  # fmt: skip
 
 
 def _describe(train: DataSplit, val: DataSplit, groups: GroupChoice) -> str:

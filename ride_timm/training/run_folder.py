@@ -53,7 +53,7 @@ def run_folder(config: ResolvedConfig) -> Path:
     """The folder of the run.
 
     Raises:
-        RideError: --experiment leads out of --output, or names the folder of an exported network.
+        RideError: --experiment leads out of --output, or names the folder of a packaged network.
     """
     name = Path(config.experiment)
     if name.is_absolute() or '..' in name.parts or not name.parts:
@@ -64,7 +64,7 @@ def run_folder(config: ResolvedConfig) -> Path:
     folder = Path(config.output, name)
     if (folder / 'config.json').exists() and not checkpoints_in(folder):
         raise RideError(
-            f'{folder} holds an exported network, whose results.json a training would replace; choose another '
+            f'{folder} holds a packaged network, whose results.json a training would replace; choose another '
             '--experiment NAME.'
         )
     return folder

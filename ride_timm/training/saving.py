@@ -45,8 +45,8 @@ def record(stage: Stage, data: RunData, init: TrainedNet | None, task: ExpertTas
     teacher = getattr(task, 'teacher', None)
     return {
         'stage': stage.name,
-        'holdout': None if data.holdout is None else data.holdout._asdict(),
-        'val_part': None if data.val_part is None else data.val_part._asdict(),
+        'holdout': None if data.holdout is None else data.holdout.to_json(),
+        'val_part': None if data.val_part is None else data.val_part.to_json(),
         'tau': getattr(task.criterion, 'tau', None),
         'train_digest': split_digest(data.train),
         'teacher': None if teacher is None else weights_digest(teacher.model),

@@ -65,7 +65,7 @@ def experts(tmp_path_factory, data, forms):
 
 @pytest.fixture(scope='module')
 def routed(tmp_path_factory, data):
-    """An exported folder with a router that parts the images; its weights are random."""
+    """A packaged folder with a router that parts the images; its weights are random."""
     torch.manual_seed(3)
     net = timm.create_model(CIFAR, num_classes=3, router=True).eval()
     with torch.no_grad():

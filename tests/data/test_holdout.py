@@ -121,3 +121,15 @@ def test_names_that_are_no_utf8(make_folder):
         except OSError:
             pytest.skip('this file system takes no such names')
     assert len(hold_out(open_train_split(root), 0.5).digest) == 64
+
+
+@pytest.mark.parametrize(
+    ('fraction', 'seed', 'digest'),
+    [
+        (0.25, 0, '6cf03b2a18cef43b4e07aad36debe60a3d56d4607a9e917cad521f6c311e6476'),
+        (0.1, 42, '9f7ca0b341df36cb9475090189d564d6da78fd80afe94a9a090332ec397fd6fb'),
+    ],
+)
+def test_splits_of_earlier_versions_stay(make_folder, fraction, seed, digest):
+    split = open_train_split(make_folder({'train': {'ant': 24, 'bee': 12, 'cat': 5}}))
+    assert hold_out(split, fraction, seed).digest == digest

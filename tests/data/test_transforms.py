@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 
 from ride_timm.data import cifar_train_transform, create_train_transform, reseed
 from ride_timm.errors import RideError
@@ -56,3 +57,11 @@ def test_transform_by_name():
         create_train_transform('nope')
     with pytest.raises(RideError, match='square'):
         create_train_transform('cifar', (3, 32, 48))
+
+
+def test_flip_shows_images_as_they_are_evaluated_and_their_mirror_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
+    image, kwargs = Image.fromarray(pixels), {'interpolation': 'bilinear', 'crop_pct': 0.9}
+    evaluated = create_transform((3, 16, 16), use_prefetcher=True, **kwargs)(image)
+    for hflip, expected in ((0.0, evaluated), (1.0, evaluated.flip(-1))):
+        assert torch.equal(create_train_transform('flip', (3, 16, 16), hflip=hflip, **kwargs)(image), expected)

@@ -12,7 +12,7 @@ NAMES = ['<img src=x onerror="window.hacked=1">', 'cat', 'été, "wild"', 'dog']
 
 
 def save_net(folder: Path) -> Path:
-    """An exported folder."""
+    """A packaged folder."""
     torch.manual_seed(3)
     net = timm.create_model(CIFAR, num_classes=4, router=True)
     with torch.no_grad():

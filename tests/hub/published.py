@@ -1,4 +1,4 @@
-"""Weights to publish: a tiny network that nobody trained, in a folder as `ride-timm export` writes it."""
+"""Weights to publish: a tiny network that nobody trained, in a folder as `ride-timm package` writes it."""
 
 from __future__ import annotations
 

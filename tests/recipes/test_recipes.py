@@ -22,7 +22,8 @@ from ride_timm.training.resolve import recipe_values
 
 ALL = list_recipes()
 LATER = [name for name in ALL if load_recipe(name).options.get('stage', 'experts') != 'experts']
-FIRST = [name for name in ALL if name not in LATER]
+TUNING = [name for name in ALL if load_recipe(name).pick_rest]
+FIRST = [name for name in ALL if name not in (*LATER, *TUNING)]
 PLAIN = ['tinyimagenetlt_balanced_softmax', 'tinyimagenetlt_ce']
 CIFAR_200 = [name for name in FIRST if load_recipe(name).options['epochs'] == 200]
 
@@ -56,7 +57,7 @@ def test_every_key_is_an_argument_of_the_right_type(name):
 def test_a_recipe_says_what_it_is(name):
     recipe = load_recipe(name)
     assert 20 < len(recipe.title) <= 120
-    unknown = ('imagenetlt_router', 'inat18_router', 'tinyimagenetlt_balpoe')
+    unknown = ('imagenetlt_router', 'inat18_router', 'tinyimagenetlt_balpoe', *TUNING)
     assert bool(recipe.reference or recipe.measured) == (name not in unknown)
     for row in recipe.reference:
         assert row['source']
@@ -77,7 +78,7 @@ def test_commands_in_the_head_parse(name):
         args = resolved(command.split())
         assert args.data_dir
         assert args.recipe in ALL
-        assert args.global_batch_size % args.batch_size == 0
+        assert name in TUNING or args.global_batch_size % args.batch_size == 0
 
 
 @pytest.mark.parametrize('name', FIRST)
@@ -106,6 +107,27 @@ def test_one_epoch_runs(name, data, init, tmp_path):
     assert (group['initial_lr'], group['weight_decay']) == (recipe['lr'], recipe['weight_decay'])
     assert len(saved['optimizer']['param_groups']) == 1, 'biases and BatchNorm decay too'
     assert group['nesterov'] == (recipe['opt'] == 'sgd')
+
+
+@pytest.mark.parametrize('name', TUNING)
+def test_a_recipe_for_fine_tuning_leaves_the_rest_to_be_picked(name, data, init, tmp_path):
+    """Batch, loss and warm-up of the images; the learning rate falls from layer to layer, over what trains alone."""
+    common = ['--recipe', name, '--init', init[IMAGENET], '--device', 'cpu', '--no-amp', '-j', '0', '--epochs', '4']
+    folder = tmp_path / 'run'
+    more = ['--data-dir', str(data), '--output', str(tmp_path), '--experiment', 'run', '--val-interval', '4']
+    assert ride_timm(['train', *common, *more]) == 0
+    saved = read_checkpoint(folder / 'last.pth.tar')
+    assert (saved['args']['batch_size'], saved['args']['warmup_epochs'], saved['ride']['loss']) == (8, 1, 'balpoe')
+    assert np.mean(saved['ride']['tau']) == 1.0
+    groups, recipe = saved['optimizer']['param_groups'], load_recipe(name).options
+    rate = recipe['lr_base'] * (8 / 256) ** 0.5
+    assert [group['initial_lr'] for group in groups] == pytest.approx([rate] * len(groups))
+    assert min(group['lr_scale'] for group in groups) < 1 == max(group['lr_scale'] for group in groups)
+    assert {group['weight_decay'] for group in groups} == {0.0, recipe['weight_decay']}
+    trained = sum(len(group['params']) for group in groups)
+    net = timm.create_model(IMAGENET, num_classes=3)
+    assert trained == len(list((net.experts if 'train_only' in recipe else net).parameters()))
+    assert load_recipe(name).options.keys().isdisjoint({'model', 'data_dir', 'epochs', 'batch_size', 'loss'})
 
 
 @pytest.mark.parametrize('name', LATER)

@@ -36,7 +36,7 @@ ODD = st.one_of(
 
 @pytest.fixture(scope='module')
 def good(tmp_path_factory):
-    """A folder with a file of each kind, all whole: an exported network, a checkpoint, and what a run leaves."""
+    """A folder with a file of each kind, all whole: a packaged network, a checkpoint, and what a run leaves."""
     folder = tmp_path_factory.mktemp('good')
     model = timm.create_model(NAME, num_classes=len(CLASSES), router=True).eval()
     save_folder(model, folder, CLASSES, (9, 5, 3, 1), {'loss': 'ride', 'loss_kwargs': {}, 'tau': None})
@@ -79,7 +79,7 @@ def check(read, path):
 
 
 def read_folder(path):
-    """As predict, report and --teacher read an exported network."""
+    """As predict, report and --teacher read a packaged network."""
     load(path.parent)
 
 

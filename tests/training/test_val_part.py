@@ -84,7 +84,7 @@ def test_resuming_keeps_them(data, runs, tmp_path):
     fails('keep --val-fraction, --val-seed', data, tmp_path, 'resumed', *more, '--val-fraction', '0.5')
     changed = shutil.copytree(data, tmp_path / 'changed')
     (changed / 'ant/0.png').unlink()
-    fails('keep --val-fraction, --val-seed and the data', changed, tmp_path, 'resumed', *more, '--val-fraction', '0.25')
+    fails('keep --val-fraction, --val-seed', changed, tmp_path, 'resumed', *more, '--val-fraction', '0.25')
 
 
 def test_validate_measures_on_them(data, experts, tmp_path):

@@ -10,11 +10,12 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_primary
 from torch import nn
 
-from ride_timm.data.splits import HoldoutPlan, val_plan
+from ride_timm.data.splits import is_same_split, val_plan
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.models import count_experts
 from ride_timm.options import flag
+from ride_timm.records.training_record import SplitPlan
 from ride_timm.tasks import ExpertTask
 from ride_timm.training.averaging import is_averaged
 from ride_timm.training.config import ResolvedConfig
@@ -99,15 +100,15 @@ class Stage(ABC):
         return False
 
     @abstractmethod
-    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
+    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> SplitPlan | None:
         """Which training images are held out for choices."""
 
-    def val_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
+    def val_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> SplitPlan | None:
         """Which training images are evaluated on, where the data has none for it: in later stages, those unseen."""
         known = init.record.val_part if init is not None else None
         plan = val_plan(config, known, init is not None and not self.first)
         same_data = init is not None and init.settings.get('data_dir') == config.data_dir
-        if plan is not None and same_data and (known is None or (known.fraction, known.seed) != plan[:2]):
+        if plan is not None and same_data and not is_same_split(plan, known):
             warn(config, f'The weights of {config.init} may have seen the images that are evaluated on.')
         return plan
 
@@ -176,7 +177,7 @@ class Stage(ABC):
         """
 
     def build_optimizer(self, config: ResolvedConfig, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of what trains; of parts of a network every parameter is decayed.
+        """The optimizer of what trains; of parts of a network every parameter is decayed, unless layers differ.
 
         Args:
             config: The run's options.
@@ -185,7 +186,8 @@ class Stage(ABC):
         Raises:
             RideError: The optimizer does not take its options.
         """
-        whole = self.first and not config.train_only
+        # of a whole network timm takes the layers, and keeps biases and normalisation from weight decay
+        whole = self.first and (not config.train_only or config.layer_decay is not None)
         trained: Any = model if whole else [p for p in model.parameters() if p.requires_grad]
         try:
             optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -226,7 +228,7 @@ class LaterStage(Stage):
             )
         return data
 
-    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
+    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> SplitPlan | None:
         """The images that the experts have not seen."""
         assert init is not None
         known = init.record.holdout
@@ -246,7 +248,7 @@ class LaterStage(Stage):
                     f'{flag(name)} {given:g} was given and {init.source} was trained with {kept:g}; leave it out to '
                     'hold out the same images.'
                 )
-        return HoldoutPlan.of(known)
+        return known
 
     def without_holdout(self, config: ResolvedConfig) -> None:
         """Say what follows from the lack of held-out images."""

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ride_timm.data.splits import HoldoutPlan
+from ride_timm.data.splits import is_same_split, split_plan
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.load import TrainedNet
 from ride_timm.losses import DistillationLoss
+from ride_timm.records.training_record import SplitPlan
 from ride_timm.tasks import ExpertTask, HeadTask, RideDistillationTask, RideTask
 from ride_timm.training.auxiliary import AUXILIARY, build_auxiliary
 from ride_timm.training.config import ResolvedConfig
@@ -27,29 +28,37 @@ class ExpertsStage(Stage):
     first = True
     own_options = (
         'teacher', 'distill_weight', 'distill_temperature', 'mutual_temperature', *AUXILIARY, 'average_epochs',
-        'pretrained',
+        'pretrained', 'from_scratch', 'time_budget', 'tail',
     )  # fmt: skip
 
     def without_init(self) -> None:
         """Nothing is needed."""
 
     def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
-        """As in `Stage`; parts train on top of `--init` alone."""
-        added = config.teacher or any(getattr(config, name) for name in AUXILIARY)
-        if config.train_only and (not config.init or added):
+        """As in `Stage`; parts train on their classification loss alone."""
+        if config.train_only and (config.teacher or any(getattr(config, name) for name in AUXILIARY)):
             raise RideError(
-                '--train-only trains parts of the network of --init on their classification loss alone; give --init, '
-                'and leave out --teacher, --mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
+                '--train-only trains parts of a network on their classification loss alone; leave out --teacher, '
+                '--mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
             )
         return super().read_init(config)
 
-    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> HoldoutPlan | None:
+    def model_options(self, config: ResolvedConfig, init: TrainedNet | None, data: RunData) -> ResolvedConfig:
+        """As in `Stage`; parts train on top of a trained network."""
+        if config.train_only and init is None:
+            raise RideError(
+                f'--train-only {" ".join(config.train_only)} trains parts of a trained network and there is none to '
+                'initialise from; give --init, or --pretrained with a ride_* architecture.'
+            )
+        return super().model_options(config, init, data)
+
+    def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> SplitPlan | None:
         """What `--holdout` says."""
         if not config.holdout:
             return None
-        plan = HoldoutPlan(config.holdout, config.seed if config.holdout_seed is None else config.holdout_seed)
+        plan = split_plan(config, config.holdout, config.seed if config.holdout_seed is None else config.holdout_seed)
         known = init.record.holdout if init is not None else None
-        if init is not None and (known is None or (known.fraction, known.seed) != plan[:2]):
+        if init is not None and not is_same_split(plan, known):
             warn(config, f'The weights of {init.source} may have seen the held-out images.')
         return plan
 

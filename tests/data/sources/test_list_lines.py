@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ride_timm.data import ListLine, parse_list, read_class_names
+from ride_timm.data import ImageRow, read_class_names, read_rows
 from ride_timm.data.sources import list_lines
 from ride_timm.data.sources.list_lines import read_lines
 from ride_timm.errors import RideError
@@ -15,7 +15,7 @@ def listed(tmp_path):
     def read(content: str | bytes, name: str = 'list.txt'):
         file = tmp_path / name
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return [(line.path, line.label) for line in parse_list(file)]
+        return [(line.path, line.label) for line in read_rows(file).rows]
 
     return read
 
@@ -74,7 +74,7 @@ def test_names(listed, name, line, pair):
 def test_lines_keep_their_numbers(tmp_path):
     file = tmp_path / 'list.csv'
     file.write_text('path,label\n\na.jpg,x\n\n\nb.jpg,y\n')
-    assert parse_list(file) == [ListLine('a.jpg', 'x', 3), ListLine('b.jpg', 'y', 6)]
+    assert read_rows(file).rows == [ImageRow('a.jpg', 'x', 3), ImageRow('b.jpg', 'y', 6)]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_lines_keep_their_numbers(tmp_path):
         ('list.txt', 'a.jpg 0\nb.jpg c.jpg\n', 'line 2 of .*"b.jpg c.jpg"'),
         ('list.tsv', 'a.jpg\tcat\tid1\nb.jpg\tcat\tid2\n', 'line 1 of .*header'),
         ('list.txt', '0 a.jpg\n1 b.jpg\n', 'line 1 of .*"0 a.jpg"'),
-        ('list.csv', 'a,b,c\nx.jpg,1,2\n', 'line 1 of .*header that names the columns'),
+        ('list.csv', 'a,b,c\nx.jpg,1,2\n', 'columns a, b, c, none known to hold labels.*--label-column'),
         ('list.csv', 'path,size,label\nx.jpg,1\n', 'line 2 of '),
         ('list.csv', 'path,label\n', 'has a header and no image'),
         ('list.txt', '', 'is empty'),
@@ -102,9 +102,9 @@ def test_malformed_lists_are_one_sentence(listed, name, content, words):
 
 def test_missing_list(tmp_path):
     with pytest.raises(RideError, match=r'the list .*none.txt cannot be read \(No such file'):
-        parse_list(tmp_path / 'none.txt')
+        read_rows(tmp_path / 'none.txt')
     with pytest.raises(RideError, match='cannot be read'):
-        parse_list(tmp_path)
+        read_rows(tmp_path)
 
 
 @settings(deadline=None, max_examples=200)
@@ -113,7 +113,7 @@ def test_any_bytes_give_pairs_or_one_sentence(tmp_path_factory, content):
     file = tmp_path_factory.getbasetemp() / 'any.csv'
     file.write_bytes(content)
     try:
-        lines = parse_list(file)
+        lines = read_rows(file).rows
     except RideError as error:
         assert '\n' not in str(error)
     else:
@@ -135,7 +135,9 @@ def test_any_bytes_give_pairs_or_one_sentence(tmp_path_factory, content):
 def test_what_is_written_is_read(tmp_path_factory, pairs):
     file = tmp_path_factory.getbasetemp() / 'written.txt'
     file.write_text(''.join(f'{name}.png {label}\r\n' for name, label in pairs), newline='')
-    assert [(line.path, line.label) for line in parse_list(file)] == [(f'{name}.png', label) for name, label in pairs]
+    assert [(line.path, line.label) for line in read_rows(file).rows] == [
+        (f'{name}.png', label) for name, label in pairs
+    ]
 
 
 def test_class_names(tmp_path):
@@ -159,4 +161,4 @@ def test_lines_of_a_text_file(tmp_path):
 def test_a_file_without_an_end(monkeypatch):
     monkeypatch.setattr(list_lines, '_MAX_BYTES', 2**20)
     with pytest.raises(RideError, match='more than'):
-        parse_list('/dev/zero')
+        read_rows('/dev/zero')

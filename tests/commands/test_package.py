@@ -1,4 +1,4 @@
-"""`ride-timm export` on runs of a second, and what the folder it writes is good for."""
+"""`ride-timm package` on runs of a second, and what the folder it writes is good for."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_runs import CIFAR, COUNTS, train, write_images
 
 import ride_timm
-from ride_timm.commands.export import main
+from ride_timm.commands.package import main
 from ride_timm.commands.validate import build_parser, validate
 from ride_timm.errors import RideError
 from ride_timm.evaluation.sweep import THRESHOLDS

@@ -1,0 +1,190 @@
+"""The trained weights that a training without `--init` is initialised from.
+
+The first line of `STARTS` that fits the images and the hardware, and whose weights can be had, is taken. A named
+--model is initialised from its own pretrained weights instead.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.utils import is_primary
+
+from ride_timm.errors import RideError
+from ride_timm.inference.hub import UnreachableError
+from ride_timm.inference.load import TrainedNet
+from ride_timm.inference.network import check_architecture
+from ride_timm.models.ride_zoo import backbone_of
+from ride_timm.records.published import default_tag
+from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.initial import counterpart, is_multi_expert, plain_backbone, read_initial
+from ride_timm.training.picks import SMALL_IMAGE, replace
+
+__all__ = ['STARTS', 'Start', 'choose_start', 'own_weights']
+
+_logger = logging.getLogger(__name__)
+
+PACKAGED = 'ride_resnet32_3e.balpoe_cifar100lt'
+"""In every wheel, 3 MB."""
+
+
+class Start(NamedTuple):
+    """Weights to start from.
+
+    Attributes:
+        weights: As `--init` takes them; those of a plain backbone seed the trunk and three experts.
+        why: The reason, for the log.
+        most: Pixels of the images up to which they are taken.
+        device: The kind of device that they are for; None for any.
+        sizes: Least and largest `--img-size`; None for the size that the weights were trained at.
+        options: What else suits them.
+    """
+
+    weights: str
+    why: str
+    most: float = math.inf
+    device: str | None = None
+    sizes: tuple[int, int] | None = None
+    options: Mapping[str, Any] = {}
+
+
+STARTS = (
+    # benchmarks/starts.py: class mean 48.7 % from these, 14.8 % from random weights, 38.2 % from one plain ResNet-32
+    Start(PACKAGED, 'trained on small images', most=SMALL_IMAGE),
+    # no squeeze-and-excitation, no SiLU: twice the images a second of EfficientNet-B0 on a CPU
+    Start('tf_efficientnet_lite0.in1k', 'trained on ImageNet, fast on a CPU', device='cpu', sizes=(128, 224)),
+    # LayerNorm and GELU, which its authors train with AdamW
+    Start(
+        'convnext_nano.in12k_ft_in1k', 'trained on ImageNet-12k, fast on a GPU', device='cuda', sizes=(128, 224),
+        options={'opt': 'adamw', 'layer_decay': 0.75},
+    ),
+    # always there; images are scaled to its 32 pixels: class mean 48.7 % there and 25.9 % at 64 pixels
+    Start(PACKAGED, 'in the package'),
+)  # fmt: skip
+
+
+def choose_start(
+    config: ResolvedConfig, side: int, before: Mapping[str, Any] | None = None
+) -> tuple[ResolvedConfig, TrainedNet | None]:
+    """Pick the weights to initialise from and what follows from them; all processes take the same.
+
+    Args:
+        config: The options so far, without --init.
+        side: Pixels of the images.
+        before: Settings of the run to go on with, whose weights are kept.
+
+    Returns:
+        The options with `init`, `model` and `img_size`, and the network; None for random weights.
+
+    Raises:
+        RideError: The architecture is unknown, or the weights of the run to go on with cannot be had.
+    """
+    if config.from_scratch or (config.pretrained and config.model):
+        return config, None
+    if config.model:
+        check_architecture(config.model)
+    init: TrainedNet | None = None
+    if before is not None:
+        config = config.but(model=config.model or before.get('model'))
+        start = _of_run(before.get('init'))
+    else:
+        start, init = next(_available(config, side), (None, None)) if is_primary(config) else (None, None)
+        start = _from_primary(config, start)
+    if start is None:
+        return config, None
+    init = init or _read(start.weights, config)
+    config = replace(config, 'init', start.weights, f'{start.why}; --from-scratch for random weights')
+    config = replace(config, 'model', _architecture(start), 'that of these weights')
+    for name, value in start.options.items():
+        config = replace(config, name, value, 'as these weights were trained')
+    if start.sizes is not None and 'img_size' not in config.model_kwargs:
+        least, most = start.sizes
+        size = min(max(-(-side // 32) * 32, least), most)
+        config = replace(config, 'img_size', size, f'images of about {side} pixels')
+    return config, init
+
+
+def _of_run(weights: str | None) -> Start | None:
+    """What a run to go on with was started from."""
+    known = (start for start in STARTS if start.weights == weights)
+    return next(known, Start(weights, 'as the checkpoint was trained')) if weights else None
+
+
+def _fitting(config: ResolvedConfig, side: int) -> Iterator[Start]:
+    """The lines that fit, up to the first whose weights are always there."""
+    device = torch.device(config.device or 'cpu').type
+    for start in STARTS:
+        if side <= start.most and start.device in (None, device):
+            yield start
+            if start.weights == PACKAGED:
+                return
+
+
+def _architecture(start: Start) -> str:
+    return counterpart(start.weights.partition('.')[0])
+
+
+def _available(config: ResolvedConfig, side: int) -> Iterator[tuple[Start, TrainedNet]]:
+    """Starts whose weights can be had, and these; a warning names those that cannot."""
+    if config.model:
+        own = own_weights(config.model, config.model_kwargs)
+        starts = [Start(own, f'the pretrained weights of {config.model}')] if own else []
+        if not own:
+            _logger.warning(f'There are no pretrained weights of {config.model}; the training starts from random ones.')
+    else:
+        starts = list(_fitting(config, side))
+    for start in starts:
+        try:
+            yield start, _read(start.weights, config)
+        except UnreachableError:
+            why = 'are not in the cache and the Hugging Face Hub cannot be reached'
+        except RideError as error:
+            why = f'cannot be had: {error}'
+        else:
+            return
+        _logger.warning(
+            f'The weights {start.weights} {why.rstrip(".")}; the training starts from '
+            f'{"random" if start is starts[-1] else "other"} ones.'
+        )
+
+
+def own_weights(model: str, model_kwargs: Mapping[str, Any]) -> str | None:
+    """The name of the pretrained weights of an architecture, or of the plain one that seeds it.
+
+    Args:
+        model: Its name, with a tag or without.
+        model_kwargs: Its arguments, of which `ride` has a backbone.
+    """
+    bare = model.partition('.')[0]
+    if bare == 'ride':
+        backbone = model_kwargs.get('backbone')
+        return str(backbone) if backbone else None
+    if is_multi_expert(model):
+        tested = next((start.weights for start in STARTS if start.weights.partition('.')[0] == model), None)
+        if tested or '.' in model or default_tag(bare):
+            return tested or model
+        plain = backbone_of(bare) or plain_backbone(bare)
+        return plain if plain and _has_weights(plain) else None
+    return model if _has_weights(model) else None
+
+
+def _has_weights(model: str) -> bool:
+    cfg = None if ':' in model else timm.get_pretrained_cfg(model, allow_unregistered=True)
+    return ':' in model or bool(cfg is not None and cfg.has_weights)
+
+
+def _read(source: str, config: ResolvedConfig) -> TrainedNet:
+    kwargs = {key: value for key, value in config.model_kwargs.items() if not key.startswith('router')}
+    return read_initial(source, None if config.model == source else config.model, model_kwargs=kwargs)
+
+
+def _from_primary(config: ResolvedConfig, value: Any) -> Any:
+    """What the first process has, in all of them."""
+    if not config.distributed:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, device=torch.device(str(config.device)))
+    return values[0]
