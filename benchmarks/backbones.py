@@ -8,17 +8,22 @@ r"""Experts on a pretrained backbone, and the same backbone with one head, fine-
 
 The first command brings the ImageNet weights of that package (Apache-2.0) into the order of timm's
 `tf_efficientnet_lite0` and checks that the photograph is recognised. The second fine-tunes: cross-entropy, the same
-with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE and
-RIDE. `ride-timm train` picks what the options below leave open, the same for all rows. Rows `longer` have the epochs
-that take the time of three experts. Each finished cell is added to FILE.json; the same command goes on with those that
-are missing. Prints percent of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
+with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE
+and RIDE and on a frozen trunk, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts,
+rows `first exit` are the expert for balanced classes alone, which costs what the plain backbone costs (`--expert-
+order 1 0 2` puts it first). With `--held-out` the test images are left alone, and what TUNING holds was chosen that
+way: of the training images of classes with 20 or more, 12 a class are measured on and the others are cut to a long
+tail. Each finished cell is added to FILE.json; the same command goes on with those that are missing. Prints percent
+of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
 """
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +31,23 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import ImageNetInfo, create_transform, resolve_data_config, resolve_model_data_config
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 
+import ride_timm as rt
 from ride_timm.commands.train import main as train
-from ride_timm.commands.validate import build_parser as validate_parser
-from ride_timm.commands.validate import validate
+from ride_timm.evaluation.cost import gmacs_by_experts
 from ride_timm.evaluation.writing import environment, write_json
+from ride_timm.inference.load import load
 
 BACKBONE = 'tf_efficientnet_lite0'
 EXPERTS = ['--model', f'ride_{BACKBONE}_3e']
 PLAIN = ['--model', BACKBONE]
+TUNING = ['--opt', 'adamw', '--lr', '1e-3', '--weight-decay', '0.05', '--layer-decay', '0.8', '-b', '32']
+"""Chosen for plain and multi-expert networks alike on a part of the training images (docs/backbones.md)."""
+
 LONGER = 1.7  # the cost of three experts over that of the plain network
 ROWS = {
     'cross-entropy': [*PLAIN, '--loss', 'ce'],
@@ -43,9 +55,11 @@ ROWS = {
     'balanced softmax': [*PLAIN, '--loss', 'balanced_softmax'],
     'balanced softmax, longer': [*PLAIN, '--loss', 'balanced_softmax'],
     '3 experts, BalPoE': [*EXPERTS, '--loss', 'balpoe'],
+    '3 experts, BalPoE, first exit': [*EXPERTS, '--loss', 'balpoe'],
     '3 experts, RIDE': [*EXPERTS, '--loss', 'ride'],
+    '3 experts, frozen trunk': [*EXPERTS, '--recipe', 'finetune_frozen'],
 }
-SHOWN = ('top1', 'many', 'medium', 'few', 'ece', 'gmacs', 'cpu_seconds')
+SHOWN = ('overall', 'many', 'medium', 'few', 'ece', 'disagreement', 'gmacs', 'cpu_seconds')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,11 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data', type=Path, metavar='DIR', help='train/CLASS/* and val/CLASS/*')
     parser.add_argument('--output', type=Path, metavar='FILE', help='JSON file, which is added to')
     parser.add_argument('--work', type=Path, default=Path('output/backbones'), metavar='DIR', help='for the runs')
+    parser.add_argument('--held-out', action='store_true', help='measure on training images that are held out')
     parser.add_argument('--img-size', type=int, default=64)
     parser.add_argument('--epochs', type=int, default=8)
     parser.add_argument('--seeds', type=int, nargs='+', default=[42, 43, 44])
     parser.add_argument('--rows', nargs='+', choices=list(ROWS), default=list(ROWS), metavar='ROW')
-    parser.add_argument('--options', nargs='*', default=[], help='further options of every training, without dashes')
+    parser.add_argument('--options', default='', help='further options of every training')
     return parser
 
 
@@ -85,29 +100,70 @@ def convert(source: Path, target: Path, photo: Path | None, content: str) -> Non
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, target)
 
 
+def hold_out(data: Path, target: Path) -> Path:
+    """A balanced split of the training images, as links: 12 a class to measure on, from 300 down to 4 to train."""
+    draw = random.Random(0)
+    classes = {folder.name: sorted(folder.iterdir()) for folder in (data / 'train').iterdir()}
+    names = sorted((name for name in classes if len(classes[name]) >= 20), key=lambda name: (-len(classes[name]), name))
+    for index, name in enumerate(names):
+        files = draw.sample(classes[name], len(classes[name]))
+        count = round(300 * (4 / 300) ** (index / (len(names) - 1)))
+        for split, part in (('val', files[:12]), ('train', files[12 : 12 + count])):
+            folder = target / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in part:
+                if not (folder / file.name).exists():
+                    (folder / file.name).symlink_to(file.resolve())
+    return target
+
+
+class OneExpert(nn.Module):
+    """One expert of a network, as a network."""
+
+    def __init__(self, model: Any, index: int) -> None:
+        super().__init__()
+        self.model, self.index = model, index
+        self.num_classes = model.num_classes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Its logits (B, C) of images (B, 3, H, W)."""
+        logits: torch.Tensor = self.model.forward_experts(x)[:, self.index]
+        return logits
+
+
 def measure(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Fine-tune one row and return its results; a row that is adjusted afterwards shares its training."""
-    adjusted = row.endswith(', adjusted')
+    """Fine-tune one row and return its results; rows that differ only afterwards share their training."""
+    first_exit = row.endswith(', first exit')
     epochs = round(args.epochs * LONGER) if row.endswith(', longer') else args.epochs
-    name = f'{row.removesuffix(", adjusted").replace(", ", "-").replace(" ", "_")}-{args.img_size}-{epochs}-{seed}'
+    trained = row.removesuffix(', adjusted').removesuffix(', first exit').removesuffix(', longer')
+    name = f'{trained.replace(", ", "-").replace(" ", "_")}-{args.img_size}-{epochs}-{seed}'
     run = args.work / name
     took = run / 'cpu_seconds.txt'
     options = ['--data-dir', str(args.data), '--init', str(args.weights), '--img-size', str(args.img_size)]
     options += ['--epochs', str(epochs), '--val-interval', str(epochs), '--seed', str(seed), '--workers', '0']
-    options += [*ROWS[row], *(f'--{option}' for option in args.options)]
+    options += [*ROWS[row], *TUNING, *args.options.split()]
     if not took.exists():
         began = time.process_time()
         if train([*options, '--output', str(args.work), '--experiment', name, '--resume', 'auto', '--quiet']):
             raise SystemExit(f'{name} was stopped; the same command goes on.')
         took.write_text(str(time.process_time() - began))
-    measured = [str(run), '--data-dir', str(args.data), *(['--logit-adjustment', '1'] if adjusted else [])]
-    results = validate(validate_parser().parse_args(measured))
-    numbers = {key: value for key, value in results.items() if isinstance(value, (int, float))}
+    net = load(run)
+    model: Any = net.model
+    assert net.class_counts is not None
+    if row.endswith(', adjusted'):
+        rt.logit_adjustment(model, net.class_counts, tau=1)
+    transform = create_transform(**resolve_data_config({}, model=model))
+    images = ImageFolder(str(args.data / 'val'), transform)
+    assert images.classes == list(net.class_names or ())
+    scores = rt.evaluate(OneExpert(model, 1) if first_exit else model, DataLoader(images, 64), net.class_counts)
+    if first_exit:
+        scores = replace(scores, gmacs=gmacs_by_experts(model, scores.input_size)[0])
+    metrics = {name: getattr(scores, name) for name in ('overall', 'ece', 'gmacs', 'disagreement', 'experts')}
     settings = json.loads((run / 'results.json').read_text())['args']
     return {
         'row': row, 'seed': seed, 'img_size': args.img_size, 'epochs': epochs,
         'picked': {key: settings[key] for key in ('opt', 'lr', 'batch_size', 'weight_decay', 'loss_kwargs', 'amp')},
-        'metrics': {**numbers, 'cpu_seconds': float(took.read_text())},
+        'metrics': {**metrics, **scores.groups, 'cpu_seconds': float(took.read_text())},
         'environment': {**environment(), 'threads': torch.get_num_threads()},
     }  # fmt: skip
 
@@ -117,7 +173,7 @@ def show(done: list[Mapping[str, Any]]) -> None:
     print(f'{"row":<28}{"pixels":>7}{"epochs":>7}{"seeds":>6}' + ''.join(f'{name:>12}' for name in SHOWN))
     for row, size, epochs in dict.fromkeys((cell['row'], cell['img_size'], cell['epochs']) for cell in done):
         cells = [c['metrics'] for c in done if (c['row'], c['img_size'], c['epochs']) == (row, size, epochs)]
-        means = [statistics.mean(cell[name] for cell in cells) for name in SHOWN]
+        means = [statistics.mean(cell[name] or 0 for cell in cells) for name in SHOWN]
         print(f'{row:<28}{size:>7}{epochs:>7}{len(cells):>6}' + ''.join(f'{mean:>12.2f}' for mean in means))
 
 
@@ -128,6 +184,8 @@ def main() -> None:
         convert(args.convert, args.weights, args.photo, args.content)
     if args.data is None or args.output is None:
         return
+    if args.held_out:
+        args.data = hold_out(args.data, args.work / 'held-out')
     done: list[dict[str, Any]] = json.loads(args.output.read_text())['cells'] if args.output.exists() else []
     for seed in args.seeds:
         for row in args.rows:

@@ -6,12 +6,13 @@ Nothing here needs torch, so that a command line is parsed before that is loaded
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ['DataForm', 'Option', 'base_of', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
+__all__ = ['DataForm', 'Option', 'base_of', 'duration', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
 
 _Config = TypeVar('_Config')
 
@@ -28,6 +29,7 @@ class Option:
         choices: What it may be.
         flags: Further names of the option.
         negatable: Whether there is a `--no-NAME` too.
+        read: Makes the value of a text; raises a ValueError where that is none.
     """
 
     default: Any
@@ -37,6 +39,7 @@ class Option:
     choices: Sequence[str] | None = None
     flags: tuple[str, ...] = ()
     negatable: bool = False
+    read: Callable[[str], Any] | None = None
 
 
 def option(default: Any, group: str, text: str, metavar: str | None = None, **more: Any) -> Any:
@@ -50,6 +53,22 @@ def option(default: Any, group: str, text: str, metavar: str | None = None, **mo
         **more: Further attributes of `Option`.
     """
     return dataclasses.field(default=None, metadata={'option': Option(default, group, text, metavar, **more)})
+
+
+def duration(text: str) -> float:
+    """Seconds of a text such as `90`, `90s`, `30m`, `2h` or `1h30m`.
+
+    Args:
+        text: What a person typed.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    match = re.fullmatch(r'(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?', text.strip())
+    if not text.strip() or match is None:
+        raise ValueError(text)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def options_of(config: type) -> Mapping[str, Option]:
@@ -146,7 +165,7 @@ def _scalar(base: type, value: Any, entry: Option) -> Any:
         return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
     if isinstance(value, (bool, dict, list, tuple)) or (base is str and not isinstance(value, str)):
         raise TypeError
-    found = base(value)
+    found = entry.read(value) if entry.read is not None and isinstance(value, str) else base(value)
     if base is int and found != float(value):
         raise ValueError
     if entry.choices is not None and found not in entry.choices:

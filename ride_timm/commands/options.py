@@ -5,11 +5,12 @@ import ast
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from ride_timm.errors import RideError
 from ride_timm.options import Option, base_of, flag, kinds_of, options_of
 
 __all__ = [
     'KeyValues', 'add_abstain_option', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
-    'chosen',
+    'add_routing_options', 'chosen', 'routing_threshold',
 ]  # fmt: skip
 
 _Config = TypeVar('_Config')
@@ -74,7 +75,7 @@ def _action(kind: Any, entry: Option) -> dict[str, Any]:
         return {**common, 'action': KeyValues, 'nargs': '*', 'metavar': 'K=V'}
     return {
         **common,
-        'type': base,
+        'type': entry.read or base,
         **({} if number is None else {'nargs': number}),
         **({} if entry.choices is None else {'choices': entry.choices}),
         **({} if entry.metavar is None else {'metavar': entry.metavar}),
@@ -129,6 +130,34 @@ def add_abstain_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--confidence', type=float, default=0.95, metavar='P', help='how sure --abstain is (default: 0.95)'
     )
+
+
+def add_routing_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--threshold` and `--routed`, one of which may be given.
+
+    Args:
+        parser: Gets them, as `routing_threshold` reads them.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
+    group.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+
+
+def routing_threshold(args: argparse.Namespace, model: Any) -> float | None:
+    """What to route with; None: not at all.
+
+    Args:
+        args: Of a parser with `add_routing_options` and MODEL.
+        model: The network.
+
+    Raises:
+        RideError: It has no router.
+    """
+    if not args.routed and args.threshold is None:
+        return None
+    if getattr(model, 'router', None) is None:
+        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
+    return float(model.router_threshold if args.threshold is None else args.threshold)
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """The argument parser of every command: an error is one line, with the option that was probably meant."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ride_timm.errors import did_you_mean
@@ -11,7 +11,13 @@ __all__ = ['Parser']
 
 
 class Parser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` whose errors do not hide below a page of usage, and name the closest option."""
+    """`argparse.ArgumentParser` whose errors do not hide below a page of usage, and name the closest option.
+
+    Attributes:
+        foreign: Options of other tools, and what there is here instead.
+    """
+
+    foreign: Mapping[str, str] = {}
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """As argparse does; an unknown option ends the program with the closest known one."""
@@ -37,4 +43,6 @@ class Parser(argparse.ArgumentParser):
         if option is None:
             self.error(f'there is no use for {" ".join(unknown)}')
         name = option.partition('=')[0]
+        if name in self.foreign:
+            self.error(f'there is no option {name}; {self.foreign[name]}')
         self.error(f'there is no option {name}{did_you_mean(name, self._option_string_actions)}')

@@ -49,7 +49,9 @@ from ride_timm.commands.options import (
     add_model_argument,
     add_options,
     add_prior_option,
+    add_routing_options,
     chosen,
+    routing_threshold,
 )
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
@@ -97,9 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
     form.add_argument('--csv', action='store_true', help='a row for each image')
     parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
-    routing = parser.add_mutually_exclusive_group()
-    routing.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
-    routing.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    add_routing_options(parser)
     add_prior_option(parser, '; estimated: those of the images themselves')
     add_abstain_option(parser)
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         _complain(problem)
     trained = load(args.model)
-    threshold = _threshold(args, trained)
+    threshold = routing_threshold(args, trained.model)
     device = choose_device(args.device)
     if args.prior == 'estimated':
         options: dict[str, Any] = {'batch_size': args.batch_size, 'workers': args.workers, 'device': device}
@@ -166,16 +166,6 @@ def _likeliest(frequencies: Sequence[float], trained: TrainedNet) -> str:
     names = trained.class_names or tuple(map(str, range(len(frequencies))))
     ranked = sorted(zip(frequencies, names, strict=True), key=lambda pair: -pair[0])[:5]
     return ', '.join(f'{readable_label(name)} {100 * share:.0f} %' for share, name in ranked)
-
-
-def _threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
-    """What to route with; None: not at all."""
-    if not args.routed and args.threshold is None:
-        return None
-    model: Any = trained.model
-    if getattr(model, 'router', None) is None:
-        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
-    return float(model.router_threshold if args.threshold is None else args.threshold)
 
 
 def _predict(

@@ -25,7 +25,7 @@ from ride_timm.data.finding import find_images
 from ride_timm.data.form import check_form, open_train
 from ride_timm.data.holdout import hold_out, split_digest
 from ride_timm.data.sources.base import TRAIN_NAMES
-from ride_timm.data.splits import HoldoutPlan, open_val_part
+from ride_timm.data.splits import open_val_part
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.routes import Routes, find_routes
@@ -175,7 +175,7 @@ def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:
     """The images of the options as a training would take them."""
     if trained.class_names is None:
         raise RideError(f'{trained.source} names no classes, which the images of {form.data_dir} could be of.')
-    part, channels = HoldoutPlan.of(trained.record.val_part), trained.model.in_chans
+    part, channels = trained.record.val_part, trained.model.in_chans
     if part is not None:
         return open_val_part(form, trained.class_names, channels, part)[0]
     return open_train(form, channels, trained.class_names)

@@ -8,9 +8,14 @@ from collections.abc import Sequence
 
 from ride_timm.commands.options import add_options, chosen
 from ride_timm.commands.parser import Parser
-from ride_timm.training.config import TrainConfig
+from ride_timm.training.config import LOSSES, TrainConfig
 
 __all__ = ['build_parser', 'main', 'parse']
+
+_NO_SUCH_LOSS = f'the losses here are --loss {", ".join(LOSSES)}, and --smoothing goes with ce and focal'
+_OF_TIMM = dict.fromkeys(
+    ('--bce-loss', '--bce-sum', '--bce-target-thresh', '--bce-pos-weight', '--jsd-loss'), _NO_SUCH_LOSS
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         description='Train a RIDE network, or any timm classifier, on long-tailed images.',
     )
     add_options(parser, TrainConfig)
+    parser.foreign = _OF_TIMM
     return parser
 
 

@@ -171,7 +171,7 @@ def as_eval_split(source: Source, class_names: Sequence[str], in_chans: int = 3)
 def _split(source: Source, labels: IntArray, names: tuple[str, ...], in_chans: int) -> DataSplit:
     _refuse_undecodable(source)
     images = ImageSet(source.base, labels, source.rows, image_mode(in_chans))
-    return DataSplit(images, names, labels, source.text, source.groups)
+    return DataSplit(images, names, labels, source.text, images.groups)
 
 
 def _refuse_empty_classes(source: Source) -> None:
@@ -237,5 +237,4 @@ def _cut(
             f'first "{names[empty[0]]}": use at most {labels.size / len(names):g}'
         )
     text = f'{source.text} cut to imbalance factor {imb_factor:g}'
-    groups = None if source.groups is None else tuple(source.groups[row] for row in keep.tolist())
-    return source._replace(rows=source.rows[keep], text=text, groups=groups), labels[keep]
+    return source._replace(rows=source.rows[keep], text=text), labels[keep]

@@ -15,6 +15,7 @@ from ride_timm.data.image_groups import classes_of_one_group
 from ride_timm.data.images import ImageSet
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.tables import counted
 
 __all__ = ['HeldOut', 'hold_out', 'holdout_rows', 'split_digest']
 
@@ -109,10 +110,10 @@ def hold_out(
             'train on: add images'
         )
     if not held.size and groups is not None:
+        number = counted(len(set(groups)), 'group')
         raise RideError(
-            f'{option} {fraction:g} of {split.source} holds no image out, as its {len(targets)} images are of '
-            f'{len(set(groups))} groups and each class keeps images to train on: give a larger fraction, or smaller '
-            'groups'
+            f'{option} {fraction:g} of {split.source} holds no image out, as its {len(targets)} images are of {number} '
+            'and each class keeps images to train on: give a larger fraction, or smaller groups'
         )
     if not held.size:
         raise RideError(
@@ -122,7 +123,7 @@ def hold_out(
     how = 'held out' if option == '--holdout' else 'set apart'
     text = f'{held.size} of {len(split.targets)} training images of {split.source}, {how}'
     held_split = _part(split, held, text)
-    undivided = () if groups is None else tuple(classes_of_one_group(split))
+    undivided = () if groups is None else classes_of_one_group(groups, targets, split.class_names)
     return HeldOut(_part(split, train, split.source), held_split, split_digest(held_split), undivided)
 
 

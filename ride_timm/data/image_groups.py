@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ride_timm.data.datasets import DataSplit
 from ride_timm.errors import RideError
@@ -58,27 +59,24 @@ def match_groups(names: Sequence[str], pattern: str) -> tuple[str, ...]:
 
 
 def with_groups(split: DataSplit, form: DataForm) -> DataSplit:
-    """The split with the groups that the options name; without any, as it is.
+    """The split with the groups that `--group-pattern` finds; without it, with those that its source knows.
 
     Args:
         split: Images.
         form: The options of the data.
 
     Raises:
-        RideError: As in `match_groups`, or the images are not of a table with such a column.
+        RideError: As in `match_groups`, or no image has a `--group-column`.
     """
-    names = split.dataset.filenames() if is_grouped(form) else []
-    if form.group_column is not None:
-        if split.image_groups is None:
-            raise RideError(
-                f'--group-column {form.group_column} was given and {split.source} is no table; leave it out, or use '
-                '--group-pattern on the names of the images.'
-            )
-        groups = zip(split.image_groups, names, strict=True)
-        return replace(split, image_groups=tuple(group or name for group, name in groups))
+    if form.group_column is not None and split.image_groups is None:
+        raise RideError(
+            f'--group-column {form.group_column} was given and is empty for all images of {split.source}; name another '
+            'column, or leave it out.'
+        )
     if form.group_pattern is None:
-        return replace(split, image_groups=None)
-    return replace(split, image_groups=match_groups([name.replace(os.sep, '/') for name in names], form.group_pattern))
+        return split
+    names = [name.replace(os.sep, '/') for name in split.dataset.filenames()]
+    return replace(split, image_groups=match_groups(names, form.group_pattern))
 
 
 def shared_groups(train: DataSplit, val: DataSplit) -> list[str]:
@@ -91,16 +89,16 @@ def shared_groups(train: DataSplit, val: DataSplit) -> list[str]:
     return sorted(set(train.image_groups or ()) & set(val.image_groups or ()))
 
 
-def classes_of_one_group(split: DataSplit) -> list[str]:
-    """The classes whose images, two or more, are all of one group, in label order; none where groups are not known.
+def classes_of_one_group(groups: Sequence[str], labels: ArrayLike, names: Sequence[str]) -> tuple[str, ...]:
+    """The classes whose images, two or more, are all of one group, in label order.
 
     Args:
-        split: Images.
+        groups: (N,) group of each image.
+        labels: (N,) class index of each.
+        names: C class names.
     """
-    if split.image_groups is None:
-        return []
-    groups = np.unique(split.image_groups, return_inverse=True)[1]
-    pairs = np.unique(np.stack([split.targets, groups]), axis=1)
-    spread = np.bincount(pairs[0], minlength=split.num_classes)
-    alone = (spread == 1) & (split.class_counts > 1)
-    return [split.class_names[label] for label in np.flatnonzero(alone).tolist()]
+    own = np.asarray(labels)
+    number = np.unique(groups, return_inverse=True)[1]
+    spread = np.bincount(np.unique(np.stack([own, number]), axis=1)[0], minlength=len(names))
+    alone = (spread == 1) & (np.bincount(own, minlength=len(names)) > 1)
+    return tuple(names[label] for label in np.flatnonzero(alone).tolist())

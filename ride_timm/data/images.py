@@ -422,6 +422,14 @@ class ImageSet(Dataset[tuple[Any, int]]):
         where = ', '.join(repr(self.base).split('\n    '))  # torchvision's description names folder and split
         return [f'{name} ({where})' for name in self.filenames()]
 
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """What each item belongs to (a place, a patient), by itself if nothing is known of it; None if of none is."""
+        known = getattr(getattr(self.base, 'reader', None), 'groups', None)
+        if known is None:
+            return None
+        return tuple(known[row] or self.filename(index) for index, row in enumerate(self.rows.tolist()))
+
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
         """Names of all items, in order; arguments as in `filename`."""
         return [self.filename(index, basename, absolute) for index in range(len(self))]

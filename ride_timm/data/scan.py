@@ -10,6 +10,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from ride_timm.data.images import NPY, ImageSet, convert_image, failure_reason, open_picture, read_array
+from ride_timm.data.near_duplicates import fingerprint
+from ride_timm.data.shots import Shot, read_shot
 
 __all__ = ['ImageFacts', 'find_repeats', 'scan_images']
 
@@ -22,6 +24,7 @@ class ImageFacts(NamedTuple):
 
     `size` is (width, height) in pixels, `mode` Pillow's name for the kind of pixels, `digest` identifies the file's
     bytes (or the pixels, in a source without files), and `problem` says why it cannot be read, None if it can.
+    `looks` is its `fingerprint`, and `shot` when and with what it was taken; None where that is not known.
     """
 
     size: tuple[int, int] | None
@@ -29,6 +32,8 @@ class ImageFacts(NamedTuple):
     animated: bool
     digest: bytes
     problem: str | None
+    looks: bytes | None = None
+    shot: Shot | None = None
 
 
 def scan_images(
@@ -77,8 +82,8 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         opened = images.open(index)
         if opened is None:
             image: Image.Image = images.base[int(images.rows[index])][0]
-            size = convert_image(image, pixel_range=_ANY_RANGE).size
-            return ImageFacts(size, image.mode, False, _digest(image.tobytes()), None)
+            seen = convert_image(image, pixel_range=_ANY_RANGE)
+            return ImageFacts(seen.size, image.mode, False, _digest(image.tobytes()), None, fingerprint(seen))
         with opened as file:
             data = file.read()
         digest = _digest(data)
@@ -89,8 +94,9 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
             mode = found.mode
             # cameras store previews as further frames of an MPO
             animated = bool(getattr(found, 'is_animated', False)) and found.format != 'MPO'
-            size = convert_image(found, pixel_range=_ANY_RANGE).size
-        return ImageFacts(size, mode, animated, digest, None)
+            shot = read_shot(found)
+            seen = convert_image(found, pixel_range=_ANY_RANGE)
+        return ImageFacts(seen.size, mode, animated, digest, None, fingerprint(seen), shot)
     except Exception as error:  # Pillow's decoders raise many types for a broken file
         return ImageFacts(None, '', False, digest, failure_reason(error))
 

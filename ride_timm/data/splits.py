@@ -14,7 +14,7 @@ from ride_timm.options import DataForm, flag
 from ride_timm.records.training_record import SplitPlan
 from ride_timm.tables import counted
 
-__all__ = ['for_groups_of', 'is_same_split', 'open_val_part', 'settled', 'split_plan', 'val_plan']
+__all__ = ['for_groups_of', 'is_same_split', 'open_val_part', 'set_apart', 'split_plan', 'val_plan']
 
 _logger = logging.getLogger(__name__)
 _NAMED = 5  # classes that a warning names
@@ -41,7 +41,7 @@ def is_same_split(plan: SplitPlan, known: SplitPlan | None) -> bool:
         plan: The plan.
         known: What the earlier run's record says, None where it set none apart.
     """
-    return known is not None and replace(plan, digest=None) == replace(known, digest=None)
+    return known is not None and plan == replace(known, digest=plan.digest, grouped=plan.grouped)
 
 
 def for_groups_of(form: _Form, *plans: SplitPlan | None) -> _Form:
@@ -95,8 +95,9 @@ def val_plan(form: DataForm, known: SplitPlan | None = None, later: bool = False
             'seen images that would be evaluated on; leave the option out.'
         )
     if form.dataset in ('', 'folder') and has_eval_images(form, form.val_split):
+        place = form.val_list or form.table or form.data_dir
         raise RideError(
-            f'--val-fraction is for data without evaluation images and {form.val_list or form.data_dir} has some; '
+            f'--val-fraction is for data without evaluation images and {place} has some; '
             'leave the option out, or hold training images out as well with --holdout.'
         )
     return known if later and known is not None else split_plan(form, fraction, seed)
@@ -121,25 +122,27 @@ def open_val_part(
     """
     if part.grouped:
         form = for_groups_of(form, part)
-    parts = hold_out(
-        open_train(form, in_chans, class_names), part.fraction, part.seed, '--val-fraction', grouped=part.grouped
-    )
-    settled(parts, part, '--val-fraction', False)
+    parts = set_apart(open_train(form, in_chans, class_names), part, '--val-fraction')[0]
     return parts.train, parts.held
 
 
-def settled(parts: HeldOut, plan: SplitPlan, option: str, tell: bool) -> SplitPlan:
-    """The plan with the digest of the images.
+def set_apart(split: DataSplit, plan: SplitPlan, option: str, tell: bool = False) -> tuple[HeldOut, SplitPlan]:
+    """Split the training images as a plan says.
 
     Args:
-        parts: The images, divided.
-        plan: What they were divided by.
+        split: All training images.
+        plan: What to set apart, or what an earlier run did.
         option: The option that asks for it.
         tell: Log what was set apart.
 
+    Returns:
+        Both parts, and the plan with the digest of the images and whether groups stayed together.
+
     Raises:
-        RideError: They are not the images that an earlier run set apart.
+        RideError: As in `hold_out`, or they are not the images that an earlier run set apart.
     """
+    grouped = split.image_groups is not None and (plan.digest is None or plan.grouped)
+    parts = hold_out(split, plan.fraction, plan.seed, option, grouped=grouped)
     if plan.digest not in (None, parts.digest):
         what = 'holds out' if option == '--holdout' else 'takes'
         hint = ', or --holdout 0' if option == '--holdout' else ', or evaluation images of their own (val/, --val-list)'
@@ -155,13 +158,19 @@ def settled(parts: HeldOut, plan: SplitPlan, option: str, tell: bool) -> SplitPl
                 _listed(parts.undivided),
             )
         number, setting = len(parts.held.targets), f'({option} {plan.fraction:g}, seed {plan.seed})'
+        groups = ''
+        if grouped and split.image_groups is not None:
+            held, every = set(parts.held.image_groups or ()), set(split.image_groups)
+            groups = f', {len(held):,} of {counted(len(every), "group")},'
         if option == '--holdout':
             _logger.info(
-                f'{number} training images are held out {setting} and evaluated on; the evaluation split is not touched'
+                f'{number} training images{groups} are held out {setting} and evaluated on; the evaluation split is '
+                'not touched'
             )
         else:
-            _logger.info(f'{number} of the {number + len(parts.train.targets)} images are to evaluate on {setting}')
-    return replace(plan, digest=parts.digest)
+            every_image = number + len(parts.train.targets)
+            _logger.info(f'{number} of the {every_image} images{groups} are to evaluate on {setting}')
+    return parts, replace(plan, digest=parts.digest, grouped=grouped)
 
 
 def _listed(names: tuple[str, ...]) -> str:

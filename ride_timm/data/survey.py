@@ -4,9 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
 
 from ride_timm.data import (
     DataSplit,
@@ -22,7 +19,10 @@ from ride_timm.data import (
 from ride_timm.data.form import has_eval_images, open_eval_source, open_train_source
 from ride_timm.data.forms import OtherFormError
 from ride_timm.data.holdout import VAL_FRACTION
-from ride_timm.data.scan import ImageFacts, find_repeats, scan_images
+from ride_timm.data.image_groups import with_groups
+from ride_timm.data.leaks import check_groups, check_looks, check_shots
+from ride_timm.data.scan import find_repeats, scan_images
+from ride_timm.data.sides import ERROR, OK, WARNING, Finding, Side
 from ride_timm.data.splits import val_plan
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
@@ -31,46 +31,10 @@ from ride_timm.tables import counted
 
 __all__ = ['Finding', 'Side', 'Survey', 'survey']
 
-ERROR, WARNING, OK = 'error', 'warning', 'ok'
 _SET_APART = (
     f'there are no images to evaluate on: shown is what --val-fraction {VAL_FRACTION:g} sets apart, which a training '
     'without --model and --recipe does by itself'
 )
-
-
-@dataclass
-class Finding:
-    """Something found: `level` is `error` (a training refuses the data), `warning` or `ok`; `details` are examples."""
-
-    level: str
-    text: str
-    details: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Side:
-    """The training or the evaluation images: where they are, and the class of each."""
-
-    text: str
-    images: ImageSet
-    names: tuple[str, ...]
-    labels: Any
-    root: str
-    facts: list[ImageFacts] = field(default_factory=list)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images of each class, by name."""
-        found = np.bincount(self.labels, minlength=len(self.names)).tolist()
-        return dict(zip(self.names, found, strict=True))
-
-    def place(self, index: int) -> str:
-        """Where image number `index` is, below the data's folder, for messages."""
-        return printable(self.images.filename(index, absolute=True).removeprefix(self.root))
-
-    def name(self, index: int) -> str:
-        """Class of image number `index`, for messages."""
-        return printable(self.names[int(self.labels[index])])
 
 
 @dataclass
@@ -124,12 +88,16 @@ def survey(
     train = _open_sides(form, found)
     if found.train is not None:
         _check_classes(found, train)
+    if found.train is not None and found.val is not None and train is not None:
+        found.findings += check_groups(found.train, found.val, drawn=form.val_fraction is not None)
     if not counts_only:
         for side in filter(None, (found.train, found.val)):
             side.facts = scan_images(side.images, threads, progress)
         found.looked = True
         _check_files(found)
         _check_repeats(found)
+        if found.train is not None and found.val is not None:
+            found.findings += [*check_looks(found.train, found.val), *check_shots(found.train, found.val)]
     return found
 
 
@@ -144,7 +112,7 @@ def _open_sides(form: DataForm, found: Survey) -> DataSplit | None:
     found.train = _side(source, found.root)
     train, val = None, None
     try:
-        train = as_train_split(source, imb_factor=form.imb_factor)
+        train = with_groups(as_train_split(source, imb_factor=form.imb_factor), form)
         found.train = _labelled(train, found.root)
         if plan is not None:
             parts = hold_out(train, plan.fraction, plan.seed, '--val-fraction')
@@ -170,7 +138,7 @@ def _open_val(form: DataForm, found: Survey, train: Source, split: DataSplit | N
         found.val = _side(source, found.root)
         # in the training's own order, also where that could not be made
         names = split.class_names if split is not None else train.names
-        val = as_eval_split(source, names)
+        val = with_groups(as_eval_split(source, names), form)
         found.val = _labelled(val, found.root)
         return val
     except RideError as error:
@@ -184,7 +152,7 @@ def _side(source: Source, root: str) -> Side:
 
 
 def _labelled(split: DataSplit, root: str) -> Side:
-    return Side(split.source, split.dataset, split.class_names, split.targets, root)
+    return Side(split.source, split.dataset, split.class_names, split.targets, root, split.image_groups)
 
 
 def _form(form: DataForm) -> str:

@@ -105,7 +105,10 @@ def cifar_aa_train_transform(
 
 
 def flip_train_transform(
-    size: int | tuple[int, ...], hflip: float = 0.5, interpolation: str = 'bilinear', **kwargs: Any
+    size: int | tuple[int, int] | tuple[int, int, int],
+    hflip: float = 0.5,
+    interpolation: str = 'bilinear',
+    **kwargs: Any,
 ) -> Callable[[Any], Any]:
     """Images as they are evaluated, some of them mirrored: what a frozen trunk sees has two forms at most.
 

@@ -73,7 +73,7 @@ def check_fixed(variant: str, kwargs: Mapping[str, Any], *names: str) -> None:
 
 
 def create_multi_expert(
-    model_cls: type[NetT], variant: str, pretrained: bool, arch: dict[str, Any], num_maps: int, **kwargs: Any
+    model_cls: type[NetT], variant: str, pretrained: bool, arch: dict[str, Any], **kwargs: Any
 ) -> NetT:
     """Build a network through timm's factory.
 
@@ -82,7 +82,6 @@ def create_multi_expert(
         variant: The architecture's name; its end states the number of experts.
         pretrained: Load weights.
         arch: Arguments that make the architecture; `kwargs` win over them.
-        num_maps: How many feature maps the family offers.
         **kwargs: Arguments of the class and of timm's factory.
 
     Returns:
@@ -96,14 +95,13 @@ def create_multi_expert(
     """
     check_fixed(variant, kwargs, 'num_experts', 'block')
     arch = {**arch, 'num_experts': expert_count(variant)}
-    return build_multi_expert(model_cls, variant, pretrained, tuple(range(num_maps)), arch, **kwargs)
+    return build_multi_expert(model_cls, variant, pretrained, arch, **kwargs)
 
 
 def build_multi_expert(
     model_cls: Callable[..., NetT],
     variant: str,
     pretrained: bool,
-    maps: int | tuple[int, ...],
     arch: Mapping[str, Any],
     **kwargs: Any,
 ) -> NetT:
@@ -113,7 +111,6 @@ def build_multi_expert(
         model_cls: The family's class, or a function that builds one.
         variant: The architecture's name.
         pretrained: Load weights.
-        maps: The feature maps of `features_only=True`: the last n, or a selection.
         arch: Arguments that make the architecture; those that published weights were made with win over them.
         **kwargs: Arguments of the class and of timm's factory.
 
@@ -132,7 +129,7 @@ def build_multi_expert(
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={'out_indices': maps, 'feature_cls': 'getter'},
+        feature_cfg={'out_indices': None, 'feature_cls': 'getter'},
         **{**arch, **kwargs},
     )
     if made_with is not None:

@@ -8,7 +8,7 @@ and deepcopy, pickle, TorchScript, export and compile work as for any module.
 import difflib
 import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +17,14 @@ from timm.layers import get_notrace_functions, resample_abs_pos_embed
 from timm.models import get_model_traits
 from torch import fx, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from ride_timm import _compat
 from ride_timm.errors import RideError
 
-__all__ = ['Cut', 'StageTracer', 'cut', 'default_split', 'end_at', 'extract', 'meta_images', 'on_meta', 'splits']
+__all__ = ['Cut', 'StageTracer', 'cut', 'default_split', 'end_at', 'extract', 'splits']
+
+_BATCH = 1_000_003  # on the meta device; no table of positions is as long
 
 
 class Cut(NamedTuple):
@@ -35,6 +38,8 @@ class Cut(NamedTuple):
     """From there to that of the host's `forward_head(pre_logits=True)`."""
     per_image: tuple[bool, ...]
     """Which of the tensors that cross have one entry an image."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Their shapes, without the axis of images."""
     channel_dim: int
     """Where the features have their channels: 1 or -1."""
     width: int
@@ -168,44 +173,71 @@ def splits(host: nn.Module) -> list[str]:
     return list(dict.fromkeys([*levels, *numbered]))
 
 
-def meta_images(host: nn.Module, batch: int) -> torch.Tensor:
-    """Images (B, in_chans, H, W) as the host takes them, without data."""
-    net: Any = host
-    config = getattr(net, 'default_cfg', None) or {'input_size': (3, 224, 224)}
-    size = get_model_traits(host).get('img_size') or config['input_size'][-2:]
-    return torch.zeros(batch, net.in_chans, *size, dtype=next(net.parameters()).dtype, device='meta')
+def _like(input: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.empty_like(input)
 
 
-def on_meta(module: nn.Module, x: Any) -> Any:
-    """What a module puts out, without computing anything."""
-    state = {name: t.to('meta') for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    with torch.no_grad():
-        return functional_call(module, state, (x,))
+def _hardtanh(input: torch.Tensor, *_: Any, inplace: bool = False, **__: Any) -> torch.Tensor:
+    return F.relu(input, inplace)
+
+
+def _linear(input: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return input.new_empty((*input.shape[:-1], len(weight)))
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+# what takes most of the time on the meta device, as it is written in Python there
+_SHAPES: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
+    F.batch_norm: _like,
+    F.layer_norm: _like,
+    F.gelu: _like,
+    F.hardtanh: _hardtanh,
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attention,
+}
+
+
+class _ShapesAlone(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _SHAPES.get(func, func)(*args, **(kwargs or {}))
 
 
 def _measure(
     host: nn.Module, split: str, trunk: nn.Module, body: nn.Module, pool: nn.Module
-) -> tuple[tuple[bool, ...], int, int]:
+) -> tuple[tuple[bool, ...], tuple[tuple[int, ...], ...], int, int]:
     """Run the pieces on the meta device, to see that they run and what crosses."""
     net: Any = host
     name = type(host).__name__
-    shapes, crossing = [], []
-    for batch in (2, 3):  # a rotary table may be as long as a batch
-        crossing = on_meta(trunk, meta_images(host, batch))
-        if not all(isinstance(value, torch.Tensor) for value in crossing):
-            raise RideError(f'{name} hands on more than tensors after {split!r}, so it cannot be cut there.')
-        shapes.append([value.shape for value in crossing])
+    config = getattr(net, 'default_cfg', None) or {'input_size': (3, 224, 224)}
+    size = get_model_traits(host).get('img_size') or config['input_size'][-2:]
+    images = torch.zeros(_BATCH, net.in_chans, *size, dtype=next(net.parameters()).dtype, device='meta')
+    crossing = _on_meta(trunk, images)
+    if not all(isinstance(value, torch.Tensor) for value in crossing):
+        raise RideError(f'{name} hands on more than tensors after {split!r}, so it cannot be cut there.')
     versions = [_compat.get_version(value) for value in crossing]
-    features = on_meta(body, crossing)
+    features = _on_meta(body, crossing)
     if versions != [_compat.get_version(value) for value in crossing]:
         raise RideError(f'{name} overwrites what comes from {split!r}, which experts share, so it cannot be cut there.')
     layout = getattr(net, 'output_fmt', 'NCHW')
     channel_dim = 1 if features.ndim == 4 and getattr(layout, 'value', layout) == 'NCHW' else -1
     if features.shape[channel_dim] != net.num_features:
         raise RideError(f'{name} has features of a layout that is not known, {tuple(features.shape)}.')
-    pooled = on_meta(pool, features)
+    pooled = _on_meta(pool, features)
     width = pooled.shape[1 if pooled.ndim == 2 else channel_dim]
-    return tuple(a != b for a, b in zip(*shapes, strict=True)), channel_dim, int(width)
+    per_image = tuple(value.shape[:1] == (_BATCH,) for value in crossing)
+    shapes = tuple(tuple(value.shape[own:]) for value, own in zip(crossing, per_image, strict=True))
+    return per_image, shapes, channel_dim, int(width)
+
+
+def _on_meta(module: nn.Module, x: Any) -> Any:
+    state = {name: t.to('meta') for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    with torch.no_grad(), _ShapesAlone():
+        return functional_call(module, state, (x,))
 
 
 def _trace(host: nn.Module, method: str, paths: Sequence[str], **fixed: Any) -> fx.Graph:

@@ -337,21 +337,25 @@ class MultiExpertNet(RouterModule):
 
     @torch.jit.ignore
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the wanted feature maps do not need.
 
         Args:
-            indices: Which maps stay available, as for `forward_intermediates`.
+            indices: Which maps stay available: the last n, a list, or (None) all of a pyramid, and the last three
+                where all have one resolution, as `features_only=True` gives of timm's models.
             prune_norm: Remove what follows the last level of the experts, as a final norm.
             prune_head: Remove heads and pooling also when the last map stays.
 
         Returns:
             The indices of the maps that stay.
         """
-        take, last = _compat.feature_take_indices(len(self.feature_info), indices)
+        levels = len(self.feature_info)
+        if indices is None and len({info['reduction'] for info in self.feature_info}) == 1:
+            indices = min(3, levels)
+        take, last = _compat.feature_take_indices(levels, indices)
         path = self.feature_info[last]['module']
-        prune_end = prune_norm or last < len(self.feature_info) - 1
+        prune_end = prune_norm or last < levels - 1
         if not path.startswith('experts.'):
             self.experts = nn.ModuleList()
             self.prune_trunk(path)

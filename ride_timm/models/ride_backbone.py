@@ -6,6 +6,7 @@ The backbone up to a cut is the shared trunk; each expert has the rest of it and
 
 import copy
 import functools
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ from .cut import Cut, cut, default_split, end_at, extract
 from .multi_expert import Expert, MultiExpertNet
 
 __all__ = ['RideBackbone', 'backbone_cfg', 'create_on_backbone', 'rideify']  # register_entry_point adds the names
+
+_logger = logging.getLogger(__name__)
 
 _OURS = ('split', 'num_classes', 'head', 'router', 'router_top_k', 'router_threshold', 'drop_rate')
 _PREFIX = r'(trunk|experts\.\d+\.(body|pool))\.'
@@ -77,9 +80,11 @@ class RideBackbone(MultiExpertNet):
         router_top_k: How many of the largest running mean logits the router sees, at most `num_classes`.
         router_threshold: The probability above which an image goes on, when none is given.
         drop_rate: Dropout before the heads.
+        light: K models that differ from `host` after the cut alone, as in depth or width; the experts are theirs.
 
     Attributes:
         make_host: Builds the plain backbone again, with random weights; None where that is not known.
+        make_light: Builds one of `light` again; None where experts are as the backbone is.
 
     Raises:
         RideError: The model cannot be cut, or not there.
@@ -98,26 +103,30 @@ class RideBackbone(MultiExpertNet):
         router_top_k: int = 50,
         router_threshold: float = 0.5,
         drop_rate: float = 0.0,
+        light: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.make_host: Callable[[], nn.Module] | None = None
+        self.make_light: Callable[[], nn.Module] | None = None
         if num_experts < 1:
             raise ValueError(f'num_experts={num_experts} was given; a network has at least one expert.')
-        for model in (host, *(others or ())):
+        for model in (host, *(others or ()), *(light or ())):
             _remove_head(model)
         self.split = default_split(host) if split is None else split
-        infos: Any = getattr(host, 'feature_info', None) or ()
-        pieces = cut(host, self.split, [str(info['module']) for info in infos])
+        pieces = _cut(host, self.split)
         self.per_image = pieces.per_image
         self.channel_dim = pieces.channel_dim
         if hasattr(host, 'output_fmt'):
             self.output_fmt = host.output_fmt
         self.trunk = fx.GraphModule(host, pieces.trunk)
+        if light:
+            host, others = light[0], light[1:]
+            pieces = _lighter(pieces, host, self.split)
         first = _expert(host, pieces)
         rest = [copy.deepcopy(first) for _ in range(num_experts - 1)] if others is None else []
         self.experts = nn.ModuleList([first, *rest, *(_expert(other, pieces) for other in others or ())])
         self.train(host.training)
-        self.feature_info = list(_feature_info(infos, pieces, num_experts))
+        self.feature_info = list(_feature_info(getattr(host, 'feature_info', None) or (), pieces, num_experts))
         self.num_prefix_tokens: Any = getattr(host, 'num_prefix_tokens', 0)
         self._traits = {key: value for key, value in get_model_traits(host).items() if key != 'first_conv'}
         self._matchers = {coarse: _ask(host, 'group_matcher', coarse=coarse) or {} for coarse in (False, True)}
@@ -212,11 +221,16 @@ class RideBackbone(MultiExpertNet):
             state_dict: Of the plain backbone; timm's names.
 
         Returns:
-            Tensors by this network's names; it lacks what the backbone's lacks.
+            Tensors by this network's names; it lacks what the backbone's lacks, but for experts that are made lighter,
+            which keep what they have where the shapes differ.
         """
-        plain = self._filtered(dict(state_dict))
+        plain = _filtered(dict(state_dict), self.make_host)
         own = self.state_dict()
         seeded = {name: plain[_plain(name)] for name in own if _plain(name) in plain}
+        if self.make_light is not None:
+            kept = {name: own[name] for name, value in seeded.items() if own[name].shape != value.shape}
+            seeded |= {name: value for name, value in kept.items() if name.startswith('experts.')}
+            _tell_seeded([name for name in seeded if name not in kept], own)
         return seeded | {name: value for name, value in own.items() if _plain(name) == name}
 
     @torch.jit.ignore
@@ -233,14 +247,14 @@ class RideBackbone(MultiExpertNet):
         for k in range(self.num_experts):
             names = {_plain(name): name for name in state_dict if name.startswith(('trunk.', f'experts.{k}.'))}
             names = {plain: name for plain, name in names.items() if plain != name}
-            found = self._filtered({plain: state_dict[name] for plain, name in names.items()})
+            tensors = {plain: state_dict[name] for plain, name in names.items()}
+            found = _filtered(tensors, self.make_light or self.make_host)
             fitted |= {names[plain]: value for plain, value in found.items() if plain in names}
         return fitted
 
-    def _filtered(self, plain: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if self.make_host is None:
-            return plain
-        return _compat.filter_checkpoint(plain, self.make_host())
+
+def _filtered(plain: dict[str, torch.Tensor], make: Callable[[], nn.Module] | None) -> dict[str, torch.Tensor]:
+    return plain if make is None else _compat.filter_checkpoint(plain, make())
 
 
 def _plain(name: str) -> str:
@@ -261,6 +275,30 @@ def _remove_head(host: nn.Module) -> None:
         raise RideError(
             f'{type(host).__name__} does not give up its classifier ({error}), so it cannot be cut.'
         ) from error
+
+
+def _cut(host: nn.Module, split: str) -> Cut:
+    infos: Any = getattr(host, 'feature_info', None) or ()
+    return cut(host, split, [str(info['module']) for info in infos])
+
+
+def _lighter(pieces: Cut, light: nn.Module, split: str) -> Cut:
+    """The trunk of one model and what follows it in another one, which takes the same tensors."""
+    theirs = _cut(light, split)
+    if theirs.shapes != pieces.shapes:
+        raise RideError(
+            f'Experts of expert_kwargs take {theirs.shapes} after {split!r} and the trunk puts out {pieces.shapes}; '
+            'give arguments that change what follows the cut alone, as the depth or width of the last stage.'
+        )
+    return theirs._replace(trunk=pieces.trunk)
+
+
+def _tell_seeded(seeded: Sequence[str], own: Mapping[str, torch.Tensor]) -> None:
+    """Log how much of an expert starts from the backbone."""
+    names = [name for name in own if re.match(r'experts\.0\.(body|pool)\.', name)]
+    if names:
+        fits, all_of_it = (sum(own[name].numel() for name in part) for part in (set(names) & set(seeded), names))
+        _logger.info(f'{fits / all_of_it:.0%} of the parameters of an expert start from the backbone')
 
 
 def _expert(host: nn.Module, pieces: Cut) -> BackboneExpert:
@@ -315,7 +353,9 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
         split: Path of the last module of the trunk, as `stages.2.blocks.4` or `blocks.8`. By default the experts own
             the last stage, or the last quarter of the blocks where all have one resolution.
         **kwargs: `num_classes`, `head`, `router`, `router_top_k`, `router_threshold` and `drop_rate` as of
-            `RideBackbone`; with a name also the arguments of timm.create_model and of the backbone.
+            `RideBackbone`; with a name also the arguments of timm.create_model and of the backbone, and
+            `expert_kwargs`, arguments of the backbone that hold in the experts alone, as `{'depths': (2, 2, 8, 1)}`:
+            they may change what follows the cut. What then has other shapes than the backbone is drawn.
 
     Returns:
         The network, images (B, in_chans, H, W) to mean logits (B, C), with new heads, each drawn for itself.
@@ -354,11 +394,26 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
 
 def _build(backbone: str, num_experts: int, seeded: bool, record: bool, **kwargs: Any) -> RideBackbone:
     ours = {key: kwargs.pop(key) for key in _OURS if key in kwargs}
-
+    expert_kwargs = kwargs.pop('expert_kwargs', None)
     make_host = functools.partial(timm.create_model, backbone, num_classes=0, **kwargs)
-    others = None if seeded else [make_host() for _ in range(num_experts - 1)]
-    net = RideBackbone(make_host(pretrained=seeded), num_experts, others, **ours)
+    host = make_host(pretrained=seeded)
+    if expert_kwargs:
+        make_light = functools.partial(make_host, **expert_kwargs)
+        try:
+            light = [make_light() for _ in range(num_experts)]
+        except (AssertionError, TypeError, ValueError) as error:
+            raise RideError(
+                f'{backbone} cannot be built with expert_kwargs={dict(expert_kwargs)} ({error}); give arguments that '
+                'it takes, as the depths of its stages.'
+            ) from error
+        net = RideBackbone(host, num_experts, light=light, **ours)
+        net.make_light = make_light
+    else:
+        others = None if seeded else [make_host() for _ in range(num_experts - 1)]
+        net = RideBackbone(host, num_experts, others, **ours)
     net.make_host = make_host
+    if seeded and expert_kwargs:
+        net.load_state_dict(net.seeds(host.state_dict()))
     named = {'backbone': backbone, 'num_experts': num_experts} if record else {}
     _compat.update_model_args(net, split=net.split, **named)
     return net
@@ -401,7 +456,6 @@ def create_on_backbone(variant: str, pretrained: bool, backbone: str, num_expert
         functools.partial(_build, backbone, num_experts, pretrained and not own, variant == 'ride'),
         variant,
         pretrained and own,
-        3,
         {},
         **kwargs,
     )

@@ -215,7 +215,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideResNet:
     arch = _BACKBONES[variant.rpartition('_')[0]][2]
-    return create_multi_expert(RideResNet, variant, pretrained, arch, num_maps=5, **kwargs)
+    return create_multi_expert(RideResNet, variant, pretrained, arch, **kwargs)
 
 
 for _variant, _k in _VARIANTS.items():

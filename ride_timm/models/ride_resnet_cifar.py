@@ -214,7 +214,7 @@ default_cfgs = generate_default_cfgs(register_published({variant: _cfg(variant) 
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideResNetCifar:
-    return create_multi_expert(RideResNetCifar, variant, pretrained, _VARIANTS[variant][1], num_maps=4, **kwargs)
+    return create_multi_expert(RideResNetCifar, variant, pretrained, _VARIANTS[variant][1], **kwargs)
 
 
 for _variant, (_doc, _) in _VARIANTS.items():

@@ -56,6 +56,7 @@ _PLAN = {
     'fraction': number(0.0, 1.0),
     'seed': whole(0, 2**64),
     **{name: nullable(TEXT) for name in ('digest', 'group_column', 'group_pattern')},
+    'grouped': FLAG,
 }
 
 

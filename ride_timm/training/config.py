@@ -6,17 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.options import DATA, DataForm, flag, option, options_of, typed
+from ride_timm.options import DATA, DataForm, duration, flag, option, options_of, typed
 
-__all__ = ['STAGES', 'ResolvedConfig', 'TrainConfig']
+__all__ = ['LOSSES', 'STAGES', 'ResolvedConfig', 'TrainConfig']
 
 STAGES = ('experts', 'router', 'heads')
 LOSSES = ('balanced_softmax', 'balpoe', 'ce', 'focal', 'ldam', 'logit_adjusted', 'ride', 'sade')
+TAILS = ('auto', 'none', 'weights', 'sampler', 'loss')
 AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
 RECIPE, STAGE, MODEL, LOSS, OPTIMIZER = 'recipe', 'stage', 'model', 'loss and sampling', 'optimizer'
 SCHEDULE, AUGMENTATION, RUN = 'learning rate schedule', 'augmentation', 'run'
+
+
+def _loss_name(text: str) -> str:
+    """A loss by its name here, cross-entropy also by those of timm's classes (label smoothing is `--smoothing`)."""
+    plain = text.lower().replace('_', '').removesuffix('loss')
+    return 'ce' if plain in ('crossentropy', 'labelsmoothingcrossentropy', 'softtargetcrossentropy') else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +128,13 @@ class TrainConfig(DataForm):
 
     loss: str | None = option(
         None, LOSS, 'default: balpoe for several experts and balanced_softmax for one; with a recipe ride and ce',
-        choices=LOSSES,
+        choices=LOSSES, read=_loss_name,
+    )  # fmt: skip
+    tail: str = option(
+        'auto', LOSS,
+        'what is done for rare classes, in one word: none, plain cross-entropy; weights, class-weighted cross-entropy; '
+        'sampler, balanced batches; loss, the loss that fits the network; auto leaves it to the other options',
+        choices=TAILS,
     )  # fmt: skip
     loss_kwargs: dict[str, Any] = option(
         {}, LOSS,
@@ -163,7 +176,14 @@ class TrainConfig(DataForm):
     clip_mode: str = option('norm', OPTIMIZER, 'how --clip-grad clips', choices=('norm', 'value', 'agc'))
     grad_accum_steps: int = option(1, OPTIMIZER, 'batches per optimizer step', 'N')
 
-    epochs: int = option(300, SCHEDULE, 'epochs of the training', 'N')
+    epochs: int = option(
+        300, SCHEDULE, 'epochs of the training (default: picked; with a recipe that names none 300)', 'N'
+    )
+    time_budget: float | None = option(
+        None, SCHEDULE,
+        'pick no more epochs than fit into this time on this machine, which is measured: 30m, 2h, 90s (default: 1h)',
+        'TIME', read=duration,
+    )  # fmt: skip
     sched: str = option('cosine', SCHEDULE, 'schedule of timm', 'NAME')
     sched_on_updates: bool = option(False, SCHEDULE, 'step the schedule after every update instead of every epoch')
     lr: float | None = option(None, SCHEDULE, 'learning rate; overrides --lr-base', 'LR')

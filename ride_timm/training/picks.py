@@ -8,6 +8,7 @@ what it leaves out, unless it says `pick_rest: true`.
 import logging
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import timm
 import torch
 from PIL import Image
 from timm.utils import is_primary
-from torch import nn
 
 from ride_timm._compat import bfloat16_on_cpu
 from ride_timm.data import DataSplit
@@ -23,8 +23,13 @@ from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.pace import Pace, spoken
+from ride_timm.training.tail import fitting_loss
+from ride_timm.values import check_values
 
-__all__ = ['from_images', 'from_network', 'pick', 'replace', 'scratch_model', 'short_side']
+__all__ = [
+    'from_images', 'from_paces', 'from_settings', 'pick', 'replace', 'scratch_model', 'short_side', 'ways_to_compute',
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +45,15 @@ STEPS_FRESH, STEPS_TUNED = 15_000, 3_000
 
 MIXUP_EPOCHS = 150
 """Mixup pays in long trainings only (MiSLAS, arXiv:2104.00466, trains 200 to 400 epochs with it)."""
+
+BUDGET = 3600.0
+"""Seconds that the epochs which are picked may take."""
+
+GAIN = 0.9
+"""Share of the plain step's time that another way to compute may take at most; less could be noise."""
+
+MEASURED = ('epochs', 'amp', 'amp_dtype', 'channels_last')
+"""Options that are picked by measuring, and kept when a run goes on."""
 
 RATES = {'sgd': (0.1, 0.02), 'adamw': (1e-3, 5e-4)}
 """Peak learning rates for a batch of 128, from random weights and from trained ones."""
@@ -97,7 +111,7 @@ def _side(image: Any) -> int:
 
 
 def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: TrainedNet | None = None) -> ResolvedConfig:
-    """Pick model, image size, batch, schedule and loss.
+    """Pick model, image size, batch size, learning rate and loss.
 
     Args:
         config: The options so far; what is set explicitly stays.
@@ -118,13 +132,9 @@ def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: Train
     assert config.model is not None
     check_architecture(config.model)
     config = _with_size(config, side, init)
+    small = (config.img_size or side) <= SMALL_IMAGE  # as the network sees them
     config = replace(config, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
     batch = config.batch_size * config.world_size * config.grad_accum_steps
-    steps = max(images // batch, 1)
-    wanted, bounds = (STEPS_TUNED, (20, 100)) if tuned else (STEPS_FRESH, (60, 200))
-    epochs = min(max(math.ceil(wanted / steps), bounds[0]), bounds[1])
-    why = f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights'
-    config = replace(config, 'epochs', epochs, why)
     config = _with_rate(config, tuned, batch)
     config = _with_loss(config, train)
     return replace(config, 'hflip', config.hflip, 'mirrored images; 0 where left and right differ, as in text')
@@ -148,13 +158,13 @@ def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> Re
 
 
 def _with_rate(config: ResolvedConfig, tuned: bool, batch: int) -> ResolvedConfig:
-    """Learning rate, decay and warm-up; a named optimizer but SGD, and --lr-base, have rates of their own."""
+    """Learning rate and decay; a named optimizer but SGD, and --lr-base, have rates of their own."""
     if config.opt == 'sgd' or (config.opt in RATES and 'opt' not in config.said):
         if not config.said & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
             config = replace(config, 'lr', round(RATES[config.opt][tuned] * batch / 128, 6), f'batch of {batch}')
         decay, why = (5e-4, 'small data') if config.opt == 'sgd' else (0.05, f'usual with {config.opt}')
         config = replace(config, 'weight_decay', decay, why)
-    return replace(config, 'warmup_epochs', min(5, config.epochs // 4), _epochs(config))
+    return config
 
 
 def scratch_model(small: bool, on_gpu: bool) -> str:
@@ -186,33 +196,88 @@ def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
     factor = f'imbalance factor {int(train.class_counts.max()) / max(int(train.class_counts.min()), 1):.3g}'
     experts = re.fullmatch(r'(?:test_)?ride_\w+_(\d+)e', str(config.model).partition('.')[0])
     count = config.model_kwargs.get('num_experts', 3) if config.model == 'ride' else experts and int(experts[1])
-    if count and count > 1:
-        config = replace(config, 'loss', 'balpoe', f'{factor}; each expert learns for another class balance')
-    else:
-        config = replace(config, 'loss', 'balanced_softmax', f'{factor}, which it corrects for')
-    if config.epochs >= MIXUP_EPOCHS and not config.said & {'mixup', 'cutmix', 'smoothing'}:
+    loss, why = fitting_loss(count or 1)
+    return replace(config, 'loss', loss, f'{factor}; {why}')
+
+
+def ways_to_compute(config: ResolvedConfig) -> list[ResolvedConfig]:
+    """The plain way, and those that may be faster: the channels last, and mixed precision in addition.
+
+    Where --amp or --no-amp is given there is nothing to choose, and the same command trains the same network again.
+
+    Args:
+        config: The options so far; what is set explicitly stays.
+    """
+    on_gpu = str(config.device).startswith('cuda')
+    if {'amp', 'amp_dtype'} & config.said or not (
+        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
+    ):
+        return [config]
+    layouts = [config] if 'channels_last' in config.said else [config, config.but(channels_last=True)]
+    return [*layouts, layouts[-1].but(amp=True, amp_dtype='bfloat16')]
+
+
+def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Sequence[Pace]) -> ResolvedConfig:
+    """Pick how to compute, where that is clearly faster than the plain way, and the number of epochs; say how long.
+
+    Args:
+        config: The options so far; what is set explicitly stays.
+        train: The training images.
+        tuned: Whether the weights are trained.
+        paces: Of each of `ways_to_compute`.
+    """
+    ways = ways_to_compute(config)
+    pace, way = min(zip(paces, ways, strict=True), key=lambda found: found[0].step)
+    if pace.step > GAIN * paces[0].step:
+        pace, way = paces[0], ways[0]
+    why = f'{_seconds(pace.step)} a step instead of {_seconds(paces[0].step)}'
+    if way.amp and not config.amp:
+        config = replace(config, 'amp', True, why).but(amp_dtype='bfloat16')
+    if way.channels_last and not config.channels_last:
+        config = replace(config, 'channels_last', True, why)
+    budget = config.time_budget or BUDGET
+    steps = max(len(train.targets) // (config.batch_size * config.world_size * config.grad_accum_steps), 1)
+    wanted, (least, most) = (STEPS_TUNED, (20, 100)) if tuned else (STEPS_FRESH, (60, 200))
+    wanted = min(max(math.ceil(wanted / steps), least), most)
+    epochs = next((n for n in range(wanted, 1, -1) if pace.seconds(n, config.val_interval) <= budget), 1)
+    why = f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights'
+    if epochs < wanted:
+        enough = math.ceil(pace.seconds(wanted, config.val_interval) / 60)
+        why = f'the most that fit into {spoken(budget)}; --time-budget {enough}m for {wanted}'
+    config = _with_epochs(replace(config, 'epochs', epochs, why))
+    if is_primary(config):
+        took = spoken(pace.seconds(config.epochs, config.val_interval))
+        steps = f'{pace.steps} step' + ('' if pace.steps == 1 else 's')
+        _logger.info(f'About {took}: {_epochs(config)} of {steps} at {_seconds(pace.step)}, evaluation included')
+    return config
+
+
+def from_settings(config: ResolvedConfig, before: Mapping[str, Any]) -> ResolvedConfig:
+    """Keep what a run that goes on had picked by measuring.
+
+    Args:
+        config: The options so far; what is set explicitly stays.
+        before: Settings of its checkpoint.
+
+    Raises:
+        RideError: A value is none.
+    """
+    kept = {name: before[name] for name in MEASURED if before.get(name) is not None and name not in config.said}
+    check_values(kept)
+    return _with_epochs(config.but(**kept))
+
+
+def _with_epochs(config: ResolvedConfig) -> ResolvedConfig:
+    """Warm-up and mixup by the number of epochs."""
+    config = replace(config, 'warmup_epochs', min(5, config.epochs // 4), _epochs(config))
+    picked = config.loss is not None and 'loss' not in config.said  # another one may not take mixed labels
+    if picked and config.epochs >= MIXUP_EPOCHS and not config.said & {'mixup', 'cutmix', 'smoothing'}:
         config = replace(config, 'mixup', 0.4, _epochs(config))
     return config
 
 
-def from_network(config: ResolvedConfig, model: nn.Module) -> ResolvedConfig:
-    """Pick the precision: bfloat16 makes convolutions and matrix products faster, depthwise ones slower on the CPU.
-
-    Args:
-        config: The options so far; what is set explicitly stays.
-        model: The network to train.
-    """
-    on_gpu = str(config.device).startswith('cuda')
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
-    if not fast or {'amp', 'amp_dtype'} & config.said:
-        return config
-    if on_gpu or not any(_is_depthwise(module) for module in model.modules()):
-        config = replace(config, 'amp', True, 'the hardware computes in bfloat16').but(amp_dtype='bfloat16')
-    return replace(config, 'channels_last', True, 'faster with it')
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+def _seconds(number: float) -> str:
+    return f'{number:.2g} s'
 
 
 def _epochs(config: ResolvedConfig) -> str:

@@ -8,7 +8,7 @@ another one.
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,24 @@ from ride_timm.training import picks, starts
 from ride_timm.training.config import ResolvedConfig, TrainConfig
 from ride_timm.training.fast.allocator import keep_freed_memory
 from ride_timm.training.initial import counterpart, is_multi_expert, pretrained_source
+from ride_timm.training.pace import Pace
 from ride_timm.training.resume import settings_before
 from ride_timm.training.run_data import RunData
 from ride_timm.training.run_folder import experiment_name
 from ride_timm.training.stages import STAGES, Stage
+from ride_timm.training.tail import fitting_loss, with_tail
 from ride_timm.values import check_device, check_values, choose_device
 
-__all__ = ['for_evaluation', 'from_checkpoint', 'from_data', 'from_init', 'from_model', 'join_processes', 'start']
+__all__ = [
+    'for_evaluation',
+    'from_checkpoint',
+    'from_data',
+    'from_init',
+    'from_model',
+    'from_pace',
+    'join_processes',
+    'start',
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +82,8 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
             option belongs to another stage or needs another one; or a value is out of range.
     """
     said = {name: getattr(config, name) for name in config.given}
-    recipe = _without_foreign_loss(said, recipe_values(config.recipe)) if config.recipe else {}
+    said, recipe = with_tail(said, recipe_values(config.recipe) if config.recipe else {})
+    recipe = _without_foreign_loss(said, recipe)
     planned = recipe.get('stage', 'experts')
     if 'stage' in said and recipe and planned != config.stage:
         raise RideError(
@@ -149,6 +161,9 @@ def _check_options(config: ResolvedConfig, stage: Stage) -> None:
     for names, needed in _NEED.items():
         if not any(getattr(config, name) for name in needed):
             _refuse(config.explicit, names, f'needs {" or ".join(map(flag, needed))}, which is not given')
+    if config.time_budget is not None and ('epochs' in config.said or not is_open(config)):
+        rival = '--epochs' if 'epochs' in config.explicit else f'--recipe {config.recipe}'
+        raise RideError(f'--time-budget and {rival} both say how long to train; leave one of them out.')
     named = [name for name in ('init', 'pretrained', 'from_scratch') if getattr(config, name)]
     if len(named) > 1:
         raise RideError(f'{flag(named[0])} and {flag(named[1])} name different weights to start from; leave one out.')
@@ -304,8 +319,6 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
         RideError: `--scale-lr` has nothing to scale by, or the loss does not take its options.
     """
     config = config.but(in_chans=model.in_chans)
-    if is_open(config):
-        config = picks.from_network(config, model)
     config = _with_lr(config)
     images = data_config(model, config.settings())
     config = config.but(data_config={key: images[key] for key in DATA_CONFIG_KEYS})
@@ -313,6 +326,36 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     small = max(images['input_size'][-2:]) <= picks.SMALL_IMAGE
     config = picks.pick(config, 'augmentation', 'cifar' if small else 'timm', _pixels(config))
     return config.but(experiment=config.experiment or experiment_name(config))
+
+
+def from_pace(
+    config: ResolvedConfig,
+    data: RunData,
+    init: TrainedNet | None,
+    before: Mapping[str, Any] | None,
+    measure: Callable[[Sequence[ResolvedConfig]], list[Pace]],
+) -> ResolvedConfig:
+    """Pick precision, number of epochs, and what follows from it; a run that goes on keeps them.
+
+    Args:
+        config: The options so far.
+        data: The images.
+        init: The network to initialise from.
+        before: Settings of the checkpoint that the run goes on from; None without one.
+        measure: Times a few steps of each of several ways to train.
+    """
+    if is_open(config):
+        if before is not None:
+            config = picks.from_settings(config, before)
+        else:
+            tuned = init is not None or config.pretrained
+            config = picks.from_paces(config, data.train, tuned, measure(picks.ways_to_compute(config)))
+    if 'loss' in STAGES[config.stage].useless_options:
+        return config
+    fitting = fitting_options(str(config.loss), epochs=config.epochs)
+    if 'reweight_epoch' in fitting:
+        config = picks.pick(config, 'reweight_epoch', fitting['reweight_epoch'], '80 % of the epochs')
+    return config
 
 
 def from_checkpoint(config: ResolvedConfig, data: RunData, before: Mapping[str, Any] | None) -> ResolvedConfig:
@@ -393,7 +436,10 @@ def _with_loss(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     if 'loss' in STAGES[config.stage].useless_options:
         return config
     experts = getattr(model, 'num_experts', 1)
-    config = picks.pick(config, 'loss', 'ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    name, why = ('ride' if experts > 1 else 'ce', f'{experts} expert(s)')
+    if config.tail == 'loss':
+        name, why = fitting_loss(experts)
+    config = picks.pick(config, 'loss', name, why)
     assert config.loss is not None
     fitting = fitting_options(config.loss, model, config.epochs)
     tau: Any = config.loss_kwargs.get('tau', fitting.get('tau'))
@@ -403,6 +449,4 @@ def _with_loss(config: ResolvedConfig, model: Any) -> ResolvedConfig:
         config = config.but(loss_kwargs={**config.loss_kwargs, 'tau': tau})
         if is_primary(config):
             _logger.info(f'--loss-kwargs tau={[round(value, 3) for value in tau]} ({experts} experts)')
-    if 'reweight_epoch' in fitting:
-        config = picks.pick(config, 'reweight_epoch', fitting['reweight_epoch'], '80 % of the epochs')
     return config

@@ -1,9 +1,11 @@
 """A training from its options to its results, made of timm's own training parts."""
 
+import copy
 import logging
 import shlex
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from timm import utils
+from timm.data.loader import PrefetchLoader
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import unwrap_model
 from tqdm import tqdm
@@ -19,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ride_timm.data import start_epoch
 from ride_timm.errors import RideError
+from ride_timm.evaluation.by_group import said_by_group
 from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
 from ride_timm.evaluation.one_pass import Measured, measure
 from ride_timm.evaluation.sweep import THRESHOLDS, choose_threshold, format_sweep, write_sweep
@@ -41,6 +45,7 @@ from ride_timm.training.interrupt import (
     shield_workers,
 )
 from ride_timm.training.loop import Trainer, agree, train_epoch
+from ride_timm.training.pace import Pace, measure_paces
 from ride_timm.training.resume import Resumed, check_resumed, find_checkpoint, report_changes, restore
 from ride_timm.training.router import check_router
 from ride_timm.training.run_data import RunData
@@ -179,45 +184,70 @@ def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> R
     in_primary(config, device, lambda: kept.enter_context(locked(folder)))
     resumed = find_checkpoint(config, folder, data)
     checkpoint = None if resumed is None else resumed.checkpoint
-    config = resolve.from_checkpoint(config, data, None if checkpoint is None else checkpoint.get('args'))
-    return _build(config, device, kept, Parts(stage, init, data, model, folder, resumed))
+    before = None if checkpoint is None else checkpoint.get('args')
+    config = resolve.from_checkpoint(config, data, before)
+    parts = Parts(stage, init, data, model, folder, resumed)
+    config = resolve.from_pace(config, data, init, before, partial(_measure_paces, parts, config, device))
+    return _build(config, device, kept, parts)
 
 
-def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts: Parts) -> Run:
-    """What trains, from options that are settled."""
-    stage, init, data, model, folder, resumed = parts
-    primary = utils.is_primary(config)
-    checkpoint = None if resumed is None else resumed.checkpoint
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)
-    images = config.data_config
-    assert images is not None
+def _measure_paces(
+    parts: Parts, config: ResolvedConfig, device: torch.device, ways: Sequence[ResolvedConfig]
+) -> list[Pace]:
+    """Train a few steps each way, on copies of the network."""
+    assert config.data_config is not None
+    loaders = setup.build_loaders(config.but(workers=0), parts.data, device, config.data_config)
+
+    def create(way: ResolvedConfig) -> Trainer:
+        memory_format = torch.channels_last if way.channels_last else torch.contiguous_format
+        model = copy.deepcopy(parts.model).to(memory_format=memory_format)
+        return _trainer(way.but(cuda_graph=False), device, parts._replace(model=model), loaders[0])
+
+    return measure_paces(config, ways, loaders, create)
+
+
+def _trainer(config: ResolvedConfig, device: torch.device, parts: Parts, loader: PrefetchLoader) -> Trainer:
+    """What trains an epoch, without a schedule."""
+    stage, data, model = parts.stage, parts.data, parts.model
     criterion = None if stage.routed else setup.build_criterion(config, model, data.train.class_counts)
     task = stage.build_task(config, model, data, criterion, device)
-    train_loader, val_loader = setup.build_loaders(config, data, device, images)
     optimizer = stage.build_optimizer(config, model)
     scaler = utils.NativeScaler(device=device.type) if config.amp and config.amp_dtype == 'float16' else None
     autocast = (
         partial(torch.autocast, device.type, getattr(torch, str(config.amp_dtype))) if config.amp else nullcontext
     )
+    return Trainer(
+        task, loader, optimizer, device, autocast, scaler,
+        mixup=setup.build_mixup(config), num_classes=data.train.num_classes, smoothing=config.smoothing,
+        channels_last=config.channels_last, accum_steps=config.grad_accum_steps, clip_grad=config.clip_grad,
+        clip_mode=config.clip_mode, log_interval=config.log_interval, world_size=config.world_size,
+        primary=utils.is_primary(config),
+        graphed=GraphedStep(task, autocast, not config.torchcompile) if config.cuda_graph else None,
+    )  # fmt: skip
+
+
+def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts: Parts) -> Run:
+    """What trains, from options that are settled."""
+    stage, init, data, model, folder, resumed = parts
+    checkpoint = None if resumed is None else resumed.checkpoint
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    images = config.data_config
+    assert images is not None
+    train_loader, val_loader = setup.build_loaders(config, data, device, images)
+    trainer = _trainer(config, device, parts, train_loader)
+    task, optimizer = trainer.task, trainer.optimizer
     entry = record(stage, data, init, task)
     if checkpoint is not None:
         check_resumed(config, data, checkpoint)
         report_changes(config, checkpoint, data, entry)
-        restore(checkpoint, task, optimizer, scaler)
+        restore(checkpoint, task, optimizer, trainer.scaler)
     setup_average(config, task, checkpoint)
     if config.torchcompile:
         task.compile()
     if config.distributed:
         task.prepare_distributed(device_ids=[device])
 
-    trainer = Trainer(
-        task, train_loader, optimizer, device, autocast, scaler,
-        mixup=setup.build_mixup(config), num_classes=data.train.num_classes, smoothing=config.smoothing,
-        channels_last=config.channels_last, accum_steps=config.grad_accum_steps, clip_grad=config.clip_grad,
-        clip_mode=config.clip_mode, log_interval=config.log_interval, world_size=config.world_size, primary=primary,
-        graphed=GraphedStep(task, autocast, not config.torchcompile) if config.cuda_graph else None,
-    )  # fmt: skip
     trainer.scheduler, epochs = create_scheduler_v2(
         optimizer,
         **scheduler_kwargs(config, decreasing_metric=config.eval_metric in LESS_IS_BETTER),
@@ -363,6 +393,8 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     found = _measure(run, model, routed=routed, cost=routed)  # without a router it is the same in every epoch
     if last:
         run.table = found.routed_per_class or found.per_class
+        if not run.config.distributed:  # each process has the answers of its own images alone
+            run.found['image_groups'] = said_by_group(found.answers, run.data.val.image_groups)
     return found.routed or found.metrics
 
 

@@ -12,14 +12,13 @@ from ride_timm.data import (
     check_apart,
     check_images,
     choose_groups,
-    hold_out,
     imbalance_factor,
     tell_copies,
 )
 from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
 from ride_timm.data.image_groups import shared_groups
 from ride_timm.data.images import PixelRange, measure_range
-from ride_timm.data.splits import for_groups_of, settled, val_plan
+from ride_timm.data.splits import for_groups_of, set_apart, val_plan
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.records.headline import leading_accuracy
@@ -84,8 +83,8 @@ def build_data(
         )
     train, val, val_part = _separate_val(config, train, val_part)
     if holdout is not None:
-        parts = hold_out(train, holdout.fraction, holdout.seed, grouped=holdout.grouped)
-        train, val, holdout = parts.train, parts.held, settled(parts, holdout, '--holdout', is_primary(config))
+        parts, holdout = set_apart(train, holdout, '--holdout', is_primary(config))
+        train, val = parts.train, parts.held
     elif val is None:
         val = _open_val(config, train)
     check_apart(train, val)
@@ -112,8 +111,8 @@ def _separate_val(
     """Take the evaluation images out of the training images, where the data has none."""
     if part is None:
         return train, None, None
-    parts = hold_out(train, part.fraction, part.seed, '--val-fraction', grouped=part.grouped)
-    return parts.train, parts.held, settled(parts, part, '--val-fraction', is_primary(config))
+    parts, part = set_apart(train, part, '--val-fraction', is_primary(config))
+    return parts.train, parts.held, part
 
 
 def _open_val(config: ResolvedConfig, train: DataSplit) -> DataSplit:

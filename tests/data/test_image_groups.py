@@ -68,7 +68,7 @@ def test_a_single_class_of_one_group_is_trained_on_and_named(make_folder):
     for index, path in enumerate(sorted((root / 'train/a').iterdir())):
         path.rename(path.with_name(f'{index // 4}_{path.name}'))
     split = open_train(form_of(root, group_pattern=r'(.+)_\d+'), 3)
-    assert classes_of_one_group(split) == ['b']
+    assert classes_of_one_group(split.image_groups, split.targets, split.class_names) == ('b',)
     parts = hold_out(split, 0.2)
     assert parts.undivided == ('b',)
     assert parts.held.class_counts.tolist() == [8, 0, 0]

@@ -258,6 +258,7 @@ def test_flips_turn_the_crop():
         ),
         (('--augmentation', 'timm', '--aa', 'rand-m9-mstd0.5'), 'does not do --aa rand-m9-mstd0.5; it does'),
         (('--augmentation', 'timm', '--interpolation', 'bicubic'), 'does not do --interpolation bicubic; it does'),
+        (('--augmentation', 'flip'), 'does not do --augmentation flip; it does'),
     ],
 )
 def test_other_augmentations_are_refused(options, message):

@@ -25,6 +25,11 @@ def routed_net(architecture, batch=12, num_classes=9):
     size, arguments = ARCHITECTURES[architecture]
     model = timm.create_model(architecture, num_classes=num_classes, router=True, **arguments).eval()
     images = torch.randn(batch, 3, size, size) + torch.randn(batch, 3, 1, 1)
+    return model, images, divide(model, images)
+
+
+def divide(model, images):
+    """Have the routers of a network send about half of these images on; their logits, shape (batch, K - 1)."""
     with torch.no_grad():
         out = model.router.out.weight.normal_()
         # two hidden features move each router's logits to a median of zero, which the shared output layer cannot
@@ -34,9 +39,9 @@ def routed_net(architecture, batch=12, num_classes=9):
             hidden.bias.zero_()
         for i, hidden in enumerate(model.router.hidden):
             ranked = model.forward_router(images).router_logits[:, i].sort().values
-            middle = (ranked[batch // 2 - 1] + ranked[batch // 2]) / 2
+            middle = (ranked[len(images) // 2 - 1] + ranked[len(images) // 2]) / 2
             hidden.bias[-2:] = torch.stack([middle, -middle]).relu()
-        return model, images, model.forward_router(images).router_logits
+        return model.forward_router(images).router_logits
 
 
 def expected_experts(router_logits, threshold):

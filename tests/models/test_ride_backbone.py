@@ -6,14 +6,23 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from routed_nets import expected_experts
 from timm.models import group_parameters
+from timm.utils import ModelEmaV3
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'benchmarks'))
+import construction
 
 import ride_timm
 from ride_timm import RideError
@@ -204,13 +213,33 @@ class TestBackbone:
         assert_close(program(x), net(x), rtol=1e-4, atol=1e-4)
 
     def test_gradient_checkpointing(self, host, net):
-        x, gradients = images_of(host), []
+        x, gradients, kept = images_of(host), [], []
+
+        def keep(tensor):
+            kept[-1] += tensor.nbytes
+            return tensor
+
         for enable in (False, True):
             net.zero_grad()
             net.set_grad_checkpointing(enable)
-            net.eval()(x).square().mean().backward()
+            kept.append(0)
+            with saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = net(x).square().mean()
+            loss.backward()
             gradients.append([p.grad for p in net.parameters() if p.requires_grad])
         assert_close(*gradients)
+        assert kept[1] < 0.5 * kept[0]
+
+    def test_moving_average(self, host, net):
+        average = ModelEmaV3(net, decay=0.75)
+        start = copy.deepcopy(net.state_dict())
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(1.0)
+        average.update(net)
+        for name, parameter in net.named_parameters():
+            assert_close(average.module.state_dict()[name], start[name] * 0.75 + parameter * 0.25)
+        assert not torch.equal(average(images_of(host)), net(images_of(host)))
 
     def test_feature_maps_are_the_backbones(self, host, net):
         x = images_of(host)
@@ -238,6 +267,12 @@ class TestBackbone:
         kept = getattr(host, 'no_weight_decay', set)() & dict(host.named_parameters()).keys()
         assert {re.sub(r'^(trunk|experts.\d.(body|pool))\.', '', name) for name in net.no_weight_decay()} == kept
 
+    def test_features_only_has_the_backbones_levels(self, host):
+        name = host.pretrained_cfg['architecture']
+        wanted = timm.create_model(name, features_only=True, **HOSTS[name][0]).feature_info.reduction()
+        kwargs = {'backbone': name, 'num_experts': 2, **HOSTS[name][0]}
+        assert timm.create_model('ride', features_only=True, **kwargs).feature_info.reduction() == wanted
+
     def test_it_is_saved_and_made_again(self, host, net, tmp_path):
         timm.models.save_for_hf(net, tmp_path)
         x = images_of(host)
@@ -248,6 +283,68 @@ class TestBackbone:
         assert other(x[:, :1]).shape == (2, 9)
         maps = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, features_only=True).eval()
         assert_close(maps(x)[-1], net.forward_intermediates(x, 1, intermediates_only=True)[0])
+
+
+def _gradients_of_half(rank, name, folder):
+    torch.set_num_threads(1)  # a forked process must not use its parent's thread pool
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    host, net = _pair(name)
+    net.set_expert_training(True)
+    shared = DistributedDataParallel(net.train())
+    sum(each.square().mean() for each in shared(images_of(host, 4)[2 * rank : 2 * rank + 2])).backward()
+    torch.save({n: p.grad for n, p in net.named_parameters() if p.requires_grad}, folder / f'{rank}.pth')
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')  # Python 3.12 warns if there are threads
+@pytest.mark.filterwarnings('ignore:Grad strides do not match')  # as of any depthwise convolution
+@pytest.mark.parametrize('name', ['test_convnext', 'vit_tiny_patch16_dinov3_qkvb'])
+def test_two_processes_have_the_gradients_of_one(name, tmp_path):
+    host, net = _pair(name)
+    mp.start_processes(_gradients_of_half, (name, tmp_path), nprocs=2, start_method='fork')
+    net = copy.deepcopy(net).train()
+    net.set_expert_training(True)
+    sum(each.square().mean() for each in net(images_of(host, 4))).backward()
+    wanted = {n: p.grad for n, p in net.named_parameters() if p.requires_grad}
+    for rank in range(2):
+        assert_close(torch.load(tmp_path / f'{rank}.pth'), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    ['tf_efficientnet_lite0', 'vit_tiny_patch16_224', 'convnext_nano', 'resnet18d', 'swin_tiny_patch4_window7_224'],
+)
+def test_construction_costs_little_more_than_its_parts(name):
+    found = construction.ratios(name)
+    assert max(found['ratio_2e'], found['ratio_3e']) <= 1.3
+
+
+@pytest.mark.parametrize('name, layer', [('test_convnext', 'stages.3'), ('test_vit', 'blocks.5.norm1')])
+def test_grad_cam_of_an_expert(name, layer):
+    pytest.importorskip('pytorch_grad_cam')
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    host, net = _pair(name)
+    net = copy.deepcopy(net)
+    x = images_of(host)
+    level = len(net.feature_info) - 1
+    for expert in net.experts:
+        layers = [expert.body.get_submodule(layer)]
+        with GradCAM(net, layers, reshape_transform=lambda t: net.as_map(t, level, x.shape[-2:])) as cam:
+            heat = cam(x, [ClassifierOutputTarget(2)] * len(x))
+        assert heat.shape == (len(x), *x.shape[-2:])
+        assert all(each.max() > 0.9 > each.min() for each in heat)
+
+
+@pytest.mark.parametrize('architecture', ['ride_convnext_nano_2e', 'ride_tf_efficientnet_lite0_2e', 'ride_resnet18_3e'])
+def test_encoder_of_segmentation_models(architecture):
+    smp = pytest.importorskip('segmentation_models_pytorch')
+    net = smp.Unet(f'tu-{architecture}', encoder_weights=None, classes=4)
+    net(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert net.encoder.model.model.num_experts in (2, 3)
+    assert not [n for n, p in net.named_parameters() if p.grad is None]
 
 
 def test_a_fresh_process_makes_it_again(tmp_path):
@@ -323,6 +420,44 @@ def test_pretrained_is_the_backbones_own(tmp_path):
     assert other(torch.randn(1, 1, 96, 96)).shape == (1, 5)
 
 
+@pytest.mark.parametrize('from_timm', [True, False])
+def test_experts_may_be_shallower_than_the_backbone(tmp_path, monkeypatch, from_timm):
+    """They are then the backbone without its last blocks, and another process makes them again."""
+    host, new = create_host('test_convnext'), timm.create_model
+    less = new('test_convnext', num_classes=5, depths=(1, 2, 4, 1)).eval()
+    less.load_state_dict({name: value for name, value in host.state_dict().items() if name in less.state_dict()})
+    torch.save(host.state_dict(), tmp_path / 'plain.pth')
+    more = {} if from_timm else {'pretrained_cfg_overlay': {'file': str(tmp_path / 'plain.pth')}}
+    kwargs = {'backbone': 'test_convnext', 'num_experts': 2, 'expert_kwargs': {'depths': (1, 2, 4, 1)}}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            timm, 'create_model', lambda name, pretrained=False, **kw: host if pretrained else new(name, **kw)
+        )
+        net = new('ride', pretrained=True, num_classes=5, **kwargs, **more).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = less.forward_head(less.forward_features(x), pre_logits=True)
+        for part in net.forward_pooled(net.forward_trunk(x)):
+            assert_close(part, expected)
+    timm.models.save_for_hf(net, tmp_path / 'saved')
+    again = ride_timm.from_pretrained(tmp_path / 'saved')
+    assert torch.equal(again(x), net(x))
+
+
+def test_experts_may_be_narrower_than_the_backbone():
+    host = create_host('test_convnext')
+    kwargs = {'num_experts': 2, 'num_classes': 5, 'expert_kwargs': {'dims': (24, 32, 48, 32)}}
+    net = timm.create_model('ride', backbone='test_convnext', **kwargs).eval()
+    own, seeded = net.state_dict(), net.seeds(host.state_dict())
+    assert (net.expert_width, net.num_features) == (32, 64)
+    assert net.forward_experts(torch.randn(2, 3, 64, 64)).shape == (2, 2, 5)
+    norm, inside = (f'experts.1.body.stages.3.{name}' for name in ('downsample.0.weight', 'blocks.0.mlp.fc1.weight'))
+    assert torch.equal(seeded[norm], host.state_dict()[norm.removeprefix('experts.1.body.')])
+    assert torch.equal(seeded[inside], own[inside])
+    assert not torch.equal(own[inside], own[inside.replace('experts.1', 'experts.0')]), 'each is drawn for itself'
+    net.load_state_dict(seeded)
+
+
 def test_from_random_weights_the_experts_differ():
     net = timm.create_model('ride', backbone='test_convnext', num_experts=2)
     one, other = (expert.body.state_dict() for expert in net.experts)
@@ -338,6 +473,8 @@ def test_from_random_weights_the_experts_differ():
         ({'backbone': 'test_vit', 'split': 'head'}, r"'head'.*blocks\.5"),
         ({'backbone': 'crossvit_9_240'}, 'CrossVit'),
         ({'backbone': 'hrnet_w18_small'}, 'HighResolutionNet'),
+        ({'backbone': 'test_vit', 'expert_kwargs': {'embed_dim': 32}}, r'expert_kwargs take .*32.* puts out .*64'),
+        ({'backbone': 'test_vit', 'expert_kwargs': {'depths': 3}}, r"test_vit cannot .*expert_kwargs=.*'depths'"),
     ],
 )
 def test_what_cannot_be_cut(arguments, words):

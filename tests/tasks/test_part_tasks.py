@@ -68,14 +68,17 @@ def test_the_experts_stage_would_move_the_statistics():
 
 
 @pytest.mark.usefixtures('one_process')
-@pytest.mark.parametrize('stage', ['router', 'heads'])
+@pytest.mark.parametrize('stage', ['router', 'heads', 'experts'])
 def test_frozen_under_ddp_too(stage):
     net = network(router=True)
-    task = RouterTask(net) if stage == 'router' else HeadTask(net, create_loss('ce', COUNTS))
+    parts = [net.experts] if stage == 'experts' else None
+    task = RouterTask(net) if stage == 'router' else HeadTask(net, create_loss('ce', COUNTS), parts=parts)
     task.prepare_distributed(device_ids=[torch.device('cpu')])
-    expected = router_names(net) if stage == 'router' else head_names(net)
+    names = {name for name in net.state_dict() if name.startswith('experts.')}
+    expected = {'router': router_names(net), 'heads': head_names(net), 'experts': names}[stage]
     assert changed_by(task, net) == expected
-    assert not any(m.training for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    learning = {m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training}
+    assert learning == ({m for m in net.experts.modules() if isinstance(m, torch.nn.BatchNorm2d)} if parts else set())
     assert task.get_eval_model() is net
 
 
@@ -101,6 +104,17 @@ def test_head_loss_is_that_of_the_experts_in_eval_mode():
         expected = create_loss('balpoe', COUNTS)(net.forward_experts(images), target)
     task.get_trainable_module().train()
     assert torch.equal(task(images, target)['loss'], expected)
+
+
+@pytest.mark.parametrize('part, crossing', [('experts', 1), ('experts.1.fc', 3)])
+def test_what_comes_before_the_parts_keeps_no_activations(part, crossing):
+    net = network()
+    module = HeadTask(net, create_loss('ce', COUNTS), parts=[net.get_submodule(part)]).get_trainable_module()
+    module.train()
+    before = module.before(batch()[0])
+    assert (len(before), len(module.per_image)) == (crossing, crossing)
+    assert not any(value.requires_grad for value in before)
+    assert any(value.requires_grad for value in module.after(before))
 
 
 def test_heads_of_a_plain_network():

@@ -8,7 +8,6 @@ import pytest
 from configs import resolved
 from PIL import Image
 from tiny_runs import CIFAR, write_images
-from torch import nn
 
 from ride_timm.commands.train import main
 from ride_timm.data import DataSplit
@@ -16,6 +15,7 @@ from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.training import picks, resolve
+from ride_timm.training.pace import Pace
 
 
 class Images:
@@ -32,25 +32,22 @@ class Images:
         return Image.new('RGB', self.sizes[index]), 0
 
 
-class Small(nn.Module):
-    """A convolution with this many groups, in float32."""
-
-    def __init__(self, groups=1):
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 3, groups=groups)
-
-
 def split(counts, size=(32, 32)):
     targets = np.repeat(np.arange(len(counts)), counts)
     return DataSplit(Images([size] * len(targets)), tuple(map(str, counts)), targets, 'nowhere')
 
 
-def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1):
+FAST = Pace(0.001, 10, 0.001)
+
+
+def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1, pace=FAST):
     config = resolved(['--data-dir', 'x', *options]).but(device=device, world_size=world)
     if init is not None:
         config = config.but(model=init.name)
     images = split(counts, size)
-    return picks.from_images(config, images, picks.short_side(images), init)
+    config = picks.from_images(config, images, picks.short_side(images), init)
+    tuned = init is not None or config.pretrained
+    return picks.from_paces(config, images, tuned, [pace] * len(picks.ways_to_compute(config)))
 
 
 def trained(name='ride_resnet18_3e', size=(64, 64), names=('a', 'b')):
@@ -113,28 +110,43 @@ def test_each_choice_is_printed_with_its_reason(caplog):
     assert '--hflip 0.5 (mirrored images' in caplog.text
 
 
-def precision(*options, groups=1, device='cpu'):
-    config = picks.from_network(resolved(['--data-dir', 'x', *options]).but(device=device), Small(groups))
+def computed(monkeypatch, steps, *options, bfloat16=('avx512_bf16',)):
+    """How a network is trained whose steps take these seconds, and what is said of it."""
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: list(bfloat16))
+    config = resolved(['--data-dir', 'x', *options]).but(device='cpu')
+    assert len(picks.ways_to_compute(config)) == len(steps)
+    config = picks.from_paces(config, split([10]), True, [Pace(step, 10, 1.0) for step in steps])
     return config.amp, config.channels_last
 
 
-def test_mixed_precision_can_be_refused(monkeypatch, caplog):
+def test_how_to_compute_is_what_was_faster(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
-    assert precision() == (True, True)
-    assert '--amp (the hardware computes in bfloat16; else --no-amp)' in caplog.text
-    caplog.clear()
-    assert precision('--no-amp') == (False, False)
-    assert '--amp' not in caplog.text
-    assert precision('--no-channels-last') == (True, False)
+    assert computed(monkeypatch, [1.0, 0.8, 0.5]) == (True, True)  # plain, channels last, in mixed precision too
+    assert '--amp (0.5 s a step instead of 1 s; else --no-amp)' in caplog.text
+    assert computed(monkeypatch, [1.0, 0.8, 2.0]) == (False, True)
+    assert computed(monkeypatch, [1.0, 0.95, 0.92]) == (False, False)  # as much as noise
+    assert computed(monkeypatch, [1.0, 0.5], '--no-channels-last') == (True, False)
+    assert computed(monkeypatch, [1.0, 0.5], '--channels-last') == (True, True)
+    assert computed(monkeypatch, [1.0], '--no-amp') == (False, False)
+    assert computed(monkeypatch, [1.0], bfloat16=()) == (False, False)
 
 
-def test_mixed_precision_only_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
-    assert precision(groups=4) == (False, True)  # depthwise convolutions, such as those of EfficientNet
-    assert precision(groups=2) == (True, True)
-    monkeypatch.setattr(picks, 'bfloat16_on_cpu', list)
-    assert precision() == (False, False)
+@pytest.mark.parametrize('options, epochs', [((), 77), (('--time-budget', '10m'), 15), (('--epochs', '7'), 7)])
+def test_the_epochs_fit_into_the_time_and_their_length_is_announced(caplog, options, epochs):
+    caplog.set_level(logging.INFO)
+    args = chosen([5000, 50], (32, 32), *options, init=trained('ride_resnet32_3e', (32, 32)), pace=Pace(0.9, 39, 4.9))
+    assert args.epochs == epochs  # of 40 seconds each; without options 3,000 steps, which are 51 minutes
+    minutes = round(args.epochs * (39 * 0.9 + 4.9) / 60)
+    assert f'About {minutes} minutes: {args.epochs} epochs of 39 steps at 0.9 s' in caplog.text
+    assert args.warmup_epochs == min(5, args.epochs // 4)
+
+
+def test_an_epoch_that_is_longer_than_the_time(caplog):
+    caplog.set_level(logging.INFO)
+    assert chosen([5000, 50], (32, 32), '--time-budget', '1', pace=Pace(1.0, 39, 1.0)).epochs == 1
+    assert 'About 40 seconds: 1 epoch of 39 steps' in caplog.text
+    rare = chosen([5000, 50], (32, 32), '--time-budget', '10m', '--val-interval', '100', pace=Pace(1.0, 39, 39.0))
+    assert rare.epochs == 14  # evaluated once
 
 
 def test_weights_keep_the_size_that_they_were_trained_at():

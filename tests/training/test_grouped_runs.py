@@ -6,6 +6,7 @@ import logging
 import pytest
 from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.commands.report import main as report
 from ride_timm.commands.validate import main as validate
 from ride_timm.errors import RideError
 from ride_timm.records.checkpoint import read_checkpoint
@@ -39,7 +40,7 @@ def test_later_stages_and_resumed_runs_keep_the_groups(data, experts, tmp_path):
     assert json.loads((later / 'results.json').read_text())['args']['group_pattern'] == PATTERN
     more = (*MODEL, *PARTS, '--epochs', '2', '--resume', str(experts / 'last.pth.tar'))
     assert entry(train(data, tmp_path, 'more', *more))['holdout'] == plans['holdout']
-    with pytest.raises(RideError, match=r'keep --val-fraction, --val-seed'):
+    with pytest.raises(RideError, match='the groups and the data'):
         train(data, tmp_path, 'other', *more[:-4], '--group-pattern', r'/(\d)', '--epochs', '2', *more[-2:])
 
 
@@ -70,8 +71,65 @@ def test_groups_on_both_sides_are_named(data, tmp_path, caplog):
 
 
 def test_options_that_do_not_fit(data, tmp_path):
-    both = ('--group-pattern', PATTERN, '--group-column', 'place')
+    both = ('--group-pattern', PATTERN, '--group-column', 'place', '--table', str(data.parent / 'x.csv'))
     with pytest.raises(RideError, match='both say what belongs together'):
         train(data, tmp_path, 'x', *MODEL, *both)
-    with pytest.raises(RideError, match='is no table'):
+    with pytest.raises(RideError, match='--group-column is for tables'):
         train(data, tmp_path, 'x', *MODEL, '--val-fraction', '0.25', '--group-column', 'place')
+
+
+@pytest.fixture
+def table(data, tmp_path):
+    """A table of the same images, with the last digit of their number as the place."""
+    rows = [f'{path.relative_to(data)},{path.parent.name},p{path.stem[-1]}' for path in sorted(data.glob('*/*.png'))]
+    file = tmp_path / 'images.csv'
+    file.write_text('\n'.join(['path,label,place', *rows]))
+    return file
+
+
+def test_a_column_gives_the_same_split_as_a_pattern(data, experts, table, tmp_path):
+    options = ('--table', str(table), '--group-column', 'place', '--val-fraction', '0.25', '--holdout', '0.25')
+    run = train(data, tmp_path, 'column', *MODEL, *options)
+    plan = entry(run)['holdout']
+    assert (plan['group_column'], plan['grouped']) == ('place', True)
+    router = ('--stage', 'router', '--init', str(run / 'last.pth.tar'), '--table', str(table))
+    assert entry(train(data, tmp_path, 'router', *router))['holdout'] == plan
+    loose = ('--table', str(table), '--val-fraction', '0.25', '--holdout', '0.25')
+    assert 'grouped' not in entry(train(data, tmp_path, 'loose', *MODEL, *loose))['holdout']
+
+
+def test_a_column_that_is_not_there(data, table, tmp_path):
+    options = ('--table', str(table), '--val-fraction', '0.25', '--group-column')
+    with pytest.raises(RideError, match=r'none called "plaec".*place'):
+        train(data, tmp_path, 'x', *MODEL, *options, 'plaec')
+
+
+def test_results_by_group(data, experts, tmp_path, capsys):
+    run = json.loads((experts / 'results.json').read_text())
+    found = tmp_path / 'found.json'
+    command = [str(experts), '--device', 'cpu', '--data-dir', str(data), '--results-file', str(found)]
+    assert validate([*command, '--holdout', '0.25', '--seed', '42']) == 0
+    groups = json.loads(found.read_text())['image_groups']
+    assert groups == run['test']['image_groups']
+    assert sum(row['images'] for row in groups['worst']) == run['last']['num_images']
+    assert groups['top1'] == pytest.approx(run['last']['top1'])
+    assert 'worst groups' in capsys.readouterr().out
+    assert report([str(experts), '--output', str(tmp_path / 'r.html'), '--device', 'cpu']) == 0
+    assert 'By group of images' in (tmp_path / 'r.html').read_text()
+
+
+def test_routed_results_by_group(data, experts, tmp_path):
+    router = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(experts / 'last.pth.tar'))
+    results = json.loads((router / 'results.json').read_text())
+    assert results['test']['image_groups']['top1'] == pytest.approx(results['last']['top1'])
+
+
+def test_groups_that_the_training_did_not_keep(data, tmp_path):
+    """Results by group of a split that divides them: the split stays that of the run."""
+    run = train(data, tmp_path, 'loose', *MODEL, '--val-fraction', '0.25')
+    found = tmp_path / 'found.json'
+    command = [str(run), '--device', 'cpu', '--data-dir', str(data), '--results-file', str(found)]
+    assert validate([*command, '--group-pattern', PATTERN]) == 0
+    measured = json.loads(found.read_text())
+    assert measured['top1'] == pytest.approx(json.loads((run / 'results.json').read_text())['last']['top1'])
+    assert measured['image_groups']['groups'] > 1

@@ -101,13 +101,22 @@ def test_any_backbone_is_initialised_from_a_file(data, convnext, tmp_path):
     assert load(run).model.split == 'stages.2'
     more = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(run), size=32)
     assert load(more).model.router is not None
+    light = (*ON_CONVNEXT[:3], "expert_kwargs={'depths': (1, 2, 4, 1)}", *ON_CONVNEXT[3:])
+    run = train(data, tmp_path, 'light', '--init', str(tmp_path / 'plain.pth'), *light, *STILL, size=32)
+    first, last = (f'stages.3.blocks.{index}.mlp.fc1.weight' for index in range(2))
+    assert torch.equal(weights_of(run)[f'experts.1.body.{first}'], convnext.state_dict()[first])
+    assert last in convnext.state_dict()
+    assert f'experts.1.body.{last}' not in weights_of(run)
     grey = ('--in-chans', '1', '--mean', '0.5', '--std', '0.5')
     run = train(data, tmp_path, 'grey', '--init', str(tmp_path / 'plain.pth'), *ON_CONVNEXT, *STILL, *grey, size=32)
     stem = convnext.stem[0].weight.detach().sum(1, keepdim=True)
     torch.testing.assert_close(weights_of(run)['trunk.stem.0.weight'], stem)
 
 
-@pytest.mark.parametrize('options', [('--init', 'test_convnext.r160_in1k'), ('--pretrained',)])
+@pytest.mark.parametrize(
+    'options',
+    [('--init', 'test_convnext.r160_in1k'), ('--pretrained',), ('--pretrained', '--recipe', 'finetune_frozen')],
+)
 def test_any_backbone_is_initialised_from_timm(data, convnext, tmp_path, monkeypatch, options):
     def create(name, pretrained=False, **kwargs):
         return convnext if pretrained else real(name, **kwargs)
@@ -126,6 +135,8 @@ def test_experts_alone_are_trained_on_a_frozen_trunk(data, tmp_path):
     state, before = weights_of(train(data, tmp_path, 'run', *options, size=32)), plain.state_dict()
     trunk = {key: value for key, value in state.items() if key.startswith('trunk.')}
     assert all(torch.equal(value, before[key.removeprefix('trunk.')]) for key, value in trunk.items())
+    more = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(tmp_path / 'run'), size=32)
+    assert load(more).model.router is not None
     body = {key: value for key, value in state.items() if key.startswith('experts.0.body.')}
     assert any(not torch.equal(value, before[key.removeprefix('experts.0.body.')]) for key, value in body.items())
 

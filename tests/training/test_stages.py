@@ -393,7 +393,7 @@ def test_balpoe_spreads_its_priors_over_any_number_of_experts(data, tmp_path):
 
 
 def test_train_only_says_what_it_needs(data, experts, tmp_path):
-    fails('give --init or --pretrained', data, tmp_path, 'no', *MODEL, '--train-only', 'experts')
+    fails('give --init, or --pretrained', data, tmp_path, 'no', *MODEL, '--train-only', 'experts')
     begun = ('--init', str(experts), '--train-only')
     fails('did you mean experts.0.layer3', data, tmp_path, 'no', *begun, 'experts.0.layer33')
     fails('--train-only', data, tmp_path, 'no', *begun, 'experts', '--stage', 'heads')

@@ -36,8 +36,7 @@ class Source(NamedTuple):
     """A split as stored.
 
     `base` is the whole as timm or torchvision opens it, `rows` (N,) the rows of it that are used, `labels` (N,) the
-    index of each into the source's own class `names`, and `text` says where the images are. `groups` (N,) says what
-    each belongs to (a place, a patient), '' where nothing is known of it; None in sources that do not say.
+    index of each into the source's own class `names`, and `text` says where the images are.
     """
 
     base: Any
@@ -45,7 +44,6 @@ class Source(NamedTuple):
     labels: IntArray
     names: tuple[str, ...]
     text: str
-    groups: tuple[str, ...] | None = None
 
     @property
     def counts(self) -> IntArray:
@@ -53,16 +51,13 @@ class Source(NamedTuple):
         return class_counts(self.labels, len(self.names))
 
 
-def wrap_reader(
-    reader: Reader, labels: Sequence[str], text: str, groups: Sequence[str] | None = None, **naming: Any
-) -> Source:
+def wrap_reader(reader: Reader, labels: Sequence[str], text: str, **naming: Any) -> Source:
     """Make a source of a reader and the label of each of its rows.
 
     Args:
         reader: Opens a row's file by its number, as timm's readers do.
         labels: N labels, one per row.
         text: Where the images are.
-        groups: As in `Source`.
         **naming: `names`, `place`, `tell` and `numbered` of `name_labels`.
 
     Returns:
@@ -73,8 +68,7 @@ def wrap_reader(
     """
     found, own = name_labels(labels, text, **naming)
     rows = np.arange(len(labels), dtype=np.int64)
-    known = None if groups is None else tuple(groups)
-    return Source(ImageDataset('', reader=reader), rows, found, own, text, known)
+    return Source(ImageDataset('', reader=reader), rows, found, own, text)
 
 
 def name_labels(

@@ -73,9 +73,11 @@ class _Places:
         self.targets, self.hflip = torch.as_tensor(targets, dtype=torch.int64), hflip
 
     def __len__(self) -> int:
+        """Batches of an epoch."""
         return len(self.loader.batch_sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch, (B,) each; mirrored are the images that one loading process would mirror."""
         torch.empty((), dtype=torch.int64).random_()  # DataLoader draws its processes' seed before the order of images
         for batch in self.loader.batch_sampler:
             index = torch.tensor(batch)
@@ -98,20 +100,23 @@ def compute_once(config: ResolvedConfig, data: RunData, trainer: Trainer, folder
     Raises:
         Interrupted: A signal came.
     """
-    module = unwrap_model(trainer.task.get_trainable_module())
-    if not isinstance(trainer.task, PartTask) or not isinstance(module, PartModule) or module.per_image is None:
+    task, module = trainer.task, unwrap_model(trainer.task.get_trainable_module())
+    if not isinstance(task, PartTask) or not isinstance(module, PartModule) or module.per_image is None:
         return
     forms = 2 if config.hflip else 1
-    obstacle = _obstacle(config, forms, trainer.epochs)
     transform = data.train.dataset.transform
-    if obstacle is None:
-        try:
-            obstacle = _compute(config, data, trainer, module, forms, folder)
-        except OSError as error:
-            obstacle = f'{folder} cannot be written ({error.strerror})'
+    found: list[Tensor] | str
+    try:
+        found = _obstacle(config, forms, trainer.epochs) or _compute(config, data, trainer, module, forms, folder)
+    except OSError as error:
+        found = f'{folder} cannot be written ({error.strerror})'
+    finally:
         data.train.dataset.transform = transform
-    if obstacle is not None and trainer.primary:
-        _logger.info(f'What is frozen is computed in every epoch, since {obstacle}')
+    if not isinstance(found, str):
+        task.features = _Features(found, module.per_image, trainer)
+        trainer.loader = _Places(trainer.loader, data.train.targets, config.hflip)
+    elif trainer.primary:
+        _logger.info(f'What is frozen is computed in every epoch, since {found}')
 
 
 def _obstacle(config: ResolvedConfig, forms: int, epochs: int) -> str | None:
@@ -129,8 +134,8 @@ def _obstacle(config: ResolvedConfig, forms: int, epochs: int) -> str | None:
 
 def _compute(
     config: ResolvedConfig, data: RunData, trainer: Trainer, module: PartModule, forms: int, folder: Path
-) -> str | None:
-    """Compute, and hand over to the trainer; returns why not, where the disk is too small."""
+) -> list[Tensor] | str:
+    """The tensors of every form of every image, or why the disk is too small."""
     assert config.data_config is not None
     assert module.per_image is not None
     images, per_image, count = config.data_config, module.per_image, len(data.train.targets)
@@ -159,18 +164,15 @@ def _compute(
                 files = [opened.enter_context(tempfile.TemporaryFile(dir=folder)) for own in per_image if own]
             values = (value for value, own in zip(found, per_image, strict=True) if own)
             for file, value in zip(files, values, strict=True):
-                file.write(value.contiguous().view(torch.uint8).numpy())
+                file.write(value.contiguous().view(torch.uint8).numpy().data)
             if trainer.stop.signum:
-                again = 'before the first step; the same command with --resume auto goes on'
+                again = 'before a step was taken; the same command with --resume auto goes on'
                 raise Interrupted(trainer.stop.signum, again)
         rest = iter(files)
-        kept = [
+        return [
             _mapped(next(rest), count, each) if own else each.to(trainer.device)
             for each, own in zip(first, per_image, strict=True)
         ]
-    trainer.task.features = _Features(kept, per_image, trainer)
-    trainer.loader = _Places(trainer.loader, data.train.targets, config.hflip)
-    return None
 
 
 @torch.no_grad()

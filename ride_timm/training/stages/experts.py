@@ -28,21 +28,29 @@ class ExpertsStage(Stage):
     first = True
     own_options = (
         'teacher', 'distill_weight', 'distill_temperature', 'mutual_temperature', *AUXILIARY, 'average_epochs',
-        'pretrained', 'from_scratch',
+        'pretrained', 'from_scratch', 'time_budget', 'tail',
     )  # fmt: skip
 
     def without_init(self) -> None:
         """Nothing is needed."""
 
     def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
-        """As in `Stage`; parts train on top of a trained network alone."""
-        added = config.teacher or any(getattr(config, name) for name in AUXILIARY)
-        if config.train_only and (not config.init or added):
+        """As in `Stage`; parts train on their classification loss alone."""
+        if config.train_only and (config.teacher or any(getattr(config, name) for name in AUXILIARY)):
             raise RideError(
-                '--train-only trains parts of a trained network on their classification loss alone; give --init or '
-                '--pretrained, and leave out --teacher, --mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
+                '--train-only trains parts of a network on their classification loss alone; leave out --teacher, '
+                '--mutual, --mutual-hard, --mutual-gated and --soft-suppression.'
             )
         return super().read_init(config)
+
+    def model_options(self, config: ResolvedConfig, init: TrainedNet | None, data: RunData) -> ResolvedConfig:
+        """As in `Stage`; parts train on top of a trained network."""
+        if config.train_only and init is None:
+            raise RideError(
+                f'--train-only {" ".join(config.train_only)} trains parts of a trained network and there is none to '
+                'initialise from; give --init, or --pretrained with a ride_* architecture.'
+            )
+        return super().model_options(config, init, data)
 
     def holdout_plan(self, config: ResolvedConfig, init: TrainedNet | None) -> SplitPlan | None:
         """What `--holdout` says."""
