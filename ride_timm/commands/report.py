@@ -28,10 +28,12 @@ from ride_timm.data.form import check_form, data_name
 from ride_timm.data.image_groups import GROUPED_BY, is_grouped
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.evaluation.by_group import said_by_group
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
 from ride_timm.evaluation.writing import environment
 from ride_timm.files import check_writable, write_whole, writing
+from ride_timm.inference.abstention import promises
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
 from ride_timm.logs import setup_logging
@@ -230,6 +232,8 @@ def _content(
         pictures=pictures,
         examples=_examples(split, measured),
         curves_note=_curves_note(run, curves),
+        said=[] if trained.record.calibration is None else promises(trained.record.calibration),
+        image_groups=said_by_group(measured.answers, split.image_groups),
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from ride_timm.data import DataSplit, check_images, hold_out
 from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
 from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
+from ride_timm.evaluation.by_group import group_lines, said_by_group
 from ride_timm.evaluation.one_pass import measure_split
 from ride_timm.evaluation.writing import environment, format_metrics, write_json, write_per_class
 from ride_timm.files import check_writable, writing
@@ -34,7 +36,8 @@ from ride_timm.inference.prior import apply_options
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.records.certificate import Certificate
-from ride_timm.records.fields import to_json
+from ride_timm.records.fields import from_json, to_json
+from ride_timm.records.results import ImageGroups
 from ride_timm.training.run_data import MAX_CHECKED
 from ride_timm.values import check_values, choose_device
 
@@ -106,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in results.items():
         if isinstance(value, (int, float)):
             print(f'{name:<{width}}  {value:.4g}' if isinstance(value, float) else f'{name:<{width}}  {value}')
+    if 'image_groups' in results:
+        found = from_json(ImageGroups, results['image_groups'], 'the results')
+        print('', *group_lines(found, shutil.get_terminal_size((100, 24)).columns), sep='\n')
     if args.results_file:
         with writing(args.results_file, '--results-file'):
             write_json(Path(args.results_file), results)
@@ -225,6 +231,9 @@ def _measure(
         ]
         metrics.update({f'tta_flip_{name}': found.mirrored[name] for name in shown})
         metrics['tta_flip_gmacs'] = 2 * metrics['gmacs']
+    groups = said_by_group(found.answers, split.image_groups)
+    if groups is not None:
+        metrics['image_groups'] = to_json(groups)
     return metrics
 
 

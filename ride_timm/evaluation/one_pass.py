@@ -43,6 +43,8 @@ class Answers(NamedTuple):
     """Class that each expert names alone, (N, K)."""
     expert_confidence: NDArray[np.float64]
     """Its softmax probability, (N, K)."""
+    routed: NDArray[np.int64] | None = None
+    """Class that is named by routed inference, (N,); None where that was not measured."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def measure(
     limit = check_threshold(model.router_threshold if threshold is None else threshold) if routed else 0.0
     sweep = Sweep((limit, *thresholds), together.num_classes, experts, device) if routed else None
     said_of: list[tuple[Tensor, ...]] = []
+    routed_said: list[Tensor] = []
     input_size: tuple[int, ...] = ()
     left = evaluation_sample_limit(loader)
     alone = None if temperatures is None else temperatures[:1]
@@ -176,7 +179,9 @@ def measure(
         logits = tempered(batch.experts.mean(dim=1), temperatures)
         together.update(logits, target, batch.experts if experts else None)
         if sweep is not None and own_way is not None:
-            own_way.update(_selected(batch, limit, temperatures), target)
+            selected = _selected(batch, limit, temperatures)
+            own_way.update(selected, target)
+            routed_said.append(_named(selected)[0])
             sweep.update(batch.routers, batch.experts, target)
         if both_ways is not None:
             both_ways.update((logits + tempered(batch.mirrored, temperatures)) / 2, target)
@@ -195,6 +200,8 @@ def measure(
         own.update({name: value for name, value in row.items() if name not in own})
         table = own_way.per_class(distributed=distributed)
     said = Answers(*(torch.cat(part).cpu().numpy() for part in zip(*said_of, strict=True)))
+    if routed_said:
+        said = said._replace(routed=torch.cat(routed_said).cpu().numpy())
     both = both_ways.compute(distributed=distributed) if both_ways is not None else None
     confusion = together.confusion.cpu().numpy()
     per_class = together.per_class(distributed=distributed)

@@ -17,6 +17,7 @@ from ride_timm.evaluation.one_pass import Measured
 from ride_timm.pages.answers import agreement, worst_pairs
 from ride_timm.pages.figures import GREY, GROUP_COLOURS
 from ride_timm.records.headline import accuracy_labels
+from ride_timm.records.results import ImageGroups
 from ride_timm.tables import counted
 
 __all__ = ['Content', 'Example', 'render']
@@ -49,6 +50,9 @@ class Content:
         pictures: PNG files of `tail`, `calibration`, `routing` and `curves`, as far as there are any.
         examples: Wrong answers, the most confident first.
         curves_note: A sentence on the training curves.
+        said: For each rate of wrong answers what the network promises with all experts and, with a router, routed; the
+            heading is first. Empty where it is not calibrated.
+        image_groups: Results over groups of images; None where they are not known.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Content:
     pictures: Mapping[str, bytes]
     examples: Sequence[Example] = ()
     curves_note: str = ''
+    said: Sequence[Sequence[str]] = ()
+    image_groups: ImageGroups | None = None
     class_names: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +100,7 @@ def render(content: Content) -> str:
         train_images=lambda label: _training_images(measured, label),
         confidence=100 * float(answers.confidence.mean()),
         experts=[f'expert {k}' for k in range(measured.num_experts)], agreement=agreement(answers).tolist(),
-        votes=_votes(measured), wrong=_wrong(content),
+        votes=_votes(measured), wrong=_wrong(content), places=_places(content.image_groups),
         classes=sorted(measured.per_class, key=lambda row: (-row.train_images if known else 0, row.label)),
         interval=_interval, readable=readable_label, size=_size, base64=_base64,
     )  # fmt: skip
@@ -105,6 +111,7 @@ def _sections(content: Content) -> dict[str, str]:
     measured, pictures = content.measured, content.pictures
     titles = {
         'accuracy': 'Accuracy',
+        'places': 'By group of images' if content.image_groups is not None else '',
         'tail': 'Along the tail' if 'tail' in pictures else '',
         'confusions': 'Confusions',
         'calibration': 'Calibration',
@@ -150,6 +157,23 @@ def _cost(measured: Measured) -> list[list[str]]:
     if measured.routed is not None:
         rows.append(['experts, mean', str(measured.num_experts), f'{measured.routed["mean_experts"]:.2f}'])
     return rows
+
+
+def _places(found: ImageGroups | None) -> dict[str, list[list[str]]]:
+    """Rows of the tables over groups of images: of all of them, and of the worst."""
+    if found is None:
+        return {}
+    return {
+        'whole': [
+            ['mean over classes', _number(found.balanced), _span(found.balanced_interval)],
+            ['over images', _number(found.top1), _span(found.top1_interval)],
+        ],
+        'worst': [[row.name, f'{row.images:,}', _number(row.accuracy), _span(row.interval)] for row in found.worst],
+    }
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return NOTHING if interval is None else '{:.1f} to {:.1f}'.format(*interval)
 
 
 def _votes(measured: Measured) -> list[list[str]]:

@@ -17,8 +17,8 @@ from ride_timm.records.schema import FLAG, OBJECT, TEXT, Kind, list_of, nullable
 from ride_timm.records.upgrade import upgrade_results
 
 __all__ = [
-    'FORMAT', 'SEED_RESULTS', 'Choices', 'ClassRow', 'Data', 'HeldOut', 'Measured', 'Network', 'Results', 'SeedRow',
-    'Stage', 'comparable', 'read_results',
+    'FORMAT', 'SEED_RESULTS', 'Choices', 'ClassRow', 'Data', 'HeldOut', 'ImageGroupRow', 'ImageGroups', 'Measured',
+    'Network', 'Results', 'SeedRow', 'Stage', 'comparable', 'read_results',
 ]  # fmt: skip
 
 FORMAT = 2
@@ -169,6 +169,41 @@ class ClassRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageGroupRow:
+    """The accuracy over the images of a group in percent, with Wilson's 95 % interval."""
+
+    name: str = item(TEXT)
+    images: int = item(_COUNT)
+    accuracy: float = item(_NUMBER)
+    interval: tuple[float, ...] = item(list_of(_NUMBER, 2, 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageGroups:
+    """Results over groups of images (places, patients); accuracies in percent.
+
+    Attributes:
+        groups: Their number.
+        resamples: Draws of groups that the intervals are made of.
+        seed: Of the draws.
+        top1: Accuracy over images.
+        top1_interval: Its 95 % interval; None of a single group.
+        balanced: Mean over classes.
+        balanced_interval: Likewise.
+        worst: The groups with the least accuracy, the worst first.
+    """
+
+    groups: int = item(_COUNT)
+    resamples: int = item(_COUNT)
+    seed: int = item(whole(0, 2**64))
+    top1: float = item(_NUMBER)
+    top1_interval: tuple[float, ...] | None = item(nullable(list_of(_NUMBER, 2, 2)), None)
+    balanced: float = item(_NUMBER)
+    balanced_interval: tuple[float, ...] | None = item(nullable(list_of(_NUMBER, 2, 2)), None)
+    worst: tuple[ImageGroupRow, ...] = parts(ImageGroupRow)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
     """What was measured on the images of `Data.evaluated_on`.
 
@@ -177,6 +212,7 @@ class Measured:
         routed: Likewise with the router, and `threshold`, `mean_experts`, `gmacs`; None without one.
         sweep: Likewise by threshold.
         groups: Labels of the classes of each group.
+        image_groups: Results over groups of images, with the router where there is one; None where they are not known.
         environment: Versions and hardware of the measurement.
     """
 
@@ -186,6 +222,7 @@ class Measured:
     groups: Mapping[str, Sequence[int]] = item(_GROUPS)
     per_class: tuple[ClassRow, ...] = parts(ClassRow)
     environment: Mapping[str, Any] | None = item(nullable(OBJECT), None)
+    image_groups: ImageGroups | None = part(ImageGroups, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ride_timm.errors import RideError
 from ride_timm.escaping import from_csv_cell
+from ride_timm.records.fields import to_json
 from ride_timm.records.kinds import RUN_SCHEMA
 from ride_timm.records.results import SEED_RESULTS, Results
 from ride_timm.records.schema import OBJECT, check_record, read_object
@@ -29,8 +30,8 @@ def run_results(
     Args:
         folder: The run's folder, for the time that its `summary.csv` tells.
         args: The run's arguments.
-        facts: `method`, `evaluated_on`, `source`, `own_epochs`, `segments`, `environment`; of a router's stage also
-            `sweep` and `threshold`, `by_hand`, `rule_threshold` and `rule`, or `all_experts`.
+        facts: `method`, `evaluated_on`, `source`, `own_epochs`, `segments`, `environment` and `image_groups`; of a
+            router's stage also `sweep` and `threshold`, `by_hand`, `rule_threshold` and `rule`, or `all_experts`.
         last: Results of the last epoch, routed in the router's stage.
         rows: The table of the classes, routed in the router's stage.
 
@@ -46,6 +47,7 @@ def run_results(
             groups.setdefault(row['group'], []).append(row['label'])
     stage = _stage(folder, args, facts, facts.get('train_images', sum(counts)))
     everything = _all_experts(facts) if router else dict(last)
+    groups_found = facts.get('image_groups')
     content = {
         'format': 2,
         'architecture': str(args.get('model') or '').partition('.')[0],
@@ -70,6 +72,7 @@ def run_results(
             'groups': groups,
             'per_class': [{**row, 'accuracy': None if router else row['accuracy']} for row in rows],
             'environment': environment,
+            'image_groups': None if groups_found is None else to_json(groups_found),
         },
         'seeds': [{'seed': args.get('seed'), **{key: everything.get(key) for key in SEED_RESULTS}, 'published': True}],
     }

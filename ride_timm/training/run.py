@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ride_timm.data import start_epoch
 from ride_timm.errors import RideError
+from ride_timm.evaluation.by_group import said_by_group
 from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
 from ride_timm.evaluation.one_pass import Measured, measure
 from ride_timm.evaluation.sweep import THRESHOLDS, choose_threshold, format_sweep, write_sweep
@@ -392,6 +393,8 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     found = _measure(run, model, routed=routed, cost=routed)  # without a router it is the same in every epoch
     if last:
         run.table = found.routed_per_class or found.per_class
+        if not run.config.distributed:  # each process has the answers of its own images alone
+            run.found['image_groups'] = said_by_group(found.answers, run.data.val.image_groups)
     return found.routed or found.metrics
 
 

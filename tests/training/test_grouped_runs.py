@@ -6,6 +6,7 @@ import logging
 import pytest
 from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.commands.report import main as report
 from ride_timm.commands.validate import main as validate
 from ride_timm.errors import RideError
 from ride_timm.records.checkpoint import read_checkpoint
@@ -101,3 +102,34 @@ def test_a_column_that_is_not_there(data, table, tmp_path):
     options = ('--table', str(table), '--val-fraction', '0.25', '--group-column')
     with pytest.raises(RideError, match=r'none called "plaec".*place'):
         train(data, tmp_path, 'x', *MODEL, *options, 'plaec')
+
+
+def test_results_by_group(data, experts, tmp_path, capsys):
+    run = json.loads((experts / 'results.json').read_text())
+    found = tmp_path / 'found.json'
+    command = [str(experts), '--device', 'cpu', '--data-dir', str(data), '--results-file', str(found)]
+    assert validate([*command, '--holdout', '0.25', '--seed', '42']) == 0
+    groups = json.loads(found.read_text())['image_groups']
+    assert groups == run['test']['image_groups']
+    assert sum(row['images'] for row in groups['worst']) == run['last']['num_images']
+    assert groups['top1'] == pytest.approx(run['last']['top1'])
+    assert 'worst groups' in capsys.readouterr().out
+    assert report([str(experts), '--output', str(tmp_path / 'r.html'), '--device', 'cpu']) == 0
+    assert 'By group of images' in (tmp_path / 'r.html').read_text()
+
+
+def test_routed_results_by_group(data, experts, tmp_path):
+    router = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(experts / 'last.pth.tar'))
+    results = json.loads((router / 'results.json').read_text())
+    assert results['test']['image_groups']['top1'] == pytest.approx(results['last']['top1'])
+
+
+def test_groups_that_the_training_did_not_keep(data, tmp_path):
+    """Results by group of a split that divides them: the split stays that of the run."""
+    run = train(data, tmp_path, 'loose', *MODEL, '--val-fraction', '0.25')
+    found = tmp_path / 'found.json'
+    command = [str(run), '--device', 'cpu', '--data-dir', str(data), '--results-file', str(found)]
+    assert validate([*command, '--group-pattern', PATTERN]) == 0
+    measured = json.loads(found.read_text())
+    assert measured['top1'] == pytest.approx(json.loads((run / 'results.json').read_text())['last']['top1'])
+    assert measured['image_groups']['groups'] > 1
