@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from ride_timm.commands.export import main as export
 from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.commands.export import main as export
 from ride_timm.commands.route import main as route
 from ride_timm.commands.validate import build_parser, main, validate
 from ride_timm.errors import RideError
@@ -67,6 +67,15 @@ def test_folders_without_classes(run, data, tmp_path):
         route([str(run), '--data-dir', str(tmp_path / 'camera'), *WISH, '--loss', 'accuracy'])
     route([str(run), '--data-dir', str(data / 'val'), *WISH, '--loss', 'accuracy'])
     assert load(run).record.certificate.loss == 'accuracy'
+
+
+def test_other_rules_on_the_same_images(run, data, capsys):
+    route([str(run), '--data-dir', str(data), *WISH])
+    assert 'oracle' not in capsys.readouterr().out
+    route([str(run), '--data-dir', str(data), *WISH, '--compare'])
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert {'softmax', 'margin', 'entropy', 'agreement', 'oracle'} <= set(rows)
+    assert '0.00 %' in rows['oracle']
 
 
 def test_images_of_the_training_are_refused(data, tmp_path):
