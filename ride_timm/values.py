@@ -45,15 +45,14 @@ RANGES: dict[str, _Range] = {
     ),
     **_Range.of(1e-9, _MOST, 'a number above 0', 'clip_grad distill_temperature mutual_temperature max_shard_size std'),
     **_Range.of(1e-9, _WHOLE, 'a number above 0', 'decay_epochs'),
-    **_Range.of(1, _WHOLE, 'a time of at least 1 second', 'time_budget'),
     **_Range.of(
         0, 1, 'from 0 to 1',
         'drop drop_path hflip vflip reprob smoothing mixup_prob mixup_switch_prob model_ema_decay '
         'crop_confidence max_loss',
     ),
     **_Range.of(0, 1, 'a probability from 0 to 1', 'threshold router_threshold'),
-    **_Range.of(1e-9, 1 - 1e-9, 'between 0 and 1', 'abstain confidence'),
-    **_Range.of(0, 1 - 1e-9, 'from 0 to below 1', 'holdout val_fraction opt_betas'),
+    **_Range.of(1e-9, 1 - 1e-9, 'between 0 and 1', 'abstain'),
+    **_Range.of(0, 1 - 1e-9, 'from 0 to below 1', 'holdout val_fraction opt_betas confidence'),
     **_Range.of(1e-9, 1, 'above 0 and at most 1', 'layer_decay scale'),  # layers: at 0 all but the heads stand still
     **_Range.of(0.1, 1, 'from 0.1 to 1', 'crop_pct'),  # of the enlarged image: its side is the crop's over this
     **_Range.of(1e-3, 1e3, 'from 0.001 to 1000', 'ratio'),

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from tiny_runs import CIFAR, train, write_images
 
+import ride_timm as rt
 import ride_timm.commands.validate as validation
 from ride_timm.commands.predict import main
-from ride_timm.data import ImageSet, create_eval_loader, open_image
+from ride_timm.data import Crop, ImageSet, create_eval_loader, open_image, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.evaluation import one_pass
 from ride_timm.evaluation.metrics import LongTailEvaluator
@@ -405,6 +406,10 @@ def test_boxes_of_a_detector(data, experts, tmp_path, capsys):
     assert main([str(experts), *where]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row['path'] for row in rows] == ['0.png#xywh=percent:0,0,50,100', '0.png#xywh=percent:0,0,100,100']
+    parts = open_unlabelled(tmp_path / 'md.json', file.parent, crop=Crop('boxes'))
+    assert [(found.path, found.top[0].label) for found in rt.predict(load(experts), parts)] == [
+        (row['path'], row['label']) for row in rows
+    ]
     with Image.open(file) as image:
         half = next(predict(load(experts), [image.crop((0, 0, image.width // 2, image.height))]))
     votes = [(vote['label'], vote['confidence']) for vote in rows[0]['top']]

@@ -1,5 +1,6 @@
 """The pages say what is so: code runs, commands parse, links lead somewhere, results are the published ones."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -95,6 +96,8 @@ def test_every_command_parses(line, words):
     elif words[:4] == ['python', '-m', 'ride_timm', 'run']:
         parsed = run.build_parser().parse_args(words[4:])
         assert parsed.args == words[5:] != []
+    elif words[:2] == ['python', '-m']:
+        assert importlib.util.find_spec(words[2])
     elif words[0] == 'python':
         assert (ROOT / words[1]).is_file()
     else:

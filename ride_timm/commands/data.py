@@ -37,10 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         description='Look at a data set before anything is trained: classes, their tail, and every image. The exit '
         'status is 1 when a training would refuse the data.',
     )
-    parser.add_argument(
-        'data_dir', nargs='?', metavar='DIR', help='as --data-dir of ride-timm train, or a file as --table'
-    )
-    add_options(parser, DataForm, leave_out=('data_dir',))
+    parser.add_argument('place', nargs='?', metavar='DIR|FILE', help='as --data-dir, or a file as --table')
+    add_options(parser, DataForm)
     parser.add_argument('--counts-only', action='store_true', help='do not open the images')
     parser.add_argument('--all', action='store_true', help='list every class, and every example of what was found')
     parser.add_argument('--plot', metavar='FILE', help='draw the tail as a PNG (needs matplotlib)')
@@ -63,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     setup_logging()
-    other = args.table or args.train_list or args.val_list or args.dataset
-    if args.data_dir and not other and Path(args.data_dir).is_file():
-        args.table, args.data_dir = args.data_dir, None
+    _place(args)
     form = chosen(args, DataForm)
     _check(args, form)
     form, found = _survey(args, form)
@@ -81,6 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             counts_figure(found.train.counts, groups, Path(args.plot), data_name(filled(form)))
         logging.getLogger(__name__).info(f'Plot written to {args.plot}')
     return 0 if found.trainable else 1
+
+
+def _place(args: argparse.Namespace) -> None:
+    """Take the place for the option that it stands for."""
+    if args.place is None:
+        return
+    name = 'table' if Path(args.place).is_file() else 'data_dir'
+    if getattr(args, name) is not None:
+        raise RideError(f'{args.place} and {flag(name)} {getattr(args, name)} were given; leave one of them out.')
+    setattr(args, name, args.place)
 
 
 def to_json(found: Survey) -> dict[str, Any]:

@@ -158,16 +158,14 @@ def package(args: argparse.Namespace) -> Results:
     )  # fmt: skip
     trained.model.cpu()
     record = trained.record.for_export
-    if record.certificate is not None and dtype != torch.float32:
+    if dtype != torch.float32 and (record.certificate or record.calibration):
         _logger.warning(
-            f'What was certified of the routing is left out, as the tensors are rounded to {args.dtype}; certify the '
-            'folder again with `ride-timm route`.'
+            f'What was certified and calibrated is left out, as the tensors are rounded to {args.dtype}; run '
+            '`ride-timm route` and `ride-timm calibrate` on the folder again.'
         )
-        record = replace(record, certificate=None)
+        record = replace(record, certificate=None, calibration=None)
     if args.logit_adjustment is not None:
-        record = replace(
-            record, calibration=None, certificate=None, holdout=trained.record.holdout
-        )  # its router is still to be trained
+        record = replace(record, calibration=None, holdout=trained.record.holdout)  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, record.to_json(),
         dtype=dtype, with_tensors=not args.figures_only,

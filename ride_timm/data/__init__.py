@@ -49,6 +49,7 @@ from ride_timm.data.samplers import SquareRootSampler as SquareRootSampler
 from ride_timm.data.samplers import create_sampler as create_sampler
 from ride_timm.data.sources.base import Source as Source
 from ride_timm.data.sources.lists import Crop as Crop
+from ride_timm.data.sources.lists import open_unlabelled as open_unlabelled
 from ride_timm.data.sources.lists import read_class_names as read_class_names
 from ride_timm.data.sources.reading import read_rows as read_rows
 from ride_timm.data.sources.rows import Box as Box

@@ -158,8 +158,8 @@ def data_name(form: DataForm) -> str:
     named = form.dataset.partition('/')[2].rstrip('/')
     if named and form.dataset.partition('/')[0].lower() != 'wds':  # where anything may follow
         return str(named.rpartition('/')[2])
-    named = form.table or form.train_list or form.val_list
-    return Path(form.data_dir).resolve().name if form.data_dir else Path(str(named)).stem
+    file = form.table or form.train_list or form.val_list
+    return Path(form.data_dir).resolve().name if form.data_dir else Path(str(file)).stem
 
 
 def _open(form: DataForm, split: str, list_file: str | None, training: bool = False) -> Source:

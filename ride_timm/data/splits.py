@@ -95,8 +95,9 @@ def val_plan(form: DataForm, known: SplitPlan | None = None, later: bool = False
             'seen images that would be evaluated on; leave the option out.'
         )
     if form.dataset in ('', 'folder') and has_eval_images(form, form.val_split):
+        place = form.val_list or form.table or form.data_dir
         raise RideError(
-            f'--val-fraction is for data without evaluation images and {form.val_list or form.data_dir} has some; '
+            f'--val-fraction is for data without evaluation images and {place} has some; '
             'leave the option out, or hold training images out as well with --holdout.'
         )
     return known if later and known is not None else split_plan(form, fraction, seed)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 from torch import nn
 
+from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import in_eval_mode
 from ride_timm.inference.abstention import choose_abstention
@@ -28,7 +29,7 @@ class Predictions(list[Prediction | Skipped]):
 
 def predict(
     net: TrainedNet | nn.Module,
-    images: ImageLike | Sequence[ImageLike],
+    images: ImageLike | Sequence[ImageLike] | ListReader,
     *,
     top_k: int = 3,
     threshold: float | None = None,
@@ -40,7 +41,8 @@ def predict(
 
     Args:
         net: Of `load` or `from_pretrained`, or any timm classifier.
-        images: Paths of files, Pillow images, or one of these.
+        images: Paths of files, Pillow images, or one of these; or those that a table names, of
+            `ride_timm.data.open_unlabelled`.
         top_k: How many classes to name, at most all.
         threshold: Route with it. None: as the network does, which sends images through all experts unless
             `set_routing` was called.
@@ -66,10 +68,7 @@ def predict(
         (3, 3, 'no_such_file.jpg')
     """
     trained = net if isinstance(net, TrainedNet) else _as_trained(net)
-    given = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
-    for image in given:
-        if not isinstance(image, (str, os.PathLike, Image.Image)):
-            raise RideError(f'A {type(image).__name__} was given to predict; give paths of files or Pillow images.')
+    files = images if isinstance(images, ListReader) else _files(images)
     model: Any = trained.model
     if threshold is None:
         threshold = getattr(model, 'routing_threshold', None)
@@ -77,11 +76,18 @@ def predict(
         raise RideError(f'threshold={threshold:g} was given and the network has no router; call train_router first.')
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
-    paths = [image if isinstance(image, Image.Image) else os.fspath(image) for image in given]
     with in_eval_mode(model):
         options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'abstention': abstention}
         options |= {'batch_size': batch_size, 'device': device}
-        return Predictions(iterate(trained, paths, **options))
+        return Predictions(iterate(trained, files, **options))
+
+
+def _files(images: ImageLike | Sequence[ImageLike]) -> list[str | Image.Image]:
+    given = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+    for image in given:
+        if not isinstance(image, (str, os.PathLike, Image.Image)):
+            raise RideError(f'A {type(image).__name__} was given to predict; give paths of files or Pillow images.')
+    return [image if isinstance(image, Image.Image) else os.fspath(image) for image in given]
 
 
 def _as_trained(model: Any) -> TrainedNet:

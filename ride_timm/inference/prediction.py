@@ -155,13 +155,12 @@ def vote(
             logits=tempered(votes.logits, trained.temperatures, votes.num_experts),
             expert_logits=tempered(votes.expert_logits, alone),
         )
-        problems = [None if label >= 0 else dataset.reason(first + i) for i, label in enumerate(target.tolist())]
-        yield VotedBatch([dataset.filename(first + i) for i in range(len(problems))], problems, votes)
-        first += len(problems)
-
-
-def _names(trained: TrainedNet) -> tuple[str, ...]:
-    return trained.class_names or tuple(map(str, range(trained.model.num_classes)))
+        places = range(first, first + len(target))
+        problems = [
+            None if label >= 0 else dataset.reason(place) for place, label in zip(places, target.tolist(), strict=True)
+        ]
+        yield VotedBatch([dataset.filename(place) for place in places], problems, votes)
+        first += len(target)
 
 
 def named_images(trained: TrainedNet, images: Sequence[str | Image.Image] | ListReader) -> DataSplit:
@@ -169,7 +168,7 @@ def named_images(trained: TrainedNet, images: Sequence[str | Image.Image] | List
 
     Args:
         trained: Whose classes, channels and range of 16-bit pixels they have.
-        images: Files, of any type that Pillow reads, Pillow images, or those that a list names.
+        images: As of `predict`.
     """
     model: Any = trained.model
     rows = np.arange(len(images), dtype=np.int64)
@@ -183,6 +182,10 @@ def named_images(trained: TrainedNet, images: Sequence[str | Image.Image] | List
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
     dataset.decoded = pictures
     return DataSplit(dataset, _names(trained), rows, 'the named images')
+
+
+def _names(trained: TrainedNet) -> tuple[str, ...]:
+    return trained.class_names or tuple(map(str, range(trained.model.num_classes)))
 
 
 def eval_loader(model: Any, split: DataSplit, **options: Any) -> Any:

@@ -161,9 +161,7 @@ def _of_evaluation(trainer: Trainer, batch: Batch) -> float:
     """Seconds to answer a batch."""
     module: Any = trainer.task.get_eval_model()
     module.eval()
-    images = batch[0].to(trainer.device)
-    if trainer.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = trainer.laid_out(batch[0].to(trainer.device))
     with torch.inference_mode(), trainer.autocast():
         return min(_timed(trainer, lambda: module(images)) for _ in range(2))
 

@@ -132,7 +132,6 @@ def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: Train
     assert config.model is not None
     check_architecture(config.model)
     config = _with_size(config, side, init)
-    small = (config.img_size or side) <= SMALL_IMAGE  # as the network sees them
     config = replace(config, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
     batch = config.batch_size * config.world_size * config.grad_accum_steps
     config = _with_rate(config, tuned, batch)
@@ -201,19 +200,20 @@ def _with_loss(config: ResolvedConfig, train: DataSplit) -> ResolvedConfig:
 
 
 def ways_to_compute(config: ResolvedConfig) -> list[ResolvedConfig]:
-    """The plain way, and those that may be faster: mixed precision, the channels last, both.
+    """The plain way, and those that may be faster: the channels last, and mixed precision in addition.
+
+    Where --amp or --no-amp is given there is nothing to choose, and the same command trains the same network again.
 
     Args:
         config: The options so far; what is set explicitly stays.
     """
     on_gpu = str(config.device).startswith('cuda')
-    precisions: list[dict[str, Any]] = [{}]
-    if not {'amp', 'amp_dtype'} & config.said and (
+    if {'amp', 'amp_dtype'} & config.said or not (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bfloat16_on_cpu()
     ):
-        precisions.append({'amp': True, 'amp_dtype': 'bfloat16'})
-    formats = [{}] if 'channels_last' in config.said else [{}, {'channels_last': True}]
-    return [config.but(**precision, **layout) for precision in precisions for layout in formats]
+        return [config]
+    layouts = [config] if 'channels_last' in config.said else [config, config.but(channels_last=True)]
+    return [*layouts, layouts[-1].but(amp=True, amp_dtype='bfloat16')]
 
 
 def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Sequence[Pace]) -> ResolvedConfig:

@@ -162,8 +162,8 @@ def _check_options(config: ResolvedConfig, stage: Stage) -> None:
         if not any(getattr(config, name) for name in needed):
             _refuse(config.explicit, names, f'needs {" or ".join(map(flag, needed))}, which is not given')
     if config.time_budget is not None and ('epochs' in config.said or not is_open(config)):
-        other = '--epochs' if 'epochs' in config.explicit else f'--recipe {config.recipe}'
-        raise RideError(f'--time-budget and {other} both say how long to train; leave one of them out.')
+        rival = '--epochs' if 'epochs' in config.explicit else f'--recipe {config.recipe}'
+        raise RideError(f'--time-budget and {rival} both say how long to train; leave one of them out.')
     named = [name for name in ('init', 'pretrained', 'from_scratch') if getattr(config, name)]
     if len(named) > 1:
         raise RideError(f'{flag(named[0])} and {flag(named[1])} name different weights to start from; leave one out.')

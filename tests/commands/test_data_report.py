@@ -222,8 +222,16 @@ def test_a_file_in_place_of_the_folder(report, tmp_path):
     status, said = report(tmp_path / 'list.txt')
     assert status == 1
     assert 'x.png (line 1)' in said
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'x.png').touch()
+    found = report(tmp_path / 'list.txt', '--data-dir', tmp_path / 'images', '--counts-only')
+    assert found[0] == 1  # a single image cannot be trained and evaluated on
+    assert found == report('--table', tmp_path / 'list.txt', tmp_path / 'images', '--counts-only')
+    for argv in ((tmp_path / 'list.txt', '--table', 'y'), (tmp_path, '--data-dir', 'y')):
+        with pytest.raises(RideError, match='leave one of them out'):
+            report(*argv)
     with pytest.raises(RideError, match=r'list.txt is a file; name it with --table'):
-        report('--train-list', tmp_path / 'list.txt', tmp_path / 'list.txt')
+        report('--data-dir', tmp_path / 'list.txt')
 
 
 @pytest.mark.parametrize('classes', [3, 25])

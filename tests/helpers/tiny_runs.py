@@ -29,7 +29,7 @@ def write_images(root: Path, counts: dict[str, int] | None = None, val: int = 4,
 def train(data: Path, output: Path, name: str, *options: str, size: int = 8) -> Path:
     """Run `ride-timm train` with small defaults, which `options` may override; returns the run's folder."""
     small = ['--img-size', str(size), '-b', '8', '--epochs', '1', '--log-interval', '0', '--device', 'cpu', '-j', '0']
-    small += ['--no-amp', '--no-channels-last']  # the same on every machine
+    small += ['--no-amp']  # the same on every machine
     common = ['--data-dir', str(data), '--output', str(output), '--experiment', name]
     assert main([*small, *common, *options]) == 0
     return output / name

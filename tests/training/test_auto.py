@@ -121,21 +121,20 @@ def computed(monkeypatch, steps, *options, bfloat16=('avx512_bf16',)):
 
 def test_how_to_compute_is_what_was_faster(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    assert computed(monkeypatch, [1.0, 0.8, 0.7, 0.5]) == (True, True)  # plain, channels last, mixed precision, both
+    assert computed(monkeypatch, [1.0, 0.8, 0.5]) == (True, True)  # plain, channels last, in mixed precision too
     assert '--amp (0.5 s a step instead of 1 s; else --no-amp)' in caplog.text
-    assert computed(monkeypatch, [1.0, 0.8, 2.0, 2.0]) == (False, True)
-    assert computed(monkeypatch, [1.0, 0.95, 0.7, 0.9]) == (True, False)
-    assert computed(monkeypatch, [1.0, 0.95, 0.95, 0.95]) == (False, False)  # as much as noise
-    assert computed(monkeypatch, [1.0, 0.5], bfloat16=()) == (False, True)
-    assert computed(monkeypatch, [1.0, 0.5], '--no-amp') == (False, True)
+    assert computed(monkeypatch, [1.0, 0.8, 2.0]) == (False, True)
+    assert computed(monkeypatch, [1.0, 0.95, 0.92]) == (False, False)  # as much as noise
     assert computed(monkeypatch, [1.0, 0.5], '--no-channels-last') == (True, False)
-    assert computed(monkeypatch, [1.0], '--no-amp', '--channels-last') == (False, True)
+    assert computed(monkeypatch, [1.0, 0.5], '--channels-last') == (True, True)
+    assert computed(monkeypatch, [1.0], '--no-amp') == (False, False)
+    assert computed(monkeypatch, [1.0], bfloat16=()) == (False, False)
 
 
 @pytest.mark.parametrize('options, epochs', [((), 77), (('--time-budget', '10m'), 15), (('--epochs', '7'), 7)])
 def test_the_epochs_fit_into_the_time_and_their_length_is_announced(caplog, options, epochs):
     caplog.set_level(logging.INFO)
-    args = chosen([5000, 50], (32, 32), *options, init=trained('ride_resnet32_3e'), pace=Pace(0.9, 39, 4.9))
+    args = chosen([5000, 50], (32, 32), *options, init=trained('ride_resnet32_3e', (32, 32)), pace=Pace(0.9, 39, 4.9))
     assert args.epochs == epochs  # of 40 seconds each; without options 3,000 steps, which are 51 minutes
     minutes = round(args.epochs * (39 * 0.9 + 4.9) / 60)
     assert f'About {minutes} minutes: {args.epochs} epochs of 39 steps at 0.9 s' in caplog.text

@@ -15,6 +15,7 @@ from ride_timm.commands.train import main, parse
 from ride_timm.options import duration
 from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.training import pace as pace_module
+from ride_timm.training import picks
 from ride_timm.training import run as run_module
 from ride_timm.training.pace import Pace, spoken
 
@@ -62,7 +63,8 @@ def test_a_run_keeps_what_was_measured(data, tmp_path, monkeypatch, caplog):
     paces = {'found': lambda ways: [Pace(1.0, 5, 5.0)] + [Pace(0.1, 5, 5.0)] * (len(ways) - 1)}
     monkeypatch.setattr(run_module, 'measure_paces', lambda config, ways, *rest: paces['found'](ways))
     command = ['--data-dir', str(data), '--model', CIFAR, '--img-size', '8', '-b', '8', '--device', 'cpu', '-j', '0']
-    command += ['--no-amp', '--output', str(tmp_path), '--time-budget', '17']
+    command += ['--output', str(tmp_path), '--time-budget', '17']
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
     assert main([*command, '--experiment', 'whole']) == 0
     whole = read_checkpoint(tmp_path / 'whole/last.pth.tar')
     assert (whole['args']['epochs'], whole['args']['channels_last'], whole['epoch']) == (3, True, 2)
@@ -118,9 +120,10 @@ def test_a_way_that_does_not_fit_into_memory_is_not_taken(data, tmp_path, monkey
     measure = run_module.measure_paces
     monkeypatch.setattr(run_module, 'measure_paces', noted)
     monkeypatch.setattr(pace_module, 'lone_step', short)
+    monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: ['avx512_bf16'])
     command = ['--data-dir', str(data), '--model', CIFAR, '--img-size', '8', '-b', '8', '--device', 'cpu', '-j', '0']
-    assert main([*command, '--no-amp', '--epochs', '1', '--output', str(tmp_path)]) == 0
-    assert [pace.step < 100 for pace in found] == [True, False]
+    assert main([*command, '--epochs', '1', '--output', str(tmp_path)]) == 0
+    assert [pace.step < 100 for pace in found] == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,9 @@ def read_text(file: str | Path, what: str) -> str:
     try:
         with Path(file).open('rb') as opened:
             data = opened.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise RideError(f'{what} {file} cannot be read ({error.strerror}): give the path of a text file') from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, 'strerror', None) or error
+        raise RideError(f'{what} {file} cannot be read ({reason}): give the path of a text file') from error
     if len(data) > _MAX_BYTES:
         raise RideError(
             f'{what} {file} has more than {_MAX_BYTES:,} bytes: give the path of a text file, or parts of it'

@@ -116,7 +116,7 @@ def read_list(
     return wrap_reader(
         ListReader(parts.paths, parts.names, [row.box for row in parts.rows], [row.group for row in parts.rows]),
         [row.label for row in parts.rows],
-        str(file) if split is None else f'{file} ({split})',
+        f'{file} ({split})' if split is not None and any(row.split for row in parts.rows) else str(file),
         names=names,
         place=lambda index: f'{listed.unit} {parts.rows[index].line} of {file}',
         tell=tell,

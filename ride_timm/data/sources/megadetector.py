@@ -52,7 +52,7 @@ def read_megadetector(content: dict[str, Any], file: str, labelled: bool = True)
             x, y, width, height = map(float, detection['bbox'])
             if str(detection['category']) in animals and width > 0 and height > 0:
                 boxes.append(Box(x, y, width, height, relative=True, confidence=float(detection['conf'])))
-        rows += [ImageRow(image['file'].strip(), '', line, box=box) for box in boxes or [None]]
+        rows += [ImageRow(image['file'].strip(), '', line, box=box) for box in boxes or (None,)]
     if not rows:
         raise RideError(f'{file} names no image: give results of MegaDetector with some')
     return Listed(rows, "MegaDetector's results", 'image', contained=True, many=True)

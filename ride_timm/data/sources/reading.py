@@ -73,7 +73,9 @@ def _read(file: str, columns: Columns, labelled: bool) -> Listed:
     if listed is not None:
         return listed
     if any(columns):
-        raise RideError(f'{file} has no first line that names columns: leave --image-column and the like out')
+        raise RideError(
+            f'{file} has no first line that names columns: leave --image-column, --label-column and the like out'
+        )
     return parse_lines(text, file, labelled)
 
 
@@ -94,6 +96,8 @@ def _read_json(text: str, file: str, columns: Columns, labelled: bool) -> Listed
     elif isinstance(content, dict):
         for keys, read in _FORMS:
             if keys <= content.keys():
+                if any(columns):
+                    raise RideError(f'{file} has no columns: leave --image-column, --label-column and the like out')
                 return read(content, file, labelled)
     raise RideError(
         f'{file} is JSON of no form that is read: give a list of objects such as {{"image": "a.jpg", "label": "cat"}}, '

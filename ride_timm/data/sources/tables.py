@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ _GROUP = ('locationremapped',)  # WILDS; sample_id only of EcoTaxa, since it is 
 _RANKS = {'kingdom', 'phylum', 'order', 'family', 'genus'}  # beside these "class" is a rank above the species
 _STATUS = 'objectannotationstatus'
 _BITS = {'0': False, '1': True, '0.0': False, '1.0': True}
+_NONE = {'na', 'nan', 'n/a', 'null', 'none', '#n/a'}
 _DELIMITERS = ',\t;|'
 _SHOWN = 12  # columns that a message names
 
@@ -110,63 +112,92 @@ def read_table(table: Table, file: str, columns: Columns, labelled: bool = True)
     Raises:
         RideError: A column is not there or cannot be guessed, or a row lacks an image or a label.
     """
-    header = table.header
-    keys = list(map(_key, header))
-    known = columns.image is not None or columns.label is not None
-    image = _column(header, columns.image, '--image-column', file)
+    keys = list(map(_key, table.header))
+    image = _column(table.header, columns.image, '--image-column', file)
     if image is None:
         image = _usual(keys, _IMAGE)
     if image is None:
         image = _by_content(table)
+    if image is None and columns.label is None:
+        return None
     if image is None:
-        if not known:
-            return None
-        raise RideError(f'{file} has {_columns(header)}, none known to hold images: name it with --image-column')
-    body, ecotaxa, notes = _without_types(_even(table, file), keys, labelled)
+        raise RideError(f'{file} has {_columns(table.header)}, none known to hold images: name it with --image-column')
+    body, ecotaxa, notes = _without_types(_even(table, file), keys, file, labelled)
+    if not body:
+        raise RideError(f'{file} has a header and no image below it: write a row for each image')
+    chosen = _choose(table.header, body, image, columns, file, labelled, ecotaxa)
+    names = [table.header[i] for i in chosen.hot]
+    rows = []
+    for line, cells in body:
+        place = f'{table.unit} {line} of {file}'
+        path = cells[image].strip()
+        if not path:
+            column = printable(table.header[image])
+            raise RideError(f'{place} names no image in the column "{column}": fill it in, or remove the row')
+        label = '' if chosen.label is None else cells[chosen.label].strip()
+        if names:
+            label = _hot(cells, chosen.hot, names, place)
+        elif labelled and not label:
+            column = printable(table.header[chosen.label or 0])
+            raise RideError(
+                f'{place} has no label in the column "{column}" ({printable(path)}): fill it in, or remove the row'
+            )
+        split = None if chosen.split is None else cells[chosen.split].strip()
+        group = None if chosen.group is None else cells[chosen.group].strip() or None
+        rows.append(ImageRow(path, label, line, split, group))
+    if labelled:
+        notes += _suspicious(rows)
+    form = 'an EcoTaxa table' if ecotaxa else 'a table with a column for each class' if names else 'a table'
+    return Listed(rows, form, table.unit, (_told(table.header, chosen), *notes))
+
+
+class _Chosen(NamedTuple):
+    """Numbers of columns; `hot` are those with a 1 for the class, where there is no column of labels."""
+
+    image: int
+    label: int | None
+    split: int | None
+    group: int | None
+    hot: list[int]
+
+
+def _choose(
+    header: list[str],
+    body: list[tuple[int, list[str]]],
+    image: int,
+    columns: Columns,
+    file: str,
+    labelled: bool,
+    ecotaxa: bool,
+) -> _Chosen:
+    """The columns that are asked for, or else the usual ones."""
+    keys = list(map(_key, header))
     split = _column(header, columns.split, '--split-column', file)
     if split is None:
         split = _split_column(keys, body)
     group = _column(header, columns.group, '--group-column', file)
     if group is None:
         group = _usual(keys, ('sampleid', *_GROUP) if ecotaxa else _GROUP)
-    label = _column(header, columns.label, '--label-column', file)
     others = [i for i in range(len(header)) if i not in (image, split, group)]
+    label = _column(header, columns.label, '--label-column', file)
     if label is None:
         label = _label_column(keys, others)
-    if not body:
-        raise RideError(f'{file} has a header and no image below it: write a row for each image')
-    hot = [] if label is not None or not labelled else _one_hot(body, others)
+    hot = _one_hot(body, others) if labelled and label is None else []
     if labelled and label is None and not hot:
-        hint = f'{file} has {_columns(header)}, none known to hold labels: name it with --label-column'
-        raise RideError(hint)
-    place = f'{table.unit} {{}} of {file}'
-    form = 'an EcoTaxa table' if ecotaxa else 'a table with a column for each class' if hot else 'a table'
-    found = f'images are in the column "{printable(header[image])}"'
-    if label is not None:
-        found += f', labels in "{printable(header[label])}"'
-    if split is not None:
-        found += f', splits in "{printable(header[split])}"'
-    rows = []
-    names = [header[i] for i in hot]
-    for line, cells in body:
-        path = cells[image].strip()
-        if not path:
-            raise RideError(
-                f'{place.format(line)} names no image in the column "{printable(header[image])}": fill it in, or '
-                'remove the row'
-            )
-        answer = '' if label is None else cells[label].strip()
-        if hot:
-            answer = _hot(cells, hot, names, place.format(line))
-        if labelled and not answer:
-            raise RideError(
-                f'{place.format(line)} has no label in the column "{printable(header[label or 0])}" '
-                f'({printable(path)}): fill it in, or remove the row'
-            )
-        own_split = None if split is None else cells[split].strip()
-        own_group = None if group is None else cells[group].strip() or None
-        rows.append(ImageRow(path, answer, line, own_split, own_group))
-    return Listed(rows, form, table.unit, (found, *notes))
+        raise RideError(f'{file} has {_columns(header)}, none known to hold labels: name it with --label-column')
+    return _Chosen(image, label, split, group, hot)
+
+
+def _told(header: Sequence[str], chosen: _Chosen) -> str:
+    """What was chosen, in words."""
+    parts = [('images are in the column', chosen.image), ('labels in', chosen.label), ('splits in', chosen.split)]
+    return ', '.join(f'{what} "{printable(header[i])}"' for what, i in parts if i is not None)
+
+
+def _suspicious(rows: Sequence[ImageRow]) -> list[str]:
+    """Labels that other programs write for none."""
+    found = Counter(row.label for row in rows if row.label.lower() in _NONE)
+    return [f'the label "{label}" of {number} rows is taken as a class' for label, number in found.items()]
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
@@ -247,7 +278,7 @@ def _is_image(text: str) -> bool:
 
 
 def _without_types(
-    body: list[tuple[int, list[str]]], keys: Sequence[str], labelled: bool
+    body: list[tuple[int, list[str]]], keys: Sequence[str], file: str, labelled: bool
 ) -> tuple[list[tuple[int, list[str]]], bool, list[str]]:
     """EcoTaxa's rows without the line of types, and without those whose labels nobody has looked at."""
     if not body or not {cell.strip() for cell in body[0][1]} <= {'[t]', '[f]'}:
@@ -257,6 +288,10 @@ def _without_types(
         return body, True, []
     status = keys.index(_STATUS)
     taken = [row for row in body if row[1][status].strip().lower() == 'validated']
+    if body and not taken:
+        raise RideError(
+            f'none of the {len(body)} rows of {file} is validated: validate some in EcoTaxa, and export again'
+        )
     left = len(body) - len(taken)
     return taken, True, [f'{left} of {len(body)} rows are not validated and left out'] if left else []
 
