@@ -18,6 +18,9 @@ Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a 
 | `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
 | `num_experts` | `num_experts` | how many experts the image passed |
 
+With `--group-pattern` or `--group-column` the images of a group, such as a burst, get one answer, that of the mean of
+their logits; `group` names it. The experts' votes are those on each image.
+
 With `--abstain` an answer that is not confident enough is `unknown`, without an index; `top` keeps what it would be.
 
 The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names. On a
@@ -34,6 +37,7 @@ import csv
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 import textwrap
@@ -57,6 +61,7 @@ from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.data.form import columns_of, crop_of
+from ride_timm.data.image_groups import match_groups
 from ride_timm.data.sources.lists import ListReader, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
@@ -94,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     shared = ('data_dir', 'table', 'image_column', 'crop', 'crop_confidence')
     add_options(parser, DataForm, leave_out=[name for name in options_of(DataForm) if name not in shared])
+    together = parser.add_mutually_exclusive_group()
+    together.add_argument(
+        '--group-pattern', metavar='REGEX',
+        help='answer images together whose paths agree where this matches, in its first parentheses if it has any: '
+        "bursts, animals, '([^/]+)_'",
+    )  # fmt: skip
+    together.add_argument('--group-column', metavar='NAME', help='the same by a column of --table')
     parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
@@ -139,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
-    rows = _predict(args, trained, images, threshold, abstention)
+    rows = _predict(args, trained, images, threshold, abstention, _groups(args, images))
     _write(args, trained, threshold, abstention, rows)
     return 1 if len(rows) < len(images) or problems else 0
 
@@ -151,7 +163,7 @@ def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Seque
         raise RideError(f'--table {args.table} and {args.images[0]} both name images; leave one of them out.')
     if args.table:
         return open_unlabelled(args.table, args.data_dir, columns=columns_of(form), crop=crop_of(form)), ()
-    extra = next((name for name in ('data_dir', 'image_column', 'crop') if getattr(args, name)), None)
+    extra = next((name for name in ('data_dir', 'image_column', 'crop', 'group_column') if getattr(args, name)), None)
     if extra or not args.images:
         what = f'{flag(extra)} is for a table of images' if extra else 'No images were given'
         raise RideError(f'{what}; name files or folders, or a file that names images with --table.')
@@ -159,6 +171,16 @@ def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Seque
     if not found.paths:
         raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
     return found.paths, found.problems
+
+
+def _groups(args: argparse.Namespace, images: Sequence[str] | ListReader) -> Sequence[str] | None:
+    """What each image belongs to, where images are to be answered together."""
+    names = images.names if isinstance(images, ListReader) else list(images)
+    if args.group_pattern is not None:
+        return match_groups([name.replace(os.sep, '/') for name in names], args.group_pattern)
+    if args.group_column is None or not isinstance(images, ListReader) or images.groups is None:
+        return None
+    return [group or name for group, name in zip(images.groups, names, strict=True)]
 
 
 def _likeliest(frequencies: Sequence[float], trained: TrainedNet) -> str:
@@ -174,13 +196,14 @@ def _predict(
     images: Sequence[str] | ListReader,
     threshold: float | None,
     abstention: Abstention | None,
+    groups: Sequence[str] | None,
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     found = predict(
         trained, images,
-        top_k=args.top_k, threshold=threshold, abstention=abstention, batch_size=args.batch_size, workers=args.workers,
-        device=choose_device(args.device),
+        top_k=args.top_k, threshold=threshold, abstention=abstention, groups=groups,
+        batch_size=args.batch_size, workers=args.workers, device=choose_device(args.device),
     )  # fmt: skip
     for item in tqdm(found, total=len(images), leave=False, disable=not interactive()):
         if isinstance(item, Skipped):
@@ -230,6 +253,7 @@ def _json(rows: Sequence[Prediction]) -> str:
     entries = [
         {
             'path': row.path,
+            **({} if row.group is None else {'group': row.group}),
             **_answer(row)._asdict(),
             'top': [vote._asdict() for vote in row.top],
             'experts': [vote and vote._asdict() for vote in row.experts],
@@ -247,10 +271,17 @@ def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     columns = [f'{name}_{field}' for name in names for field in Vote._fields]
-    writer.writerow(['path', *Vote._fields, 'num_experts', *columns])
+    grouped = any(row.group is not None for row in rows)
+    writer.writerow(['path', *(['group'] if grouped else []), *Vote._fields, 'num_experts', *columns])
     for row in rows:
         votes = [vote or ('',) * len(Vote._fields) for vote in (*row.top, *row.experts)]
-        cells = [row.path, *_answer(row), row.num_experts, *(field for vote in votes for field in vote)]
+        cells = [
+            row.path,
+            *([row.group] if grouped else []),
+            *_answer(row),
+            row.num_experts,
+            *(field for vote in votes for field in vote),
+        ]
         writer.writerow(map(csv_cell, cells))
     return file.getvalue()
 
@@ -276,6 +307,9 @@ def _heading(
         parts.append(f'logits adjusted with tau {args.logit_adjustment:g}')
     if trained.temperatures is not None:
         parts.append('confidences calibrated')
+    groups = {row.group for row in rows if row.group is not None}
+    if groups:
+        parts.append(f'{counted(len(groups), "group")} answered together')
     if abstention is not None:
         parts.append(f'{sum(not row.said for row in rows)} of {counted(len(rows), "answer")} unknown: {abstention}')
     if getattr(model, 'num_experts', 1) > 1:
@@ -303,7 +337,12 @@ def _wrapped(lines: Sequence[str], columns: int) -> list[str]:
 def _is_joint(row: Prediction) -> bool:
     """Whether an answer is one that no expert gives alone."""
     votes = [vote for vote in row.experts if vote is not None]
-    return row.said and bool(votes) and all(vote.class_index != row.top[0].class_index for vote in votes)
+    return (
+        row.said
+        and row.group is None
+        and bool(votes)
+        and all(vote.class_index != row.top[0].class_index for vote in votes)
+    )
 
 
 def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: bool, experts: bool) -> list[str]:

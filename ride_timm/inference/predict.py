@@ -35,6 +35,7 @@ def predict(
     threshold: float | None = None,
     abstain: float | None = None,
     confidence: float = 0.95,
+    groups: Sequence[str] | None = None,
     batch_size: int = 64,
 ) -> Predictions:
     """Say what is on images, prepared as an evaluation prepares them; computed where the network is.
@@ -49,6 +50,8 @@ def predict(
         abstain: Leave answers unsaid (`said` is False) so that of those said at most this share is wrong, such as
             0.05, on images like those that the network was calibrated on, see `ride_timm.calibrate`.
         confidence: Probability, over the draw of those images, that this holds.
+        groups: What each image belongs to, such as a burst or an animal: the images of one group get one answer, of the
+            mean of their logits. None: each image its own.
         batch_size: Images a batch.
 
     Returns:
@@ -57,7 +60,7 @@ def predict(
 
     Raises:
         RideError: Something is neither a path nor a Pillow image, or routing is asked for and there is no router, or
-            the calibration does not allow `abstain`.
+            the calibration does not allow `abstain`, or there is not one group for each image.
 
     Example:
         >>> import timm, ride_timm as rt
@@ -69,6 +72,8 @@ def predict(
     """
     trained = net if isinstance(net, TrainedNet) else _as_trained(net)
     files = images if isinstance(images, ListReader) else _files(images)
+    if groups is not None and len(groups) != len(files):
+        raise RideError(f'{len(groups)} groups were given for {len(files)} images; give one for each.')
     model: Any = trained.model
     if threshold is None:
         threshold = getattr(model, 'routing_threshold', None)
@@ -77,7 +82,7 @@ def predict(
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
     with in_eval_mode(model):
-        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'abstention': abstention}
+        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'abstention': abstention, 'groups': groups}
         options |= {'batch_size': batch_size, 'device': device}
         return Predictions(iterate(trained, files, **options))
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from ride_timm.commands.export import main as export
 from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.commands.export import main as export
 from ride_timm.commands.route import main as route
 from ride_timm.commands.validate import build_parser, main, validate
 from ride_timm.errors import RideError
