@@ -22,6 +22,7 @@ With `--group-pattern` or `--group-column` the images of a group, such as a burs
 their logits; `group` names it. The experts' votes are those on each image.
 
 With `--abstain` an answer that is not confident enough is `unknown`, without an index; `top` keeps what it would be.
+With `--taxonomy` it is what the class is part of, and the probability of that, where this is confident enough.
 
 The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names. On a
 terminal it fits the width: long names are cut in their middle, then the runners-up are left out, then the experts.
@@ -54,6 +55,7 @@ from ride_timm.commands.options import (
     add_options,
     add_prior_option,
     add_routing_options,
+    add_taxonomy_option,
     chosen,
     routing_threshold,
 )
@@ -68,9 +70,10 @@ from ride_timm.escaping import csv_cell, printable
 from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
-from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, Vote, predict
+from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.inference.prior import apply_options
 from ride_timm.inference.prior_estimation import serve_estimated_prior
+from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
 from ride_timm.options import DataForm, filled, flag, options_of
@@ -114,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_routing_options(parser)
     add_prior_option(parser, '; estimated: those of the images themselves')
     add_abstain_option(parser)
+    add_taxonomy_option(parser, 'with --abstain, what a class is part of where that is sure enough and it is not')
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -151,7 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
-    rows = _predict(args, trained, images, threshold, abstention, _groups(args, images))
+    if args.taxonomy and abstention is None:
+        raise RideError(f'--taxonomy {args.taxonomy} names what is sure enough, which --abstain RATE says; add it.')
+    taxonomy = read_taxonomy(args.taxonomy, trained.class_names or ()) if args.taxonomy else None
+    rows = _predict(args, trained, images, threshold, abstention, _groups(args, images), taxonomy)
     _write(args, trained, threshold, abstention, rows)
     return 1 if len(rows) < len(images) or problems else 0
 
@@ -197,12 +204,13 @@ def _predict(
     threshold: float | None,
     abstention: Abstention | None,
     groups: Sequence[str] | None,
+    taxonomy: Taxonomy | None,
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     found = predict(
         trained, images,
-        top_k=args.top_k, threshold=threshold, abstention=abstention, groups=groups,
+        top_k=args.top_k, threshold=threshold, abstention=abstention, groups=groups, taxonomy=taxonomy,
         batch_size=args.batch_size, workers=args.workers, device=choose_device(args.device),
     )  # fmt: skip
     for item in tqdm(found, total=len(images), leave=False, disable=not interactive()):
@@ -246,7 +254,10 @@ def _write(
 
 def _answer(row: Prediction) -> Any:
     """The likeliest class; where it is not said, a label that is none of the classes."""
-    return row.top[0] if row.said else row.top[0]._replace(label=UNKNOWN, class_index=None)  # type: ignore[arg-type]
+    if row.said:
+        return row.top[0]
+    confidence = row.top[0].confidence if row.broader is None else row.broader[1]
+    return row.top[0]._replace(label=row.answer, class_index=None, confidence=confidence)  # type: ignore[arg-type]
 
 
 def _json(rows: Sequence[Prediction]) -> str:
@@ -311,7 +322,8 @@ def _heading(
     if groups:
         parts.append(f'{counted(len(groups), "group")} answered together')
     if abstention is not None:
-        parts.append(f'{sum(not row.said for row in rows)} of {counted(len(rows), "answer")} unknown: {abstention}')
+        unknown = sum(not row.said and row.broader is None for row in rows)
+        parts.append(f'{unknown} of {counted(len(rows), "answer")} unknown: {abstention}')
     if getattr(model, 'num_experts', 1) > 1:
         parts.append('= where an expert agrees')
     return printable(', '.join(parts))
@@ -363,9 +375,10 @@ def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: b
 
 def _first(row: Prediction) -> Vote:
     """The answer as the table names it."""
-    vote = row.top[0]
     if not row.said:
-        return vote._replace(label=UNKNOWN)
+        answer: Vote = _answer(row)
+        return answer
+    vote = row.top[0]
     return vote._replace(label=f'{readable_label(vote.label)} *') if _is_joint(row) else vote
 
 

@@ -12,8 +12,9 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import in_eval_mode
 from ride_timm.inference.abstention import choose_abstention
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped
+from ride_timm.inference.prediction import Prediction, Skipped
 from ride_timm.inference.prediction import predict as iterate
+from ride_timm.inference.taxonomy import Taxonomy
 
 __all__ = ['Predictions', 'predict']
 
@@ -36,6 +37,7 @@ def predict(
     abstain: float | None = None,
     confidence: float = 0.95,
     groups: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
     batch_size: int = 64,
 ) -> Predictions:
     """Say what is on images, prepared as an evaluation prepares them; computed where the network is.
@@ -52,6 +54,8 @@ def predict(
         confidence: Probability, over the draw of those images, that this holds.
         groups: What each image belongs to, such as a burst or an animal: the images of one group get one answer, of the
             mean of their logits. None: each image its own.
+        taxonomy: Of `ride_timm.inference.taxonomy.read_taxonomy`; with `abstain`, what a class is part of is named
+            where that is sure enough and the class is not (`broader`).
         batch_size: Images a batch.
 
     Returns:
@@ -82,7 +86,13 @@ def predict(
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
     with in_eval_mode(model):
-        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'abstention': abstention, 'groups': groups}
+        options: dict[str, Any] = {
+            'top_k': top_k,
+            'threshold': threshold,
+            'abstention': abstention,
+            'groups': groups,
+            'taxonomy': taxonomy,
+        }
         options |= {'batch_size': batch_size, 'device': device}
         return Predictions(iterate(trained, files, **options))
 
@@ -106,5 +116,5 @@ def _line(found: Prediction | Skipped) -> str:
         return f'{found.path}: {found.reason}'
     likeliest = ', '.join(f'{vote.label} {100 * vote.confidence:.1f} %' for vote in found.top)
     votes = ', '.join('-' if vote is None else vote.label for vote in found.experts)
-    likeliest = likeliest if found.said else f'{UNKNOWN} ({likeliest})'
+    likeliest = likeliest if found.said else f'{found.answer} ({likeliest})'
     return f'{found.path}: {likeliest}' + (f' (experts: {votes})' if votes else '')

@@ -20,6 +20,7 @@ from ride_timm.evaluation.memory import FittingForward
 from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
+from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.inference.temperature import tempered
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
@@ -50,6 +51,7 @@ class Prediction(NamedTuple):
     each expert but the last the probability, 0..1, of the router that another is needed; None where it was not asked.
     `said` is False where the answer is not confident enough to be said. `group` names the images that were answered
     together, `top` being of all of them and `experts` of this one; None where each was answered alone.
+    `broader` is the ancestor of the likeliest class that is sure enough where the class is not, and its probability.
     """
 
     path: str
@@ -59,11 +61,12 @@ class Prediction(NamedTuple):
     go_on: tuple[float | None, ...] = ()
     said: bool = True
     group: str | None = None
+    broader: tuple[str, float] | None = None
 
     @property
     def answer(self) -> str:
-        """The likeliest class, or `UNKNOWN` where it is not to be said."""
-        return self.top[0].label if self.said else UNKNOWN
+        """The likeliest class, or what it is part of, or `UNKNOWN` where neither is sure enough to be said."""
+        return self.top[0].label if self.said else UNKNOWN if self.broader is None else self.broader[0]
 
 
 class Skipped(NamedTuple):
@@ -94,6 +97,7 @@ def predict(
     threshold: float | None = None,
     abstention: Abstention | None = None,
     groups: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = 'cpu',
@@ -109,6 +113,7 @@ def predict(
         abstention: From which confidence on an answer is said; None: every one is.
         groups: What each image belongs to, such as a burst: images of one group get one answer, of the mean of their
             logits, after all have been computed. None: each its own.
+        taxonomy: With `abstention`: ancestors to name where a class is not sure enough.
         batch_size: Images a batch.
         workers: Loading processes.
         device: Where to compute.
@@ -130,9 +135,13 @@ def predict(
         return
     least = 0.0 if abstention is None else abstention.limit
     for voted in batches:
-        for prediction in _answers(voted, names, top_k):
+        broader: Sequence[tuple[str, float] | None] = [None] * len(voted.paths)
+        if taxonomy is not None:
+            broader = taxonomy.broader(voted.votes.logits.float().softmax(dim=1), least)
+        for prediction, above in zip(_answers(voted, names, top_k), broader, strict=True):
             if isinstance(prediction, Prediction):
-                prediction = prediction._replace(said=prediction.top[0].confidence >= least)
+                said = prediction.top[0].confidence >= least
+                prediction = prediction._replace(said=said, broader=None if said else above)
             yield prediction
 
 
