@@ -29,6 +29,7 @@ from ride_timm.data.splits import open_val_part
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.routes import Routes, find_routes
+from ride_timm.evaluation.rules import RULES
 from ride_timm.evaluation.thresholds import ThresholdChoice, choose_from, in_gmacs, set_threshold
 from ride_timm.files import check_folder
 from ride_timm.inference.load import TrainedNet, load
@@ -37,6 +38,7 @@ from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.publishing.folder import save_folder
 from ride_timm.records.certificate import LOSSES
+from ride_timm.tables import lay_out
 from ride_timm.training.certifying import checkpoint_of, enter_threshold
 from ride_timm.values import check_values, choose_device
 
@@ -69,6 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     wish.add_argument(
         '--budget', metavar='B', help='instead: the mean cost of an image, in GMACs or times the plain network (0.9x)'
     )
+    parser.add_argument(
+        '--compare', action='store_true', help='print what rules without training would reach on the same images'
+    )
     parser.add_argument('--output', metavar='DIR', help='write the network with its threshold to this folder')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
@@ -90,15 +95,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     setup_logging()
-    print(route(args))
+    choice, others = route(args)
+    print(choice)
+    if others:
+        rows = [('rule', 'GMACs', 'experts', 'answers changed')]
+        for name, found in {'this router': choice, **others}.items():
+            share = f'{100 * found.changed / found.num_images:.2f} %'
+            rows.append((name, f'{found.gmacs:.4g}', f'{found.mean_experts:.2f}', share))
+        print('\n' + '\n'.join(lay_out(list(zip(*rows, strict=True)), right=range(1, 4))))
     return 0
 
 
-def route(args: argparse.Namespace) -> ThresholdChoice:
+def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, ThresholdChoice]]:
     """Choose a threshold, and write it.
 
     Args:
         args: Of `build_parser()`.
+
+    Returns:
+        The choice, and with --compare what other rules come to, by their names.
 
     Raises:
         RideError: Nothing can be certified, the network has no router, or the images are none that may certify.
@@ -121,10 +136,11 @@ def route(args: argparse.Namespace) -> ThresholdChoice:
     _logger.info(f'Routing is measured on {images.source}')
     routes = _find_routes(args, model.to(device), images, device)
     max_loss = 0.005 if args.max_loss is None else args.max_loss
-    choice = choose_from(
-        routes, trained.class_counts, max_loss=max_loss, confidence=args.confidence,
-        budget=in_gmacs(args.budget, model, routes), loss=args.loss or 'disagreement',
-    )  # fmt: skip
+    wish = {
+        'max_loss': max_loss, 'confidence': args.confidence, 'budget': in_gmacs(args.budget, model, routes),
+        'loss': args.loss or 'disagreement',
+    }  # fmt: skip
+    choice = choose_from(routes, trained.class_counts, **wish)
     if choice.reason:
         raise RideError(
             f'Nothing can be certified at --max-loss {max_loss:g} and --confidence {args.confidence:g} '
@@ -132,7 +148,7 @@ def route(args: argparse.Namespace) -> ThresholdChoice:
         )
     set_threshold(model, choice.threshold)
     _write(args, trained, choice)
-    return choice
+    return choice, {name: choose_from(routes.by(name), **wish) for name in (RULES if args.compare else ())}
 
 
 class _Images(NamedTuple):

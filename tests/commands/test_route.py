@@ -69,6 +69,15 @@ def test_folders_without_classes(run, data, tmp_path):
     assert load(run).record.certificate.loss == 'accuracy'
 
 
+def test_other_rules_on_the_same_images(run, data, capsys):
+    route([str(run), '--data-dir', str(data), *WISH])
+    assert 'oracle' not in capsys.readouterr().out
+    route([str(run), '--data-dir', str(data), *WISH, '--compare'])
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert {'softmax', 'margin', 'entropy', 'agreement', 'oracle'} <= set(rows)
+    assert '0.00 %' in rows['oracle']
+
+
 def test_images_of_the_training_are_refused(data, tmp_path):
     alone = train(data, tmp_path, 'alone', '--model', CIFAR)
     run = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(alone))
