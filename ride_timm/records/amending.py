@@ -33,8 +33,8 @@ def record_file(source: str) -> Path:
         path = path.with_name('config.json')
     if not path.is_file():
         raise RideError(
-            f'{source} is no checkpoint or folder of yours, so nothing can be noted in it; name a run, or download the '
-            'network into a folder (`hf download ORG/NAME --local-dir DIR`) and name that.'
+            f'{source} is no checkpoint or folder of yours, so nothing can be noted in it; add --output DIR, '
+            'which writes the network to a folder.'
         )
     check_writable(path, 'MODEL')
     return path
