@@ -25,7 +25,7 @@ from ride_timm.data.finding import find_images
 from ride_timm.data.form import check_form, open_train
 from ride_timm.data.holdout import hold_out, split_digest
 from ride_timm.data.sources.base import TRAIN_NAMES
-from ride_timm.data.splits import open_val_part
+from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.routes import Routes, find_routes
@@ -194,6 +194,7 @@ def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:
     if trained.class_names is None:
         raise RideError(f'{trained.source} names no classes, which the images of {form.data_dir} could be of.')
     part, channels = trained.record.val_part, trained.model.in_chans
+    form = for_groups_of(form, trained.record.holdout, part)
     if part is not None:
         return open_val_part(form, trained.class_names, channels, part)[0]
     return open_train(form, channels, trained.class_names)
@@ -204,7 +205,7 @@ def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSpli
     plan = trained.record.holdout
     if plan is None:
         return None
-    parts = hold_out(train, plan.fraction, plan.seed)
+    parts = hold_out(train, plan.fraction, plan.seed, grouped=plan.grouped)
     parts.held.dataset.pixel_range = trained.record.pixel_range
     return parts.held if parts.digest == plan.digest else None
 
