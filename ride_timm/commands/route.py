@@ -4,7 +4,7 @@ DIR is a folder of images that the network was not trained on, such as those of 
 are not needed. Folders in it that have the names of the classes, or the labels of `--table FILE`, label the images, and
 the change in accuracy is printed too. If these are the training images, those that `train --holdout` held out are used.
 
-The checkpoint of a run is rewritten with its threshold and certificate, which `ride-timm export` hands on; `--output`
+The checkpoint of a run is rewritten with its threshold and certificate, which `ride-timm package` hands on; `--output`
 writes the folder of any network with them.
 """
 
@@ -31,15 +31,17 @@ from ride_timm.escaping import printable
 from ride_timm.evaluation.routes import Routes, find_routes
 from ride_timm.evaluation.rules import RULES
 from ride_timm.evaluation.thresholds import ThresholdChoice, choose_from, in_gmacs, set_threshold
-from ride_timm.files import check_folder
+from ride_timm.files import check_folder, writing
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import eval_loader, named_images
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.publishing.folder import save_folder
+from ride_timm.records.amending import amend_record
 from ride_timm.records.certificate import LOSSES
+from ride_timm.records.fields import to_json
 from ride_timm.tables import lay_out
-from ride_timm.training.certifying import checkpoint_of, enter_threshold
+from ride_timm.training.run_folder import locked
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main', 'route']
@@ -272,13 +274,17 @@ def _readable(loader: Any, split: DataSplit) -> Iterator[tuple[torch.Tensor, tor
 
 def _write(args: argparse.Namespace, trained: TrainedNet, choice: ThresholdChoice) -> None:
     """Keep the threshold: in the folder of --output, else in the checkpoint, if the network is of one."""
-    checkpoint = checkpoint_of(trained.source)
+    source = Path(trained.source)
+    checkpoint = source / 'last.pth.tar' if source.is_dir() else source
     if args.output:
         record = dataclasses.replace(trained.record.for_export, certificate=choice.certificate).to_json()
         save_folder(trained.model.cpu(), Path(args.output), trained.class_names, trained.class_counts, record)
         _logger.info(f'Written to {args.output}')
-    elif checkpoint is not None:
-        enter_threshold(checkpoint, choice.threshold, choice.certificate)
+    elif checkpoint.is_file() and checkpoint.suffix == '.tar':
+        certified = None if choice.certificate is None else to_json(choice.certificate)
+        entries = {'router_threshold': choice.threshold, 'certificate': certified}
+        with locked(checkpoint.parent), writing(checkpoint, 'MODEL'):
+            amend_record(checkpoint, entries, {'router_threshold': choice.threshold})
         _logger.info(f'Written into {checkpoint}')
     else:
         _logger.info(

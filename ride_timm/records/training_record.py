@@ -105,12 +105,12 @@ class TrainingRecord:
         return {key: value for key, value in {**to_json(self), **plans}.items() if value not in (None, ())}
 
     @property
-    def for_export(self) -> TrainingRecord:
-        """What an export hands on: how the experts were trained, and what was measured of its tensors."""
-        return dataclasses.replace(self.for_later_users, certificate=self.certificate, calibration=self.calibration)
-
-    @property
     def for_later_users(self) -> TrainingRecord:
         """What a later stage takes over: how the experts were trained."""
         names = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
         return TrainingRecord(**{name: getattr(self, name) for name in names})
+
+    @property
+    def for_export(self) -> TrainingRecord:
+        """What a copy of the network keeps: also what was measured of its tensors, and what was certified."""
+        return dataclasses.replace(self.for_later_users, calibration=self.calibration, certificate=self.certificate)
