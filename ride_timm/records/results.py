@@ -315,6 +315,8 @@ class Results:
         A table of the classes from before intervals and precision were kept stays as it was.
         """
         content = {'format': FORMAT, **to_json(self)}
+        if self.test.image_groups is None:
+            del content['test']['image_groups']
         if all(row.predicted is None for row in self.test.per_class):
             rows = content['test']['per_class']
             content['test']['per_class'] = [{key: row[key] for key in row if key not in _LATER} for row in rows]

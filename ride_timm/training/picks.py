@@ -132,7 +132,6 @@ def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: Train
     assert config.model is not None
     check_architecture(config.model)
     config = _with_size(config, side, init)
-    small = (config.img_size or side) <= SMALL_IMAGE  # as the network sees them
     config = replace(config, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
     batch = config.batch_size * config.world_size * config.grad_accum_steps
     config = _with_rate(config, tuned, batch)

@@ -89,13 +89,14 @@ def choose_start(
     init: TrainedNet | None = None
     if before is not None:
         config = config.but(model=config.model or before.get('model'))
-        start = _of_run(before.get('init'))
+        start = _known(str(before['init']), 'as the checkpoint was trained') if before.get('init') else None
     else:
-        start, init = next(_available(config, side), (None, None)) if is_primary(config) else (None, None)
+        start, init = _first_available(config, side) if is_primary(config) else (None, None)
         start = _from_primary(config, start)
     if start is None:
         return config, None
     init = init or _read(start.weights, config)
+    config = config.but(pretrained=False)  # which no --model was named for
     config = replace(config, 'init', start.weights, f'{start.why}; --from-scratch for random weights')
     config = replace(config, 'model', _architecture(start), 'that of these weights')
     for name, value in start.options.items():
@@ -107,10 +108,9 @@ def choose_start(
     return config, init
 
 
-def _of_run(weights: str | None) -> Start | None:
-    """What a run to go on with was started from."""
-    known = (start for start in STARTS if start.weights == weights)
-    return next(known, Start(weights, 'as the checkpoint was trained')) if weights else None
+def _known(weights: str, why: str) -> Start:
+    """The line of these weights, whatever the images, or a new one."""
+    return next((start for start in STARTS if start.weights == weights), Start(weights, why))._replace(why=why)
 
 
 def _fitting(config: ResolvedConfig, side: int) -> Iterator[Start]:
@@ -127,28 +127,25 @@ def _architecture(start: Start) -> str:
     return counterpart(start.weights.partition('.')[0])
 
 
-def _available(config: ResolvedConfig, side: int) -> Iterator[tuple[Start, TrainedNet]]:
-    """Starts whose weights can be had, and these; a warning names those that cannot."""
+def _first_available(config: ResolvedConfig, side: int) -> tuple[Start | None, TrainedNet | None]:
+    """The first start whose weights can be had, and these; warnings name those that cannot."""
     if config.model:
         own = own_weights(config.model, config.model_kwargs)
-        starts = [Start(own, f'the pretrained weights of {config.model}')] if own else []
-        if not own:
+        if own is None:
             _logger.warning(f'There are no pretrained weights of {config.model}; the training starts from random ones.')
+        starts = [_known(own, f'those of {config.model}')] if own else []
     else:
         starts = list(_fitting(config, side))
     for start in starts:
         try:
-            yield start, _read(start.weights, config)
+            return start, _read(start.weights, config)
         except UnreachableError:
             why = 'are not in the cache and the Hugging Face Hub cannot be reached'
         except RideError as error:
-            why = f'cannot be had: {error}'
-        else:
-            return
-        _logger.warning(
-            f'The weights {start.weights} {why.rstrip(".")}; the training starts from '
-            f'{"random" if start is starts[-1] else "other"} ones.'
-        )
+            why = f'cannot be had: {error}'.rstrip('.')
+        rest = 'random' if start is starts[-1] else 'other'
+        _logger.warning(f'The weights {start.weights} {why}; the training starts from {rest} ones.')
+    return None, None
 
 
 def own_weights(model: str, model_kwargs: Mapping[str, Any]) -> str | None:

@@ -93,6 +93,7 @@ def test_named_options_leave_the_start_open(reading):
         ['--pretrained'],
     ):
         assert chosen(300, *options).init == LITE
+    assert not chosen(300, '--pretrained').pretrained  # done
     assert chosen(300, '--img-size', '96').img_size == 96
     assert chosen(300, '--opt', 'adam', device='cuda').opt == 'adam'
 
@@ -111,6 +112,11 @@ def test_a_named_model_starts_from_its_own_weights(reading, caplog, model, wante
     assert own_weights(model, {}) == wanted
     assert chosen(300, '--model', model).init == wanted
     assert ('no pretrained weights of' in caplog.text) == (wanted is None)
+
+
+def test_a_named_model_has_the_size_and_options_of_its_weights(reading):
+    config = chosen(50, '--model', 'ride_convnext_nano_2e')
+    assert (config.img_size, config.opt, config.layer_decay) == (128, 'adamw', 0.75)
 
 
 def test_a_named_model_whose_weights_cannot_be_had(reading, caplog):
