@@ -4,14 +4,17 @@ It takes labelled images that the network has not seen, drawn as those to come: 
 where there are any, else the split `val`. A quarter of them fits the temperatures, which change confidences and no
 answer; the others measure the calibration error, and how many answers `predict --abstain RATE` would say.
 
-Both are noted in the checkpoint or folder of the network: `predict`, `validate`, `report` and `demo` use them, `export`
-and `publish` hand them on. Training the network further drops them. In Python: `ride_timm.calibrate`.
+Both are noted in the checkpoint or folder of the network, or with `--output` in a new folder: `predict`, `validate`,
+`report` and `demo` use them, `package` and `publish` hand them on. Training the network further drops them. In Python:
+`ride_timm.calibrate`.
 """
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
@@ -19,23 +22,22 @@ from ride_timm.commands.validate import open_images
 from ride_timm.data import check_images
 from ride_timm.data.form import check_form
 from ride_timm.escaping import printable
-from ride_timm.files import writing
-from ride_timm.inference.abstention import choose_limit, images_for
+from ride_timm.files import check_folder, writing
+from ride_timm.inference.abstention import curves_of, promises
 from ride_timm.inference.calibration import calibrate
 from ride_timm.inference.load import load
 from ride_timm.inference.prediction import eval_loader
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
+from ride_timm.publishing.folder import save_folder
 from ride_timm.records.amending import amend_record, record_file
-from ride_timm.records.calibration import Calibration, ConfidenceCurve
+from ride_timm.records.calibration import Calibration
 from ride_timm.tables import counted, lay_out
 from ride_timm.training.run_data import MAX_CHECKED
+from ride_timm.training.run_folder import locked
 from ride_timm.values import check_values, choose_device
 
-__all__ = ['RATES', 'build_parser', 'main', 'what_is_said']
-
-RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-"""What the table shows of `--abstain`."""
+__all__ = ['build_parser', 'main']
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     images = parser.add_mutually_exclusive_group()
     images.add_argument('--split', metavar='NAME', help='which images (default: those held out, or else val)')
     images.add_argument('--holdout', type=float, metavar='P', help='those that `train --holdout P` held out')
+    parser.add_argument('--output', metavar='DIR', help='write the calibrated network to this folder')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -72,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_form(form)
     check_values(vars(args))
     setup_logging(logging.WARNING)  # not where timm finds each file
-    file = record_file(args.model)
+    file = None if args.output else record_file(args.model)
+    if args.output:
+        check_folder(args.output, '--output')
     trained = load(args.model)
     known = trained.record.holdout
     holdout = known.fraction if args.holdout is None and args.split is None and known is not None else args.holdout
@@ -85,32 +90,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = calibrate(trained, loader, progress=True)
     print(f'{counted(len(split.targets), "image")}: {printable(split.source)}\n')
     print('\n'.join(_lines(found)))
-    with writing(file, 'MODEL'):
-        amend_record(file, {'calibration': trained.record.to_json()['calibration']})
-    print(f'\nNoted in {file}, for predict, validate, report and demo.')
+    if file is None:
+        record = trained.record.for_export.to_json()
+        save_folder(trained.model.cpu(), Path(args.output), trained.class_names, trained.class_counts, record)
+    else:
+        busy = locked(file.parent) if file.suffix == '.tar' else nullcontext()
+        with busy, writing(file, 'MODEL'):
+            amend_record(file, {'calibration': trained.record.to_json()['calibration']})
+    print(f'\nNoted in {file or args.output}, for predict, validate, report and demo.')
     return 0
-
-
-def what_is_said(curve: ConfidenceCurve, rate: float) -> str:
-    """What a network can promise of its answers at 95 % confidence, in a few words.
-
-    Args:
-        curve: Of its calibration.
-        rate: Share of wrong answers among those said, from 0 to 1.
-    """
-    limit = choose_limit(curve, rate)
-    if limit is not None:
-        return f'{100 * limit.said / limit.images:.1f} %, from confidence {100 * limit.limit:.1f} % on'
-    needed = images_for(curve, rate)
-    return 'none: too many are wrong' if needed is None else f'none: it takes about {_rounded(needed):,} images'
 
 
 def _lines(found: Calibration) -> list[str]:
     several = len(found.temperatures) > 1
     names = [f' ({counted(n, "expert")})' if several else '' for n in range(1, len(found.temperatures) + 1)]
-    curves = {'all experts' if several else 'network': found.full}
-    if found.routed is not None:
-        curves[f'routed, threshold {found.routed.threshold:g}'] = found.routed
+    curves = curves_of(found)
     rows = [
         ['temperature', ', '.join(f'{value:.3g}{name}' for value, name in zip(found.temperatures, names, strict=True))],
         *(
@@ -119,20 +113,12 @@ def _lines(found: Calibration) -> list[str]:
         ),
     ]
     images = counted(found.full.measured.images, 'image')
-    table = [['wrong at most', *curves]]
-    table += [[f'{100 * rate:g} %', *(what_is_said(curve, rate) for curve in curves.values())] for rate in RATES]
     return [
         *lay_out(list(zip(*rows, strict=True))),
         '',
         f'Answers said with predict --abstain, at 95 % confidence (measured on {images}):',
-        *lay_out(list(zip(*table, strict=True)), gap=3),
+        *lay_out(list(zip(*promises(found), strict=True)), gap=3),
     ]
-
-
-def _rounded(number: int) -> int:
-    """Two digits of a number, rounded up."""
-    unit = 10 ** max(len(str(number)) - 2, 0)
-    return -(-number // unit) * unit
 
 
 if __name__ == '__main__':

@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ride_timm._compat import hand_over_path
-from ride_timm.commands.options import add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.options import add_abstain_option, add_device_option, add_model_argument, add_prior_option
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.errors import RideError, one_line
 from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
+from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
-from ride_timm.inference.prediction import Prediction, Skipped, predict
+from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, predict
 from ride_timm.inference.prior import apply_options
 from ride_timm.logs import setup_logging
 from ride_timm.models import count_experts
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--top-k', type=int, default=5, metavar='N', help='how many classes to name (default: 5)')
     parser.add_argument('--threshold', type=float, metavar='T', help="where the slider begins (default: the network's)")
     add_prior_option(parser)
+    add_abstain_option(parser)
     parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 opens it to the network')
     parser.add_argument('--port', type=int, help='default: the first free one from 7860 on')
     parser.add_argument('--open', action='store_true', help='open the page in the browser')
@@ -113,7 +115,8 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
     apply_options(trained, args.prior, args.logit_adjustment)
     return build_demo(
         trained,
-        title=args.model, top_k=args.top_k, threshold=args.threshold, examples=examples.paths, device=args.device,
+        title=args.model, top_k=args.top_k, threshold=args.threshold, abstain=args.abstain, confidence=args.confidence,
+        examples=examples.paths, device=args.device,
     )  # fmt: skip
 
 
@@ -123,6 +126,8 @@ def build_demo(
     title: str | None = None,
     top_k: int = 5,
     threshold: float | None = None,
+    abstain: float | None = None,
+    confidence: float = 0.95,
     examples: Sequence[str] = (),
     device: torch.device | str | None = None,
 ) -> 'gradio.Blocks':
@@ -133,6 +138,9 @@ def build_demo(
         title: The heading; None means the network's name.
         top_k: How many classes the answer names, at most all.
         threshold: Where the slider begins, in [0, 1]; None means the network's own. Only with a router.
+        abstain: Say "unknown" so that at most this share of the answers said is wrong, see `ride_timm.predict`; with a
+            router at the network's own threshold, where the slider then stays.
+        confidence: Probability that this holds.
         examples: Image files to offer.
         device: Where to compute; None means CUDA where there is one.
 
@@ -148,10 +156,15 @@ def build_demo(
     experts = count_experts(model)
     routed = experts > 1 and model.router is not None
     device = choose_device(device)
-    answer = functools.partial(_answer, trained, costs=_costs(model), top_k=top_k, device=device)
+    begin = float(model.router_threshold if threshold is None else threshold) if routed else 0.0
+    abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, begin if routed else None)
+    answer = functools.partial(
+        _answer, trained, costs=_costs(model), top_k=top_k, abstention=abstention, device=device
+    )  # fmt: skip
     page = {'title': f'{title}: ride-timm', 'analytics_enabled': False, 'delete_cache': (CLEAN_EVERY, KEEP_FOR)}
     with gr.Blocks(**page) as demo:
-        gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}</p>')
+        promise = f' "Unknown" where it is not sure: {abstention}.' if abstention else ''
+        gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}{html.escape(promise)}</p>')
         with gr.Row():
             with gr.Column():
                 # the file as it is, so that it is decoded as everywhere else in the package
@@ -160,9 +173,9 @@ def build_demo(
                     elem_classes='dropped',
                 )  # fmt: skip
                 hand_over_path(image, _path_of)
-                begin = float(model.router_threshold if threshold is None else threshold) if routed else 0.0
                 slider = gr.Slider(
                     0, 1, value=begin, step=0.001, visible=routed, label='Routing threshold',
+                    interactive=abstention is None,
                     info='0: every expert is asked. 1: the first alone.',
                 )  # fmt: skip
             with gr.Column():
@@ -190,6 +203,7 @@ def _answer(
     costs: Sequence[float],
     top_k: int,
     device: torch.device | str,
+    abstention: Abstention | None = None,
 ) -> list[Any]:
     """Values of all components that show something: the answer, its cost, and two an expert."""
     model: Any = trained.model
@@ -197,11 +211,11 @@ def _answer(
     if path is None:
         return [None, ''] * (experts + 1)
     routed = threshold if experts and model.router is not None else None
-    found = next(predict(trained, [path], top_k=top_k, threshold=routed, device=device))
+    found = next(predict(trained, [path], top_k=top_k, threshold=routed, abstention=abstention, device=device))
     if isinstance(found, Skipped):
         reason = html.escape(found.reason.replace(path, Path(path).name))
         return [None, f'<p role="alert">No answer: {reason}.</p>', *[None, ''] * experts]
-    values: list[Any] = [_confidences(found), _cost(found, costs)]
+    values: list[Any] = [_confidences(found) if found.said else UNKNOWN, _cost(found, costs)]
     for index in range(experts):
         vote = found.experts[index]
         values += [{readable_label(vote.label): vote.confidence} if vote else None, _decision(found, index, threshold)]

@@ -33,6 +33,7 @@ from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
 from ride_timm.evaluation.writing import environment
 from ride_timm.files import check_writable, write_whole, writing
+from ride_timm.inference.abstention import promises
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
 from ride_timm.logs import setup_logging
@@ -231,6 +232,7 @@ def _content(
         pictures=pictures,
         examples=_examples(split, measured),
         curves_note=_curves_note(run, curves),
+        said=[] if trained.record.calibration is None else promises(trained.record.calibration),
         image_groups=said_by_group(measured.answers, split.image_groups),
     )
 

@@ -1,8 +1,8 @@
 """What routing would do to a set of images at any threshold: one pass, in which all experts see every image."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs_by_experts
 from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.rules import RULES, rule_logits
 from ride_timm.evaluation.sweep import passed_experts
 from ride_timm.logs import interactive
 from ride_timm.models.routing import prefix_means
@@ -28,6 +29,7 @@ class Routes:
         router_logits: (N, K - 1) of the routers after all experts but the last.
         answers: (N, K) class that experts 0..k together name.
         labels: (N,) what was given next to the images, int64; None where nothing was.
+        rules: What each rule of `ride_timm.evaluation.rules` says in place of the routers, by name, (N, K - 1) each.
         costs: (K,) GMACs of an image by the number of experts it passes.
         input_size: (channels, height, width) of the images.
         digest: SHA-256 of the images' pixels, as prepared for the network, in any order.
@@ -36,12 +38,17 @@ class Routes:
     router_logits: Tensor
     answers: Tensor
     labels: Tensor | None
+    rules: Mapping[str, Tensor]
     costs: tuple[float, ...]
     input_size: tuple[int, ...]
     digest: str
 
     def __len__(self) -> int:
         return len(self.answers)
+
+    def by(self, rule: str) -> 'Routes':
+        """The same images, routed by a rule instead of by the router."""
+        return replace(self, router_logits=self.rules[rule])
 
     def passed(self, threshold: float) -> Tensor:
         """How many experts each image passes, (N,) from 1 to K."""
@@ -90,7 +97,7 @@ def find_routes(model: Any, loader: Iterable[Any], *, progress: bool = False) ->
     device = next(model.parameters()).device
     forward = FittingForward(partial(_forward, model))
     seen: set[bytes] = set()
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     labelled, size = False, tuple[int, ...]()
     for batch in tqdm(loader, desc='Routing', leave=False, disable=not (progress and interactive())):
         labelled = isinstance(batch, (tuple, list)) and len(batch) > 1
@@ -99,19 +106,20 @@ def find_routes(model: Any, loader: Iterable[Any], *, progress: bool = False) ->
         size = tuple(images.shape[1:])
         new = [row for row in range(len(images)) if labels[row] >= 0 and _is_new(images[row], seen)]
         if new:
-            routers, answers = forward(images[new].to(device))
-            parts.append((routers.float().cpu(), answers.cpu(), labels[new]))
+            parts.append((labels[new], *(part.cpu() for part in forward(images[new].to(device)))))
     if not parts:
         raise RideError('There are no images to route; the loader is empty.')
-    routers, answers, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    targets, routers, answers, *others = (torch.cat(part) for part in zip(*parts, strict=True))
+    rules = dict(zip(RULES, others, strict=True))
     digest = hashlib.sha256(b''.join(sorted(seen))).hexdigest()
     costs = tuple(gmacs_by_experts(model, size))
-    return Routes(routers, answers, targets if labelled else None, costs, size, digest)
+    return Routes(routers, answers, targets if labelled else None, rules, costs, size, digest)
 
 
-def _forward(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(model: Any, images: Tensor) -> tuple[Tensor, ...]:
     routers, experts = model.forward_router(images)
-    return routers, prefix_means(experts).argmax(-1)
+    rules = rule_logits(experts)
+    return routers.float(), prefix_means(experts).argmax(-1), *(rules[name] for name in RULES)
 
 
 def _is_new(image: Tensor, seen: set[bytes]) -> bool:

@@ -19,11 +19,13 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.bounds import most_losses
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.prior import is_corrected
-from ride_timm.records.calibration import ConfidenceCurve
+from ride_timm.records.calibration import Calibration, ConfidenceCurve
 
-__all__ = ['Abstention', 'choose_abstention', 'choose_limit', 'images_for']
+__all__ = ['Abstention', 'choose_abstention', 'choose_limit', 'curves_of', 'images_for', 'promises']
 
 _MOST_IMAGES = 10**6
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""What tables show of `--abstain`."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def choose_abstention(
         cure = (
             'too many even of the most confident answers are wrong, so only a higher rate helps'
             if needed is None
-            else f'it takes about {needed:,}, or a higher rate'
+            else f'it takes at least {needed:,}, or a higher rate'
         )
         raise RideError(f'{asked}, which {curve.images:,} held-out images do not show of {name}: {cure}.')
     return found
@@ -125,7 +127,7 @@ def choose_limit(curve: ConfidenceCurve, rate: float, confidence: float = 0.95) 
 
 
 def images_for(curve: ConfidenceCurve, rate: float, confidence: float = 0.95) -> int | None:
-    """About how many held-out images certify a limit, if their answers are as good as those of the images there are.
+    """How many held-out images certify a limit at least, if answers are as good as on the images there are.
 
     Args:
         curve: Of the network's calibration.
@@ -140,20 +142,56 @@ def images_for(curve: ConfidenceCurve, rate: float, confidence: float = 0.95) ->
     """
     _check(rate, confidence)
     fitted, measured = curve.fitted, curve.measured
-    counts = [
-        (said + also_said, wrong + also_wrong)
-        for said, wrong, also_said, also_wrong in zip(
-            fitted.said, fitted.wrong, measured.said, measured.wrong, strict=True
-        )
-        if said + also_said
-    ]
-    for more in (0.5, 0.0):  # few answers without a wrong one promise little, but some
-        risks = [(said, (wrong + more) / (said + 2 * more)) for said, wrong in counts]
-        answers = [(said, _answers_for(risk, rate, 1.0 - confidence)) for said, risk in risks if risk < rate]
-        needed = [number * curve.images**2 / (said * measured.images) for said, number in answers if number is not None]
-        if needed:
-            return math.ceil(min(needed))
-    return None
+    needed = []
+    for said, wrong, also_said, also_wrong in zip(
+        fitted.said, fitted.wrong, measured.said, measured.wrong, strict=True
+    ):
+        both, bad = said + also_said, wrong + also_wrong
+        answers = _answers_for(bad / both, rate, 1.0 - confidence) if both and bad / both < rate else None
+        if answers is not None:
+            needed.append(math.ceil(answers * curve.images**2 / (both * measured.images)))
+    return min(needed, default=None)
+
+
+def curves_of(calibration: Calibration) -> dict[str, ConfidenceCurve]:
+    """The curves of a network by what they are of, for people.
+
+    Args:
+        calibration: Of the network.
+    """
+    curves = {'all experts' if len(calibration.temperatures) > 1 else 'network': calibration.full}
+    if calibration.routed is not None:
+        curves[f'routed, threshold {calibration.routed.threshold:g}'] = calibration.routed
+    return curves
+
+
+def promises(calibration: Calibration) -> list[list[str]]:
+    """What a network can promise of its answers at 95 % confidence, as a table.
+
+    Args:
+        calibration: Of the network.
+
+    Returns:
+        The heading, and a row for each of some shares of wrong answers: the share, which answers are said of all
+        experts, and which of the network as it routes, if it does.
+    """
+    curves = curves_of(calibration)
+    rows = [[f'{100 * rate:g} %', *(_promise(curve, rate) for curve in curves.values())] for rate in RATES]
+    return [['wrong at most', *curves], *rows]
+
+
+def _promise(curve: ConfidenceCurve, rate: float) -> str:
+    limit = choose_limit(curve, rate)
+    if limit is not None:
+        return f'{100 * limit.said / limit.images:.1f} %, from confidence {100 * limit.limit:.1f} % on'
+    needed = images_for(curve, rate)
+    return 'none: too many are wrong' if needed is None else f'none: it takes at least {_rounded(needed):,} images'
+
+
+def _rounded(number: int) -> int:
+    """Two digits of a number, rounded up."""
+    unit = 10 ** max(len(str(number)) - 2, 0)
+    return -(-number // unit) * unit
 
 
 def _first(curve: ConfidenceCurve, rate: float) -> int:

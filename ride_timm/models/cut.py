@@ -213,28 +213,34 @@ def _measure(
     """Run the pieces on the meta device, to see that they run and what crosses."""
     net: Any = host
     name = type(host).__name__
-    config = getattr(net, 'default_cfg', None) or {'input_size': (3, 224, 224)}
-    size = get_model_traits(host).get('img_size') or config['input_size'][-2:]
-    images = torch.zeros(_BATCH, net.in_chans, *size, dtype=next(net.parameters()).dtype, device='meta')
-    crossing = _on_meta(trunk, images)
+    images = meta_images(host, _BATCH)
+    crossing = on_meta(trunk, images)
     if not all(isinstance(value, torch.Tensor) for value in crossing):
         raise RideError(f'{name} hands on more than tensors after {split!r}, so it cannot be cut there.')
     versions = [_compat.get_version(value) for value in crossing]
-    features = _on_meta(body, crossing)
+    features = on_meta(body, crossing)
     if versions != [_compat.get_version(value) for value in crossing]:
         raise RideError(f'{name} overwrites what comes from {split!r}, which experts share, so it cannot be cut there.')
     layout = getattr(net, 'output_fmt', 'NCHW')
     channel_dim = 1 if features.ndim == 4 and getattr(layout, 'value', layout) == 'NCHW' else -1
     if features.shape[channel_dim] != net.num_features:
         raise RideError(f'{name} has features of a layout that is not known, {tuple(features.shape)}.')
-    pooled = _on_meta(pool, features)
+    pooled = on_meta(pool, features)
     width = pooled.shape[1 if pooled.ndim == 2 else channel_dim]
     per_image = tuple(value.shape[:1] == (_BATCH,) for value in crossing)
     shapes = tuple(tuple(value.shape[own:]) for value, own in zip(crossing, per_image, strict=True))
     return per_image, shapes, channel_dim, int(width)
 
 
-def _on_meta(module: nn.Module, x: Any) -> Any:
+def meta_images(host: nn.Module, count: int) -> torch.Tensor:
+    """Images of the size that a model is made for, (count, channels, H, W), on the meta device."""
+    net: Any = host
+    config = getattr(net, 'default_cfg', None) or {'input_size': (3, 224, 224)}
+    size = get_model_traits(host).get('img_size') or config['input_size'][-2:]
+    return torch.zeros(count, net.in_chans, *size, dtype=next(net.parameters()).dtype, device='meta')
+
+
+def on_meta(module: nn.Module, x: Any) -> Any:
     state = {name: t.to('meta') for name, t in [*module.named_parameters(), *module.named_buffers()]}
     with torch.no_grad(), _ShapesAlone():
         return functional_call(module, state, (x,))

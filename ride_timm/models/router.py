@@ -23,6 +23,9 @@ class ExpertRouter(nn.Module):
     ReLU, and next to them the `top_k` largest running mean logits of experts 0..I; one linear layer shared by all
     routers gives the logit of "go on". Computed in float32 (float64 stays) whatever the type of the weights.
 
+    Before any training its answer is 1 minus the gap between the two largest running mean logits, a rule that is hard
+    to beat; the authors' starts at random.
+
     Source: RIDE (arXiv:2010.01809), section 3, "expert assignment module".
 
     Args:
@@ -47,6 +50,11 @@ class ExpertRouter(nn.Module):
             nn.Linear(in_features, HIDDEN_FEATURES, device=device, dtype=dtype) for _ in range(num_experts - 1)
         )
         self.out = nn.Linear(top_k + HIDDEN_FEATURES, 1, device=device, dtype=dtype)
+        with torch.no_grad():
+            self.out.weight.zero_()
+            self.out.weight[0, 0] = -1.0
+            self.out.weight[0, 1:2].fill_(1.0 if top_k > 1 else 0.0)
+            self.out.bias.fill_(1.0)
 
     @torch.jit.unused  # TorchScript compiles every submodule, called or not; a network that is not routed scripts
     def forward(self, index: int, features: torch.Tensor, mean_logits: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,8 @@ class Content:
         pictures: PNG files of `tail`, `calibration`, `routing` and `curves`, as far as there are any.
         examples: Wrong answers, the most confident first.
         curves_note: A sentence on the training curves.
+        said: For each rate of wrong answers what the network promises with all experts and, with a router, routed; the
+            heading is first. Empty where it is not calibrated.
         image_groups: Results over groups of images; None where they are not known.
     """
 
@@ -61,6 +63,7 @@ class Content:
     pictures: Mapping[str, bytes]
     examples: Sequence[Example] = ()
     curves_note: str = ''
+    said: Sequence[Sequence[str]] = ()
     image_groups: ImageGroups | None = None
     class_names: Sequence[str] = field(init=False)
 

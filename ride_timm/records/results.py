@@ -299,6 +299,8 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """The content of a `results.json`; the entries of a run are left out of that of a published network."""
         content = {'format': FORMAT, **to_json(self)}
+        if self.test.image_groups is None:
+            del content['test']['image_groups']
         of_a_run = ('last_epoch', 'last', 'best_on_evaluation_images', 'args')
         return {key: value for key, value in content.items() if key not in of_a_run or value is not None}
 

@@ -25,9 +25,8 @@ def drawn(generator, images, experts=3, classes=10):
     full = torch.randint(classes, (images, 1), generator=generator)
     other = torch.rand(images, experts - 1, generator=generator) < torch.sigmoid(scores - 4)
     early = torch.where(other, (full + 1) % classes, full)
-    return Routes(
-        scores, torch.cat([early, full], 1), full.squeeze(1), tuple(range(1, experts + 1)), (3, 8, 8), '0' * 64
-    )
+    answers, costs = torch.cat([early, full], 1), tuple(range(1, experts + 1))
+    return Routes(scores, answers, full.squeeze(1), {}, costs, (3, 8, 8), '0' * 64)
 
 
 def test_bounds_are_exact():

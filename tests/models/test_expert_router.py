@@ -20,11 +20,22 @@ def router_logit(router, index, features, mean_logits):
 @pytest.mark.parametrize('index', [0, 1, 2])
 def test_formula(index):
     router = ExpertRouter(num_experts=4, in_features=6, top_k=5)
+    router.out.reset_parameters()  # a new one does not look at the features yet
     features, logits = 7 * torch.randn(8, 6), 10 * torch.randn(8, 9)
     found = router(index, features, logits)
     assert found.shape == (8,)
     expected = router_logit(router, index, features.numpy(), logits.numpy())
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('classes', [1, 2, 9])
+def test_a_new_router_goes_on_where_the_two_largest_logits_are_close(classes):
+    router = ExpertRouter(num_experts=3, in_features=6, top_k=min(5, classes))
+    logits = 10 * torch.randn(8, classes)
+    top = logits.topk(min(2, classes), dim=1).values
+    expected = 1 - (top[:, 0] - (top[:, 1] if classes > 1 else 0))
+    for index in (0, 1):
+        torch.testing.assert_close(router(index, torch.randn(8, 6), logits), expected)
 
 
 def test_sizes():
@@ -80,6 +91,7 @@ def test_layers_that_a_quantiser_put_in_place_of_linear_ones():
             return self.linear(x)
 
     router = ExpertRouter(num_experts=3, in_features=6, top_k=5)
+    router.out.reset_parameters()
     features, logits = torch.randn(8, 6), torch.randn(8, 9)
     wanted = router(1, features, logits)
     router.hidden[1], router.out = Layer(router.hidden[1]), Layer(router.out)

@@ -7,8 +7,10 @@ import pytest
 from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.commands.report import main as report
+from ride_timm.commands.route import main as route
 from ride_timm.commands.validate import main as validate
 from ride_timm.errors import RideError
+from ride_timm.inference.load import load
 from ride_timm.records.checkpoint import read_checkpoint
 
 MODEL = ('--model', CIFAR, '--loss', 'ce')
@@ -133,3 +135,11 @@ def test_groups_that_the_training_did_not_keep(data, tmp_path):
     measured = json.loads(found.read_text())
     assert measured['top1'] == pytest.approx(json.loads((run / 'results.json').read_text())['last']['top1'])
     assert measured['image_groups']['groups'] > 1
+
+
+def test_a_certificate_is_of_the_groups_that_were_held_out(data, experts, tmp_path):
+    router = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(experts / 'last.pth.tar'))
+    command = [str(router), '--data-dir', str(data), '--device', 'cpu', '--max-loss', '0.9', '--confidence', '0.5']
+    assert route(command) == 0
+    held = json.loads((experts / 'results.json').read_text())['last']['num_images']
+    assert load(router).record.certificate.images == held
