@@ -10,7 +10,7 @@ from ride_timm.records.calibration import Calibration
 from ride_timm.records.certificate import Certificate
 from ride_timm.records.fields import from_json, item, part, to_json
 from ride_timm.records.kinds import TRAINING_SCHEMA as _KINDS
-from ride_timm.records.schema import TEXT, nullable, number, whole
+from ride_timm.records.schema import FLAG, TEXT, nullable, number, whole
 
 __all__ = ['SplitPlan', 'TrainingRecord']
 
@@ -23,24 +23,25 @@ class SplitPlan:
         fraction: Their share of every class.
         seed: What draws them.
         digest: Of their names, None before they are drawn.
-        group_column: Column of the table that tells which images stay together.
-        group_pattern: What tells so in their names; without either each is alone.
+        grouped: Whether images that belong together stay together.
+        group_column: Column of the table that tells which do, None where its form does.
+        group_pattern: What tells so in their names.
     """
 
     fraction: float = item(number(0.0, 1.0))
     seed: int = item(whole(0, 2**64))
     digest: str | None = item(nullable(TEXT), None)
+    grouped: bool = item(FLAG, False)
     group_column: str | None = item(nullable(TEXT), None)
     group_pattern: str | None = item(nullable(TEXT), None)
 
-    @property
-    def grouped(self) -> bool:
-        """Whether images of one group stay together."""
-        return self.group_column is not None or self.group_pattern is not None
-
     def to_json(self) -> dict[str, Any]:
         """The entry; without groups it is that of earlier versions."""
-        return {key: value for key, value in to_json(self).items() if key == 'digest' or value is not None}
+        return {
+            key: value
+            for key, value in to_json(self).items()
+            if key == 'digest' or (value is not None and value is not False)
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,12 +105,12 @@ class TrainingRecord:
         return {key: value for key, value in {**to_json(self), **plans}.items() if value not in (None, ())}
 
     @property
-    def for_export(self) -> TrainingRecord:
-        """What an export hands on: how the experts were trained, and what was measured of its tensors."""
-        return dataclasses.replace(self.for_later_users, certificate=self.certificate, calibration=self.calibration)
-
-    @property
     def for_later_users(self) -> TrainingRecord:
         """What a later stage takes over: how the experts were trained."""
         names = ('loss', 'loss_kwargs', 'tau', 'logit_adjustment', 'pixel_range')
         return TrainingRecord(**{name: getattr(self, name) for name in names})
+
+    @property
+    def for_export(self) -> TrainingRecord:
+        """What a copy of the network keeps: also what was measured of its tensors, and what was certified."""
+        return dataclasses.replace(self.for_later_users, calibration=self.calibration, certificate=self.certificate)
