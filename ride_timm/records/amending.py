@@ -40,12 +40,13 @@ def record_file(source: str) -> Path:
     return path
 
 
-def amend_record(path: Path, entries: Mapping[str, Any]) -> None:
+def amend_record(path: Path, entries: Mapping[str, Any], model_args: Mapping[str, Any] | None = None) -> None:
     """Add entries to the record of a network, or replace them; the file's other content stays, and so it is whole.
 
     Args:
         path: Of `record_file`.
         entries: In the form of `TrainingRecord.to_json`.
+        model_args: Arguments that the network is to be created with from now on.
 
     Raises:
         RideError: The file cannot be read.
@@ -53,10 +54,15 @@ def amend_record(path: Path, entries: Mapping[str, Any]) -> None:
     if path.name == 'config.json':
         config = read_object(path, CONFIG_SCHEMA)
         config['ride'] = {**config.get('ride', {}), **entries}
+        if model_args:
+            config['model_args'] = {**config.get('model_args', {}), **model_args}
         write_whole(path, json.dumps(config, indent=2) + '\n')
         return
     checkpoint = read_checkpoint(path)
     checkpoint['ride'] = {**(checkpoint.get('ride') or {}), **entries}
+    if model_args:
+        args = checkpoint.get('args') or {}
+        checkpoint['args'] = {**args, 'model_kwargs': {**(args.get('model_kwargs') or {}), **model_args}}
     file = io.BytesIO()
     torch.save(checkpoint, file)
     write_whole(path, file.getvalue())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_runs import CIFAR, train, write_images
 
-from ride_timm.commands.export import main as export
+from ride_timm.commands.package import main as package
 from ride_timm.commands.route import main as route
 from ride_timm.commands.validate import build_parser, main, validate
 from ride_timm.errors import RideError
@@ -125,17 +125,33 @@ def test_validate_prints_it_next_to_what_it_measures(run, data):
     assert main([str(run), '--data-dir', str(data), '--routed']) == 0
 
 
-def test_export_and_card_have_it(run, data, tmp_path):
+def test_package_and_card_have_it(run, data, tmp_path):
     pytest.importorskip('matplotlib')
     route([str(run), '--data-dir', str(data), *WISH])
     certificate = load(run).record.certificate
     folder = tmp_path / f'{CIFAR}.tag'
-    export([str(run), '--data-dir', str(data), '--output', str(folder)])
+    package([str(run), '--data-dir', str(data), '--output', str(folder)])
     assert load(folder).record.certificate == certificate
     assert str(certificate) in (folder / 'README.md').read_text()
     rounded = tmp_path / 'other' / f'{CIFAR}.tag'
-    export([str(run), '--data-dir', str(data), '--output', str(rounded), '--dtype', 'float16'])
+    package([str(run), '--data-dir', str(data), '--output', str(rounded), '--dtype', 'float16'])
     assert load(rounded).record.certificate is None
     route([str(rounded), '--data-dir', str(data / 'val'), *WISH, '--output', str(tmp_path / 'again')])
     assert load(tmp_path / 'again').record.certificate.images == 36
     assert load(rounded).record.certificate is None
+
+
+def test_a_table_of_other_images(run, data, tmp_path):
+    """With its labels, if they are classes of the network."""
+    files = sorted((data / 'val').rglob('*.png'))
+    for name in ('bee', 'wasp'):
+        rows = ''.join(f'{path};{path.parent.name.replace("bee", name)}\n' for path in files)
+        (tmp_path / 'photos.csv').write_text(f'photo;species\n{rows}')
+        argv = [str(run), '--table', str(tmp_path / 'photos.csv'), *WISH]
+        route(argv)
+        assert load(run).record.certificate.images == len(files)
+        if name == 'bee':
+            route([*argv, '--loss', 'accuracy'])
+        else:
+            with pytest.raises(RideError, match='label'):
+                route([*argv, '--loss', 'accuracy'])
