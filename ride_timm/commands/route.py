@@ -219,10 +219,8 @@ def _from_table(form: DataForm, trained: TrainedNet) -> _Images:
     """The images of a table, with its labels if all of them are of the network's classes."""
     where: dict[str, Any] = {'columns': columns_of(form), 'crop': crop_of(form)}
     try:
-        labels = {'list_file': form.table, 'names_file': form.class_names}
-        split = as_eval_split(
-            open_source(form.data_dir, **labels, **where), trained.class_names or (), trained.model.in_chans
-        )
+        source = open_source(form.data_dir, list_file=form.table, names_file=form.class_names, **where)
+        split = as_eval_split(source, trained.class_names or (), trained.model.in_chans)
     except RideError as error:
         _logger.warning(f'The images are taken without labels ({error})')
         images = open_unlabelled(str(form.table), form.data_dir, **where)

@@ -174,7 +174,7 @@ def _together(
     tops = dict(zip(totals, _ranked(torch.stack(means), names, top_k) if means else [], strict=True))
     for prediction in found:
         top = tops[str(prediction.group)] if isinstance(prediction, Prediction) else None
-        yield prediction if top is None else prediction._replace(top=top)
+        yield prediction._replace(top=top) if isinstance(prediction, Prediction) and top else prediction
 
 
 class VotedBatch(NamedTuple):

@@ -358,8 +358,9 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
             axes.vlines(place + 0.5, *ends, color=span.colour, linewidth=0.8, alpha=0.5)
     axes.scatter(places, accuracy, s=size, color=span.colour, linewidths=0, alpha=alpha, clip_on=False, label=label)
     if span.mean is not None:
-        ends = [span.start, span.stop]
-        axes.plot(ends, [span.mean, span.mean], color=span.colour, linewidth=1.8, solid_capstyle='butt')
+        axes.plot(
+            [span.start, span.stop], [span.mean, span.mean], color=span.colour, linewidth=1.8, solid_capstyle='butt'
+        )
 
 
 def _name_classes(axes: Any, names: list[str]) -> None:
