@@ -169,7 +169,7 @@ def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> Re
 
 def _with_rate(config: ResolvedConfig, peak: float | None, batch: int) -> ResolvedConfig:
     """Learning rate, from its peak for a batch of 128, and decay; other optimizers and --lr-base have their own."""
-    if peak is None or (config.opt != 'sgd' and 'opt' in config.said):
+    if peak is None or (config.opt != 'sgd' and 'opt' in config.explicit):
         return config
     scale = batch / 128 if config.opt == 'sgd' else math.sqrt(batch / 128)  # as timm scales --lr-base
     if not config.said & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
