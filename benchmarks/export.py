@@ -40,6 +40,7 @@ def _untrained(name: str, size: int) -> TrainedNet:
     return TrainedNet(net, name)
 
 
+@torch.no_grad()
 def milliseconds(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """CPU time of each way, the fastest of its rounds of at least five calls."""
     best = dict.fromkeys(ways, float('inf'))
@@ -59,7 +60,8 @@ def measure(name: str, rounds: int, folder: Path) -> Iterator[dict[str, Any]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     x = torch.randn(max(BATCHES), *net.pretrained_cfg['input_size'])
-    median = net.forward_router(x).router_logits[:, 0].median().sigmoid().item()
+    with torch.no_grad():
+        median = net.forward_router(x).router_logits[:, 0].median().sigmoid().item()
 
     def exported(threshold: float | None) -> OnnxNet:
         write_onnx(trained, folder / 'net.onnx', threshold)
@@ -82,7 +84,6 @@ def measure(name: str, rounds: int, folder: Path) -> Iterator[dict[str, Any]]:
             yield {'network': name, 'batch': batch, 'mean_experts': passed, 'milliseconds': found}
 
 
-@torch.inference_mode()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,9 +99,9 @@ def main() -> None:
                 times = ', '.join(f'{way} {value:.2f}' for way, value in row['milliseconds'].items())
                 print(f'{name}, batch {row["batch"]}, {row["mean_experts"]:.2f} experts: {times} ms', flush=True)
                 rows.append(row)
-    if args.output:
-        versions = environment() | {'onnxruntime': onnxruntime.__version__}
-        write_json(args.output, {'args': {'rounds': args.rounds}, 'rows': rows, 'environment': versions})
+                if args.output:  # what was measured stays if it is stopped
+                    versions = environment() | {'onnxruntime': onnxruntime.__version__}
+                    write_json(args.output, {'args': {'rounds': args.rounds}, 'rows': rows, 'environment': versions})
 
 
 if __name__ == '__main__':

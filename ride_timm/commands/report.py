@@ -140,9 +140,10 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     device = choose_device(args.device)
     model: Any = trained.model
     config = data_config(model)
+    routed = getattr(model, 'router', None) is not None
     measured = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
-        routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS, temperatures=trained.temperatures,
+        routed=routed, rules=routed, thresholds=THRESHOLDS, temperatures=trained.temperatures,
         progress=True,
     )  # fmt: skip
     content = _content(args, run, trained, split, measured, data_name(form), command)
@@ -220,7 +221,7 @@ def _content(
     if measured.groups is not None:
         pictures['tail'] = as_bytes(lambda path: tail_figure(results, path))
     if measured.sweep is not None:
-        pictures['routing'] = as_bytes(lambda path: routing_figure(results, path))
+        pictures['routing'] = as_bytes(lambda path: routing_figure(results, path, rules=measured.rules))
     if curves and len(curves['epoch']) > 1:  # a single one makes no curve
         pictures['curves'] = draw_curves(curves)
     return Content(

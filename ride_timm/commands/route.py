@@ -40,7 +40,7 @@ from ride_timm.publishing.folder import save_folder
 from ride_timm.records.amending import amend_record
 from ride_timm.records.certificate import LOSSES
 from ride_timm.records.fields import to_json
-from ride_timm.tables import lay_out
+from ride_timm.tables import counted, lay_out
 from ride_timm.training.run_folder import locked
 from ride_timm.values import check_values, choose_device
 
@@ -206,6 +206,12 @@ def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSpli
     if plan is None:
         return None
     parts = hold_out(train, plan.fraction, plan.seed, grouped=plan.grouped)
+    if plan.grouped and parts.held.image_groups is not None:
+        number = counted(len(set(parts.held.image_groups)), 'group')
+        _logger.warning(
+            'The held-out images are of %s; a certificate takes each image as drawn on its own, so it may not hold for '
+            'images of other groups', number,
+        )  # fmt: skip
     parts.held.dataset.pixel_range = trained.record.pixel_range
     return parts.held if parts.digest == plan.digest else None
 
@@ -219,10 +225,8 @@ def _from_table(form: DataForm, trained: TrainedNet) -> _Images:
     """The images of a table, with its labels if all of them are of the network's classes."""
     where: dict[str, Any] = {'columns': columns_of(form), 'crop': crop_of(form)}
     try:
-        labels = {'list_file': form.table, 'names_file': form.class_names}
-        split = as_eval_split(
-            open_source(form.data_dir, **labels, **where), trained.class_names or (), trained.model.in_chans
-        )
+        source = open_source(form.data_dir, list_file=form.table, names_file=form.class_names, **where)
+        split = as_eval_split(source, trained.class_names or (), trained.model.in_chans)
     except RideError as error:
         _logger.warning(f'The images are taken without labels ({error})')
         images = open_unlabelled(str(form.table), form.data_dir, **where)

@@ -89,7 +89,7 @@ def survey(
     if found.train is not None:
         _check_classes(found, train)
     if found.train is not None and found.val is not None and train is not None:
-        found.findings += check_groups(found.train, found.val, drawn=form.val_fraction is not None)
+        found.findings += check_groups(found.train, found.val, drawn=bool(form.val_fraction))
     if not counts_only:
         for side in filter(None, (found.train, found.val)):
             side.facts = scan_images(side.images, threads, progress)

@@ -19,6 +19,7 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
 from ride_timm.evaluation.memory import FittingForward
 from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
+from ride_timm.evaluation.rules import RULES, rule_logits
 from ride_timm.evaluation.sweep import Sweep, SweepRow, passed_experts
 from ride_timm.inference.temperature import tempered
 from ride_timm.logs import interactive
@@ -64,6 +65,7 @@ class Measured:
         routed_per_class: One row a class, routed; None likewise.
         sweep: Accuracy and cost at every threshold that was asked for; None likewise.
         routed_confusion: `confusion`, routed; None likewise.
+        rules: The sweep of each rule of `ride_timm.evaluation.rules` in place of the router; None where not asked for.
         mirrored: `metrics` of the mean logits of each image and its mirror image; None where not asked for.
     """
 
@@ -79,6 +81,7 @@ class Measured:
     sweep: list[SweepRow] | None = None
     mirrored: OrderedDict[str, float] | None = None
     routed_confusion: NDArray[np.int64] | None = None
+    rules: Mapping[str, list[SweepRow]] | None = None
 
 
 class _Said(NamedTuple):
@@ -112,6 +115,7 @@ def measure(
     routed: bool = False,
     threshold: float | None = None,
     thresholds: Sequence[float] = (),
+    rules: bool = False,
     mirror: bool = False,
     temperatures: Sequence[float] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -132,6 +136,7 @@ def measure(
         routed: Measure routed inference as well; the network has a router.
         threshold: The one to route with; None means the network's own.
         thresholds: Those of the sweep, in [0, 1].
+        rules: Sweep rules without training too; the network has a router.
         mirror: Measure the mean of each image and its mirror image as well.
         temperatures: What the mean logits of the first n experts are divided by, n = 1..K, see
             `ride_timm.inference.temperature`; None leaves them.
@@ -160,6 +165,7 @@ def measure(
     both_ways = create() if mirror else None
     limit = check_threshold(model.router_threshold if threshold is None else threshold) if routed else 0.0
     sweep = Sweep((limit, *thresholds), together.num_classes, experts, device) if routed else None
+    others = {name: Sweep(thresholds, together.num_classes, experts, device) for name in (RULES if rules else ())}
     said_of: list[tuple[Tensor, ...]] = []
     routed_said: list[Tensor] = []
     input_size: tuple[int, ...] = ()
@@ -185,6 +191,9 @@ def measure(
             own_way.update(selected, target)
             routed_said.append(_named(selected)[0])
             sweep.update(batch.routers, batch.experts, target)
+            decisions = rule_logits(batch.experts) if others else {}
+            for name, other in others.items():
+                other.update(decisions[name], batch.experts, target)
         if both_ways is not None:
             both_ways.update((logits + tempered(batch.mirrored, temperatures)) / 2, target)
         said_of.append((target, *_named(logits), *_named(tempered(batch.experts[:, :experts], alone))))
@@ -193,11 +202,13 @@ def measure(
         raise RideError('There are no images to measure on; the loader is empty.')
     if cost:
         metrics['gmacs'] = gmacs(model, input_size)
-    rows = own = table = None
+    rows = own = table = compared = None
     if sweep is not None and own_way is not None:
-        if distributed:
-            sweep.add_up()
-        row, *rows = sweep.rows(members, gmacs_by_experts(model, input_size))
+        for each in (sweep, *others.values()) if distributed else ():
+            each.add_up()
+        costs = gmacs_by_experts(model, input_size)
+        row, *rows = sweep.rows(members, costs)
+        compared = {name: other.rows(members, costs) for name, other in others.items()} or None
         own = own_way.compute(distributed=distributed)
         own.update({name: value for name, value in row.items() if name not in own})
         table = own_way.per_class(distributed=distributed)
@@ -208,19 +219,9 @@ def measure(
     confusion = together.confusion.cpu().numpy()
     per_class = together.per_class(distributed=distributed)
     return Measured(
-        metrics,
-        per_class,
-        confusion,
-        groups,
-        experts,
-        input_size,
-        said,
-        own,
-        table,
-        rows,
-        both,
-        None if own_way is None else own_way.confusion.cpu().numpy(),
-    )
+        metrics, per_class, confusion, groups, experts, input_size, said, own, table, rows, both,
+        routed_confusion=None if own_way is None else own_way.confusion.cpu().numpy(), rules=compared,
+    )  # fmt: skip
 
 
 def measure_split(

@@ -172,9 +172,9 @@ def _together(
     images = Counter(row.group for row in found if isinstance(row, Prediction))
     means = [total / images[group] for group, total in totals.items()]
     tops = dict(zip(totals, _ranked(torch.stack(means), names, top_k) if means else [], strict=True))
-    for row in found:
-        top = tops[str(row.group)] if isinstance(row, Prediction) else None
-        yield row if top is None else row._replace(top=top)
+    for prediction in found:
+        top = tops[str(prediction.group)] if isinstance(prediction, Prediction) else None
+        yield prediction._replace(top=top) if isinstance(prediction, Prediction) and top else prediction
 
 
 class VotedBatch(NamedTuple):

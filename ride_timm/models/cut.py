@@ -137,12 +137,12 @@ def cut(host: nn.Module, split: str, levels: Sequence[str] = ()) -> Cut:
         raise RideError(f'{name} reads the images again after {split!r}, so it cannot be cut there.')
     head = _trace(host, 'forward_head', (), pre_logits=True)
     features = next(node for node in head.nodes if node.op == 'placeholder')
-    graphs = (
-        extract(graph, image, crossing),
-        extract(graph, crossing, _result(host, graph)),
-        extract(head, features, _result(host, head)),
-    )
-    return Cut(*graphs, *_measure(host, split, *(fx.GraphModule(host, piece) for piece in graphs)))
+    trunk = extract(graph, image, crossing)
+    body = extract(graph, crossing, _result(host, graph))
+    pool = extract(head, features, _result(host, head))
+    found = _measure(host, split, *(fx.GraphModule(host, piece) for piece in (trunk, body, pool)))
+    per_image, shapes, channel_dim, width = found
+    return Cut(trunk, body, pool, per_image, shapes, channel_dim, width)
 
 
 def default_split(host: nn.Module) -> str:

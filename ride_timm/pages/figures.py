@@ -141,13 +141,19 @@ def counts_figure(counts: Mapping[str, int], groups: Mapping[str, Sequence[int]]
         save(path)
 
 
-def routing_figure(results: Results, path: str | Path, others: Sequence[Results] = ()) -> None:
+def routing_figure(
+    results: Results,
+    path: str | Path,
+    others: Sequence[Results] = (),
+    rules: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+) -> None:
     """Draw accuracy over cost: this network's routing curve, its experts together, and other networks as points.
 
     Args:
         results: Of a network.
         path: The PNG file to write, 1600 pixels wide.
         others: Of other networks; those on the same images are shown.
+        rules: Sweeps of rules in place of the router, by name.
 
     Raises:
         RideError: matplotlib is not installed.
@@ -160,6 +166,16 @@ def routing_figure(results: Results, path: str | Path, others: Sequence[Results]
         mean = '' if name == 'overall' else f', {name},\n'
         axes.set_ylabel(f'accuracy{mean or " "}on {results.data.test_images:,} {results.images_name} (%)')
         axes.grid(True, axis='both')
+        colours = (PURPLE, GREEN, GREY, VERMILLION, INK)  # the router's own is blue
+        for index, (rule, rows) in enumerate((rules or {}).items()):
+            points = sorted({(row['gmacs'], row[key]) for row in rows if 0 < row['threshold'] < 1})
+            style = (
+                {'marker': MARKERS[index % len(MARKERS)], 'linestyle': 'none'} if len(points) == 1 else {}
+            )  # a rule without a threshold
+            axes.plot(
+                *zip(*points, strict=True), color=colours[index % len(colours)], linewidth=0.9, alpha=0.7,
+                label=_literal(rule), **style,
+            )  # fmt: skip
         _draw_own(axes, results, key)
         shown = [net for net in comparable(results, others) if net.test.all_experts.get(key) is not None]
         rest = [net for net in shown if not net.is_plain]
@@ -358,8 +374,9 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
             axes.vlines(place + 0.5, *interval, color=span.colour, linewidth=0.8, alpha=0.5)
     axes.scatter(places, accuracy, s=size, color=span.colour, linewidths=0, alpha=alpha, clip_on=False, label=label)
     if span.mean is not None:
-        ends = [span.start, span.stop]
-        axes.plot(ends, [span.mean, span.mean], color=span.colour, linewidth=1.8, solid_capstyle='butt')
+        axes.plot(
+            [span.start, span.stop], [span.mean, span.mean], color=span.colour, linewidth=1.8, solid_capstyle='butt'
+        )
 
 
 def _name_classes(axes: Any, names: list[str]) -> None:

@@ -80,13 +80,15 @@ class TrainConfig(DataForm):
         'probability above which an image goes on to the next expert (default: chosen on the --holdout images)', 'T',
     )  # fmt: skip
     router_pos_weight: float = option(
-        100.0, STAGE, 'loss weight of images that need more experts: a higher one sends more images on', 'W'
-    )
+        100.0, STAGE,
+        'with --router-target accuracy: loss weight of images that need more experts; a higher one sends more images '
+        'on', 'W',
+    )  # fmt: skip
     router_target: str = option(
-        'accuracy', STAGE,
-        'where the router is to go on: where a wrong answer would become right (accuracy), or where the answer is not '
-        'yet that of all experts (disagreement), which is what `ride-timm route` certifies',
-        choices=('accuracy', 'disagreement'),
+        'disagreement', STAGE,
+        'where the router is to go on: where the answer is not yet that of all experts (disagreement), which is what '
+        '`ride-timm route` certifies, or where a wrong one would become right (accuracy), as the paper has it',
+        choices=('disagreement', 'accuracy'),
     )  # fmt: skip
     expert_order: list[int] | None = option(
         None, STAGE, 'stage router: order of the experts of --init, such as 1 0 2 (default: 0 1 2 ...)', 'K',

@@ -179,6 +179,8 @@ def report_changes(
         now.pop('teacher', None)  # the same weights, wherever they lie
     elif 'teacher' in entry and before.get('teacher') == now.get('teacher'):
         before['teacher'] = f'{before["teacher"]} with other weights'
+    if config.stage == 'router':
+        before.setdefault('router_target', 'accuracy')  # of runs from before there was a choice
     changes = list(_differences(before, now))
     counts = entry.get('class_counts')
     if config.stage != 'router' and counts is not None and list(counts) != data.train.class_counts.tolist():

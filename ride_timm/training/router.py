@@ -27,8 +27,8 @@ def train_router(
     *,
     epochs: int = 5,
     lr: float = 0.01,
-    pos_weight: float = 100.0,
-    target: str = 'accuracy',
+    pos_weight: float | None = None,
+    target: str = 'disagreement',
     weight_decay: float = 5e-4,
     autocast: Autocast = nullcontext,
     seed: int = 42,
@@ -46,9 +46,10 @@ def train_router(
             class-balanced if the rare classes are to have their say (`ride_timm.data.ClassBalancedSampler`).
         epochs: Passes over the loader.
         lr: Learning rate at the start.
-        pos_weight: Weight of the images that need more experts: they are few, and stopping too early costs accuracy.
-        target: Where it is to go on: where a wrong answer would become right (`accuracy`), or where the answer is not
-            that of all experts (`disagreement`), which is what `choose_threshold` certifies.
+        pos_weight: Weight of the images that need more experts; None: 1, and the paper's 100 for `accuracy`, where
+            they are few and stopping too early costs much.
+        target: Where it is to go on: where the answer is not that of all experts (`disagreement`), which is what
+            `choose_threshold` certifies, or where a wrong answer would become right (`accuracy`), as the paper has it.
         weight_decay: On all of the router's parameters.
         autocast: Context of the forward pass.
         seed: Seed of the batches, and of what is drawn for them; global random state is set by it.
@@ -74,6 +75,8 @@ def train_router(
         net.add_router()
     device = next(net.parameters()).device
     trained = [(p, p.requires_grad) for p in net.parameters()]
+    if pos_weight is None:
+        pos_weight = 100.0 if target == 'accuracy' else 1.0
     task = RouterTask(net, RouterLoss(pos_weight, target), device=device)
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = create_optimizer_v2(parameters, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)

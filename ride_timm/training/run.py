@@ -53,6 +53,7 @@ from ride_timm.training.run_folder import in_primary, locked, run_folder
 from ride_timm.training.saver import RunSaver
 from ride_timm.training.saving import LESS_IS_BETTER, create_saver, record
 from ride_timm.training.stages import STAGES, Stage
+from ride_timm.training.stages.router import router_pos_weight
 from ride_timm.training.summary import prefixed, write_row
 from ride_timm.training.trackers import Tracker
 
@@ -287,7 +288,7 @@ def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
     check_weights(trainer.task, epoch)
     check_scale(trainer.scaler, epoch)
     if last and run.stage.routed and trainer.primary:
-        check_router(train_metrics, config.router_pos_weight)
+        check_router(train_metrics, router_pos_weight(config))
     metrics = _evaluate(run, last) if measured else None
     metric = metrics[str(config.eval_metric)] if metrics else None
     error = _save(run, epoch, lr, train_metrics, metrics) if run.saver is not None else None

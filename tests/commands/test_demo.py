@@ -26,6 +26,7 @@ from tiny_runs import CIFAR
 from ride_timm.commands.demo import KnownHosts, _answer, _costs, _measured, main
 from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs
+from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import predict
 from ride_timm.inference.prior import apply_prior
@@ -70,6 +71,15 @@ def build(*cases):
 
 def answer(trained, path, threshold):
     return _answer(trained, path, threshold, costs=_costs(trained.model), top_k=2, device='cpu')
+
+
+def test_an_answer_that_is_not_sure_enough_is_unknown(folder, images):
+    trained = load(folder)
+    options = {'costs': _costs(trained.model), 'top_k': 2, 'device': 'cpu'}
+    for limit in (0.0, 1.0):
+        promise = Abstention(limit=limit, rate=0.1, confidence=0.9, images=1, said=1, wrong=0)
+        shown, *_ = _answer(trained, images[0], 0.0, abstention=promise, **options)
+        assert (shown == 'unknown') == (limit == 1.0)
 
 
 def thresholds(trained, images):

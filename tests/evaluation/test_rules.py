@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from ride_timm.evaluation.one_pass import measure
 from ride_timm.evaluation.routes import find_routes
 from ride_timm.evaluation.rules import RULES, rule_logits
 from ride_timm.evaluation.thresholds import choose_from
@@ -34,3 +35,21 @@ def test_the_oracle_changes_no_answer_and_no_rule_that_changes_none_is_cheaper()
             kept = other.routed(threshold) == routes.full
             assert bool((oracle.passed(0.5)[kept] <= other.passed(threshold)[kept]).all())
     assert choose_from(routes.by('entropy'), max_loss=1.0).mean_experts == 1.0
+
+
+def test_the_sweep_of_a_rule_is_what_routing_by_it_does():
+    torch.manual_seed(0)
+    net = timm.create_model('test_ride_resnet_cifar_3e', num_classes=4, router=True).eval()
+    images, labels = torch.randn(30, 3, 16, 16), torch.arange(30) % 4
+    found = measure(net, [(images, labels)], [9] * 4, routed=True, thresholds=(0.0, 0.4, 1.0), rules=True)
+    routes = find_routes(net, [(images, labels)])
+    assert set(found.rules) == set(RULES)
+    for name, rows in found.rules.items():
+        for row in rows:
+            by_rule = routes.by(name)
+            share = (by_rule.routed(row['threshold']) == labels).double().mean()
+            assert row['top1'] == pytest.approx(100 * float(share))
+            assert row['gmacs'] == pytest.approx(float(by_rule.gmacs(row['threshold']).mean()))
+            assert row['changed'] == pytest.approx(
+                100 * float(by_rule.lost(row['threshold'], 'disagreement').double().mean())
+            )

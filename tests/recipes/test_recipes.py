@@ -18,6 +18,7 @@ from ride_timm.losses import balpoe_tau
 from ride_timm.recipes import list_recipes, load_recipe, recipe_text
 from ride_timm.records.checkpoint import read_checkpoint
 from ride_timm.records.published import published_weights
+from ride_timm.training.picks import RATES
 from ride_timm.training.resolve import recipe_values
 
 ALL = list_recipes()
@@ -120,10 +121,10 @@ def test_a_recipe_for_fine_tuning_leaves_the_rest_to_be_picked(name, data, init,
     assert (saved['args']['batch_size'], saved['args']['warmup_epochs'], saved['ride']['loss']) == (8, 1, 'balpoe')
     assert np.mean(saved['ride']['tau']) == 1.0
     groups, recipe = saved['optimizer']['param_groups'], load_recipe(name).options
-    rate = recipe['lr_base'] * (8 / 256) ** 0.5
+    rate = RATES['adamw'][1] * (8 / 128) ** 0.5
     assert [group['initial_lr'] for group in groups] == pytest.approx([rate] * len(groups))
     assert min(group['lr_scale'] for group in groups) < 1 == max(group['lr_scale'] for group in groups)
-    assert {group['weight_decay'] for group in groups} == {0.0, recipe['weight_decay']}
+    assert {group['weight_decay'] for group in groups} == {0.0, 0.05}
     trained = sum(len(group['params']) for group in groups)
     net = timm.create_model(IMAGENET, num_classes=3)
     assert trained == len(list((net.experts if 'train_only' in recipe else net).parameters()))

@@ -137,9 +137,10 @@ def test_groups_that_the_training_did_not_keep(data, tmp_path):
     assert measured['image_groups']['groups'] > 1
 
 
-def test_a_certificate_is_of_the_groups_that_were_held_out(data, experts, tmp_path):
+def test_a_certificate_is_of_the_groups_that_were_held_out(data, experts, tmp_path, caplog):
     router = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(experts / 'last.pth.tar'))
     command = [str(router), '--data-dir', str(data), '--device', 'cpu', '--max-loss', '0.9', '--confidence', '0.5']
     assert route(command) == 0
     held = json.loads((experts / 'results.json').read_text())['last']['num_images']
     assert load(router).record.certificate.images == held
+    assert 'images of other groups' in caplog.text

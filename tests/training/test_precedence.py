@@ -47,11 +47,11 @@ def test_recipe_over_stage_over_default(recipe, stage):
         assert getattr(args, key) == STAGES[stage].settings[key]
 
 
-def test_router_stage_is_the_papers():
+def test_router_stage_has_the_papers_schedule():
     args = resolved(['--stage', 'router'])
     assert (args.sampler, args.batch_size, args.epochs, args.opt, args.lr) == ('balanced', 512, 5, 'sgd', 0.01)
     assert (args.momentum, args.weight_decay, args.sched, args.warmup_epochs) == (0.9, 5e-4, 'cosine', 0)
-    assert (args.min_lr, args.router_pos_weight) == (0.0, 100.0)
+    assert (args.min_lr, args.router_target) == (0.0, 'disagreement')
 
 
 def test_single_loss_options_replace_those_of_the_recipe(recipe):

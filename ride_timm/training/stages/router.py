@@ -14,7 +14,7 @@ from ride_timm.training.run_data import RunData
 
 from .base import LaterStage, experts_record, warn
 
-__all__ = ['RouterStage']
+__all__ = ['RouterStage', 'router_pos_weight']
 
 
 class RouterStage(LaterStage):
@@ -79,8 +79,13 @@ class RouterStage(LaterStage):
         self, config: ResolvedConfig, model: Any, data: RunData, criterion: Any, device: torch.device
     ) -> ExpertTask:
         """The answers after each expert alone teach the router."""
-        return RouterTask(model, RouterLoss(config.router_pos_weight, config.router_target), device=device)
+        return RouterTask(model, RouterLoss(router_pos_weight(config), config.router_target), device=device)
 
     def inherited_record(self, init: TrainedNet | None) -> dict[str, Any]:
         """What the experts were trained with, which the router does not change."""
         return {} if init is None else experts_record(init)
+
+
+def router_pos_weight(config: ResolvedConfig) -> float:
+    """The loss weight of images that need more experts: answers that differ are no rare case, and need none."""
+    return config.router_pos_weight if config.router_target == 'accuracy' else 1.0

@@ -131,6 +131,7 @@ def large_package(folder, names):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # writing the files takes longest
 def test_200_000_rows_in_under_10_seconds(tmp_path):
     names = [f'{i % 20:02d}/{i:06d}.jpg' for i in range(200_000)]
     for folder in range(20):
