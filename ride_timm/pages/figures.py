@@ -369,9 +369,9 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
     number = '1 class' if len(span.rows) == 1 else f'{len(span.rows):,} classes'
     label = _literal(f'{span.name}: {mean}{number}')
     for place, row in enumerate(span.rows, span.start):
-        ends = accuracy_interval(row.accuracy, row.test_images) if row.test_images < FEW_IMAGES else None
-        if ends is not None:
-            axes.vlines(place + 0.5, *ends, color=span.colour, linewidth=0.8, alpha=0.5)
+        interval = accuracy_interval(row.accuracy, row.test_images) if row.test_images < FEW_IMAGES else None
+        if interval is not None:
+            axes.vlines(place + 0.5, *interval, color=span.colour, linewidth=0.8, alpha=0.5)
     axes.scatter(places, accuracy, s=size, color=span.colour, linewidths=0, alpha=alpha, clip_on=False, label=label)
     if span.mean is not None:
         axes.plot(
