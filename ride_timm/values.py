@@ -45,6 +45,7 @@ RANGES: dict[str, _Range] = {
     ),
     **_Range.of(1e-9, _MOST, 'a number above 0', 'clip_grad distill_temperature mutual_temperature max_shard_size std'),
     **_Range.of(1e-9, _WHOLE, 'a number above 0', 'decay_epochs'),
+    **_Range.of(1, _WHOLE, 'a time of at least 1 second', 'time_budget'),
     **_Range.of(
         0, 1, 'from 0 to 1',
         'drop drop_path hflip vflip reprob smoothing mixup_prob mixup_switch_prob model_ema_decay '

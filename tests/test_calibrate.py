@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.commands.calibrate import main
 from ride_timm.commands.predict import main as predict
+from ride_timm.commands.report import main as report
 from ride_timm.commands.validate import build_parser, validate
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
@@ -77,12 +79,12 @@ def test_training_on_drops_it(run, data, tmp_path):
 
 
 def test_a_folder_with_a_router_is_measured_both_ways(data, tmp_path, capsys):
-    import timm
-
     torch.manual_seed(0)
     model = timm.create_model(CIFAR, num_classes=3, router=True, router_threshold=0.4)
     save_folder(model, tmp_path / 'net', ['ant', 'bee', 'cat'], [40, 30, 20])
     main([str(tmp_path / 'net'), '--data-dir', str(data), '--device', 'cpu'])
+    report([str(tmp_path / 'net'), '--data-dir', str(data), '--output', str(tmp_path / 'report.html')])
+    assert 'routed, threshold 0.4</th>' in (tmp_path / 'report.html').read_text()
     found = load(tmp_path / 'net').record.calibration
     assert (found.full.threshold, found.routed.threshold) == (None, 0.4)
     config = json.loads((tmp_path / 'net/config.json').read_text())

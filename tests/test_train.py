@@ -90,6 +90,10 @@ def test_the_mean_over_classes_ranks_on_unbalanced_images(unbalanced, tmp_path, 
     results = json.loads((tmp_path / 'run/results.json').read_text())
     assert results['best_on_evaluation_images'] == {'balanced': max(scores), 'epoch': scores.index(max(scores))}
     assert next(iter(results['last'])) == 'balanced'
+    classes = results['test']['per_class']
+    assert sum(row['predicted'] for row in classes) == results['last']['num_images']
+    assert all(0 <= row['accuracy_low'] <= row['accuracy'] + 1e-9 for row in classes)
+    assert all(row['accuracy'] <= row['accuracy_high'] + 1e-9 for row in classes)
     assert load(tmp_path / 'run/model_best.pth.tar')['epoch'] == scores.index(max(scores))
     assert yaml.safe_load((tmp_path / 'run/args.yaml').read_text())['eval_metric'] == 'balanced'
     assert '2 to 9 a class' in caplog.text

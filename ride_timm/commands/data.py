@@ -19,6 +19,7 @@ from ride_timm.commands.options import add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.data import imbalance_factor
 from ride_timm.data.form import check_form, data_name
+from ride_timm.data.sources.reading import is_package
 from ride_timm.data.survey import Side, Survey, survey
 from ride_timm.errors import RideError
 from ride_timm.files import check_writable, writing
@@ -83,7 +84,8 @@ def _place(args: argparse.Namespace) -> None:
     """Take the place for the option that it stands for."""
     if args.place is None:
         return
-    name = 'table' if Path(args.place).is_file() else 'data_dir'
+    table = Path(args.place).is_file() or is_package(args.place)
+    name = 'table' if table else 'data_dir'
     if getattr(args, name) is not None:
         raise RideError(f'{args.place} and {flag(name)} {getattr(args, name)} were given; leave one of them out.')
     setattr(args, name, args.place)

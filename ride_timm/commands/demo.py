@@ -35,9 +35,10 @@ from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
 from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, predict
-from ride_timm.inference.prior import apply_options
+from ride_timm.inference.prior import apply_options, is_corrected
 from ride_timm.logs import setup_logging
 from ride_timm.models import count_experts
+from ride_timm.records.results import read_results
 from ride_timm.values import check_values, choose_device
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def build_demo(
     page = {'title': f'{title}: ride-timm', 'analytics_enabled': False, 'delete_cache': (CLEAN_EVERY, KEEP_FOR)}
     with gr.Blocks(**page) as demo:
         promise = f' "Unknown" where it is not sure: {abstention}.' if abstention else ''
-        gr.HTML(f'<h1>{html.escape(title)}</h1><p>{_introduction(model, experts, routed)}{html.escape(promise)}</p>')
+        about = f'{_introduction(model, experts, routed)}{_measured(trained)}{promise}'
+        gr.HTML(f'<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>')
         with gr.Row():
             with gr.Column():
                 # the file as it is, so that it is decoded as everywhere else in the package
@@ -259,6 +261,22 @@ def _introduction(model: Any, experts: int, routed: bool) -> str:
         parts.append(f'{experts} experts on a shared trunk')
         parts.append('a router that asks no more of them than an image needs' if routed else 'no router: all are asked')
     return ', '.join(parts) + '.'
+
+
+def _measured(trained: TrainedNet) -> str:
+    """A sentence on its accuracy, the leading one first, from the results in its folder; empty without any.
+
+    They are those of the folder's network, of no other checkpoint in it, and with the logits that it was trained to.
+    """
+    folder = Path(trained.source.removeprefix('local-dir:'))
+    if not (folder / 'results.json').is_file() or is_corrected(trained.model):
+        return ''
+    try:
+        results = read_results(folder)
+    except RideError:  # of another program, or of an earlier version
+        return ''
+    found = ', '.join(f'{results.test.all_experts[key]:.1f} % {name}' for name, key in results.accuracies.items())
+    return f' On {results.data.test_images:,} {results.images_name}: {found}.'
 
 
 def _costs(model: Any) -> list[float]:

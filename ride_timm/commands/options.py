@@ -9,8 +9,16 @@ from ride_timm.errors import RideError
 from ride_timm.options import Option, base_of, flag, kinds_of, options_of
 
 __all__ = [
-    'KeyValues', 'add_abstain_option', 'add_device_option', 'add_model_argument', 'add_options', 'add_prior_option',
-    'add_routing_options', 'chosen', 'routing_threshold',
+    'KeyValues',
+    'add_abstain_option',
+    'add_device_option',
+    'add_model_argument',
+    'add_options',
+    'add_prior_option',
+    'add_routing_options',
+    'add_taxonomy_option',
+    'chosen',
+    'routing_threshold',
 ]  # fmt: skip
 
 _Config = TypeVar('_Config')
@@ -158,6 +166,16 @@ def routing_threshold(args: argparse.Namespace, model: Any) -> float | None:
     if getattr(model, 'router', None) is None:
         raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
     return float(model.router_threshold if args.threshold is None else args.threshold)
+
+
+def add_taxonomy_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--taxonomy`.
+
+    Args:
+        parser: Gets it, as `ride_timm.inference.taxonomy.read_taxonomy` takes it.
+        what: What it does.
+    """
+    parser.add_argument('--taxonomy', metavar='FILE', help=f'CSV of label,parent lines (species,genus): {what}')
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,11 @@ Class indices and experts (K) count from 0, ranks (R) from 1; a confidence is a 
 | `experts` | `expertK_label` `expertK_class_index` `expertK_confidence` | each expert's own likeliest class |
 | `num_experts` | `num_experts` | how many experts the image passed |
 
+With `--group-pattern` or `--group-column` the images of a group, such as a burst, get one answer, that of the mean of
+their logits; `group` names it. The experts' votes are those on each image.
+
 With `--abstain` an answer that is not confident enough is `unknown`, without an index; `top` keeps what it would be.
+With `--taxonomy` it is what the class is part of, and the probability of that, where this is confident enough.
 
 The table shows WordNet ids, the names of ImageNet's classes, with what they mean; both forms above keep the names. On a
 terminal it fits the width: long names are cut in their middle, then the runners-up are left out, then the experts.
@@ -34,6 +38,7 @@ import csv
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 import textwrap
@@ -50,6 +55,7 @@ from ride_timm.commands.options import (
     add_options,
     add_prior_option,
     add_routing_options,
+    add_taxonomy_option,
     chosen,
     routing_threshold,
 )
@@ -57,15 +63,17 @@ from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.data.form import columns_of, crop_of
+from ride_timm.data.image_groups import match_groups
 from ride_timm.data.sources.lists import ListReader, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
-from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, Vote, predict
+from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
 from ride_timm.inference.prior import apply_options
 from ride_timm.inference.prior_estimation import serve_estimated_prior
+from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
 from ride_timm.options import DataForm, filled, flag, options_of
@@ -94,6 +102,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     shared = ('data_dir', 'table', 'image_column', 'crop', 'crop_confidence')
     add_options(parser, DataForm, leave_out=[name for name in options_of(DataForm) if name not in shared])
+    together = parser.add_mutually_exclusive_group()
+    together.add_argument(
+        '--group-pattern', metavar='REGEX',
+        help='answer images together whose paths agree where this matches, in its first parentheses if it has any: '
+        "bursts, animals, '([^/]+)_'",
+    )  # fmt: skip
+    together.add_argument('--group-column', metavar='NAME', help='the same by a column of --table')
     parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
@@ -102,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_routing_options(parser)
     add_prior_option(parser, '; estimated: those of the images themselves')
     add_abstain_option(parser)
+    add_taxonomy_option(parser, 'with --abstain, what a class is part of where that is sure enough and it is not')
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -139,7 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
-    rows = _predict(args, trained, images, threshold, abstention)
+    if args.taxonomy and abstention is None:
+        raise RideError(f'--taxonomy {args.taxonomy} names what is sure enough, which --abstain RATE says; add it.')
+    taxonomy = read_taxonomy(args.taxonomy, trained.class_names or ()) if args.taxonomy else None
+    rows = _predict(args, trained, images, threshold, abstention, _groups(args, images), taxonomy)
     _write(args, trained, threshold, abstention, rows)
     return 1 if len(rows) < len(images) or problems else 0
 
@@ -151,7 +170,7 @@ def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Seque
         raise RideError(f'--table {args.table} and {args.images[0]} both name images; leave one of them out.')
     if args.table:
         return open_unlabelled(args.table, args.data_dir, columns=columns_of(form), crop=crop_of(form)), ()
-    extra = next((name for name in ('data_dir', 'image_column', 'crop') if getattr(args, name)), None)
+    extra = next((name for name in ('data_dir', 'image_column', 'crop', 'group_column') if getattr(args, name)), None)
     if extra or not args.images:
         what = f'{flag(extra)} is for a table of images' if extra else 'No images were given'
         raise RideError(f'{what}; name files or folders, or a file that names images with --table.')
@@ -159,6 +178,16 @@ def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Seque
     if not found.paths:
         raise RideError(f'Nothing to predict: {found.problems[0] if found.problems else "the list of paths is empty"}.')
     return found.paths, found.problems
+
+
+def _groups(args: argparse.Namespace, images: Sequence[str] | ListReader) -> Sequence[str] | None:
+    """What each image belongs to, where images are to be answered together."""
+    names = images.names if isinstance(images, ListReader) else list(images)
+    if args.group_pattern is not None:
+        return match_groups([name.replace(os.sep, '/') for name in names], args.group_pattern)
+    if args.group_column is None or not isinstance(images, ListReader) or images.groups is None:
+        return None
+    return [group or name for group, name in zip(images.groups, names, strict=True)]
 
 
 def _likeliest(frequencies: Sequence[float], trained: TrainedNet) -> str:
@@ -174,13 +203,15 @@ def _predict(
     images: Sequence[str] | ListReader,
     threshold: float | None,
     abstention: Abstention | None,
+    groups: Sequence[str] | None,
+    taxonomy: Taxonomy | None,
 ) -> list[Prediction]:
     """Predict all images, and complain of those that cannot be."""
     rows: list[Prediction] = []
     found = predict(
         trained, images,
-        top_k=args.top_k, threshold=threshold, abstention=abstention, batch_size=args.batch_size, workers=args.workers,
-        device=choose_device(args.device),
+        top_k=args.top_k, threshold=threshold, abstention=abstention, groups=groups, taxonomy=taxonomy,
+        batch_size=args.batch_size, workers=args.workers, device=choose_device(args.device),
     )  # fmt: skip
     for item in tqdm(found, total=len(images), leave=False, disable=not interactive()):
         if isinstance(item, Skipped):
@@ -223,13 +254,17 @@ def _write(
 
 def _answer(row: Prediction) -> Any:
     """The likeliest class; where it is not said, a label that is none of the classes."""
-    return row.top[0] if row.said else row.top[0]._replace(label=UNKNOWN, class_index=None)  # type: ignore[arg-type]
+    if row.said:
+        return row.top[0]
+    confidence = row.top[0].confidence if row.broader is None else row.broader[1]
+    return row.top[0]._replace(label=row.answer, class_index=None, confidence=confidence)  # type: ignore[arg-type]
 
 
 def _json(rows: Sequence[Prediction]) -> str:
     entries = [
         {
             'path': row.path,
+            **({} if row.group is None else {'group': row.group}),
             **_answer(row)._asdict(),
             'top': [vote._asdict() for vote in row.top],
             'experts': [vote and vote._asdict() for vote in row.experts],
@@ -247,10 +282,17 @@ def _csv(rows: Sequence[Prediction], model: Any, top_k: int) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     columns = [f'{name}_{field}' for name in names for field in Vote._fields]
-    writer.writerow(['path', *Vote._fields, 'num_experts', *columns])
+    grouped = any(row.group is not None for row in rows)
+    writer.writerow(['path', *(['group'] if grouped else []), *Vote._fields, 'num_experts', *columns])
     for row in rows:
         votes = [vote or ('',) * len(Vote._fields) for vote in (*row.top, *row.experts)]
-        cells = [row.path, *_answer(row), row.num_experts, *(field for vote in votes for field in vote)]
+        cells = [
+            row.path,
+            *([row.group] if grouped else []),
+            *_answer(row),
+            row.num_experts,
+            *(field for vote in votes for field in vote),
+        ]
         writer.writerow(map(csv_cell, cells))
     return file.getvalue()
 
@@ -276,8 +318,12 @@ def _heading(
         parts.append(f'logits adjusted with tau {args.logit_adjustment:g}')
     if trained.temperatures is not None:
         parts.append('confidences calibrated')
+    groups = {row.group for row in rows if row.group is not None}
+    if groups:
+        parts.append(f'{counted(len(groups), "group")} answered together')
     if abstention is not None:
-        parts.append(f'{sum(not row.said for row in rows)} of {counted(len(rows), "answer")} unknown: {abstention}')
+        unknown = sum(not row.said and row.broader is None for row in rows)
+        parts.append(f'{unknown} of {counted(len(rows), "answer")} unknown: {abstention}')
     if getattr(model, 'num_experts', 1) > 1:
         parts.append('= where an expert agrees')
     return printable(', '.join(parts))
@@ -303,7 +349,12 @@ def _wrapped(lines: Sequence[str], columns: int) -> list[str]:
 def _is_joint(row: Prediction) -> bool:
     """Whether an answer is one that no expert gives alone."""
     votes = [vote for vote in row.experts if vote is not None]
-    return row.said and bool(votes) and all(vote.class_index != row.top[0].class_index for vote in votes)
+    return (
+        row.said
+        and row.group is None
+        and bool(votes)
+        and all(vote.class_index != row.top[0].class_index for vote in votes)
+    )
 
 
 def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: bool, experts: bool) -> list[str]:
@@ -324,9 +375,10 @@ def _table(rows: Sequence[Prediction], routed: bool, longest: int, runners_up: b
 
 def _first(row: Prediction) -> Vote:
     """The answer as the table names it."""
-    vote = row.top[0]
     if not row.said:
-        return vote._replace(label=UNKNOWN)
+        answer: Vote = _answer(row)
+        return answer
+    vote = row.top[0]
     return vote._replace(label=f'{readable_label(vote.label)} *') if _is_joint(row) else vote
 
 

@@ -12,7 +12,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -242,7 +242,7 @@ def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSpli
     """What was measured, as the plots take it."""
     groups = measured.groups.groups if measured.groups else {}
     rows = [row.plain() for row in measured.per_class]
-    names = ('label', 'name', 'train_images', 'test_images', 'accuracy', 'group')
+    names = [each.name for each in fields(ClassRow)]
     return Results(
         name=printable(trained.name),
         architecture=trained.name,

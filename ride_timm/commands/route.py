@@ -1,8 +1,8 @@
 """`ride-timm route MODEL --data-dir DIR`: how far a network may route, certified on images or for a budget.
 
 DIR is a folder of images that the network was not trained on, such as those of the place where it is to work; labels
-are not needed. Folders in it that have the names of the classes label the images, and the change in accuracy is printed
-too. If DIR holds the training images, those that `train --holdout` held out are used.
+are not needed. Folders in it that have the names of the classes, or the labels of `--table FILE`, label the images, and
+the change in accuracy is printed too. If these are the training images, those that `train --holdout` held out are used.
 
 The checkpoint of a run is rewritten with its threshold and certificate, which `ride-timm package` hands on; `--output`
 writes the folder of any network with them.
@@ -20,9 +20,9 @@ import torch
 
 from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
-from ride_timm.data import DataSplit
+from ride_timm.data import DataSplit, as_eval_split, open_source, open_unlabelled
 from ride_timm.data.finding import find_images
-from ride_timm.data.form import check_form, open_train
+from ride_timm.data.form import check_form, columns_of, crop_of, open_train
 from ride_timm.data.holdout import hold_out, split_digest
 from ride_timm.data.sources.base import TRAIN_NAMES
 from ride_timm.data.splits import for_groups_of, open_val_part
@@ -165,7 +165,7 @@ class _Images(NamedTuple):
 def _images(form: DataForm, trained: TrainedNet) -> _Images:
     """The images that the options name: those held out of a training's, or any others."""
     folder = Path(form.data_dir or '.')
-    named = any((folder / name).is_dir() for name in TRAIN_NAMES)
+    named = not form.table and any((folder / name).is_dir() for name in TRAIN_NAMES)
     if form.dataset not in ('', 'folder') or form.train_list or named:
         held = _held_out(form, trained, _trained_on(form, trained))
         if held is None:
@@ -176,17 +176,17 @@ def _images(form: DataForm, trained: TrainedNet) -> _Images:
         return _Images(held, held.source, None, True)
     try:
         train = _trained_on(form, trained)
-    except RideError:  # no folders of these classes, so not what it was trained on
-        return _from_folder(form, trained)
+    except RideError:  # no folders or labels of these classes, so not what it was trained on
+        return _others(form, trained)
     held = _held_out(form, trained, train)
     if held is not None:
         return _Images(held, held.source, None, True)
     if split_digest(train) == trained.record.train_digest:
         raise RideError(
-            f'{form.data_dir} holds the images that {trained.source} was trained on; give others, or train experts and '
-            'router with --holdout 0.1.'
+            f'{form.table or form.data_dir} holds the images that {trained.source} was trained on; give others, or '
+            'train experts and router with --holdout 0.1.'
         )
-    return _from_folder(form, trained)
+    return _others(form, trained)
 
 
 def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:
@@ -208,6 +208,29 @@ def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSpli
     parts = hold_out(train, plan.fraction, plan.seed, grouped=plan.grouped)
     parts.held.dataset.pixel_range = trained.record.pixel_range
     return parts.held if parts.digest == plan.digest else None
+
+
+def _others(form: DataForm, trained: TrainedNet) -> _Images:
+    """Images that the network was not trained on."""
+    return _from_table(form, trained) if form.table else _from_folder(form, trained)
+
+
+def _from_table(form: DataForm, trained: TrainedNet) -> _Images:
+    """The images of a table, with its labels if all of them are of the network's classes."""
+    where: dict[str, Any] = {'columns': columns_of(form), 'crop': crop_of(form)}
+    try:
+        labels = {'list_file': form.table, 'names_file': form.class_names}
+        split = as_eval_split(
+            open_source(form.data_dir, **labels, **where), trained.class_names or (), trained.model.in_chans
+        )
+    except RideError as error:
+        _logger.warning(f'The images are taken without labels ({error})')
+        images = open_unlabelled(str(form.table), form.data_dir, **where)
+        return _Images(
+            named_images(trained, images), f'{len(images):,} images of {form.table}, unlabelled', None, False
+        )
+    split.dataset.pixel_range = trained.record.pixel_range
+    return _Images(split, split.source, None, True)
 
 
 def _from_folder(form: DataForm, trained: TrainedNet) -> _Images:

@@ -19,6 +19,7 @@ from ride_timm.commands.options import (
     add_model_argument,
     add_options,
     add_prior_option,
+    add_taxonomy_option,
     chosen,
 )
 from ride_timm.commands.parser import Parser
@@ -33,6 +34,7 @@ from ride_timm.files import check_writable, writing
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import check_architecture, data_config
 from ride_timm.inference.prior import apply_options
+from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.records.certificate import Certificate
@@ -75,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='measure the mean logits of each image and its mirror image too, as tta_flip_... next to the others',
     )  # fmt: skip
     add_prior_option(parser)
+    add_taxonomy_option(parser, 'accuracy at each level above the classes too, as level1_top1, ...')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
     parser.add_argument('--img-size', type=int, metavar='N')
@@ -152,7 +155,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     results: OrderedDict[str, Any] = OrderedDict(
         model=trained.name, checkpoint=trained.source if Path(trained.source).exists() else None
     )
-    results.update(_measure(args, trained, split, counts, config, device))
+    taxonomy = None if args.taxonomy is None else read_taxonomy(args.taxonomy, split.class_names)
+    results.update(_measure(args, trained, split, counts, config, device, taxonomy))
     results['num_classes'] = split.num_classes
     results['data'] = split.source
     if prior is not None:
@@ -203,7 +207,13 @@ def _load(args: argparse.Namespace) -> TrainedNet:
 
 
 def _measure(
-    args: argparse.Namespace, trained: TrainedNet, split: DataSplit, counts: Any, config: Any, device: torch.device
+    args: argparse.Namespace,
+    trained: TrainedNet,
+    split: DataSplit,
+    counts: Any,
+    config: Any,
+    device: torch.device,
+    taxonomy: Taxonomy | None,
 ) -> OrderedDict[str, Any]:
     model: Any = trained.model
     routed = args.routed or args.threshold is not None
@@ -220,6 +230,9 @@ def _measure(
         autocast=partial(torch.autocast, device.type, torch.bfloat16) if args.amp else nullcontext,
     )  # fmt: skip
     metrics: OrderedDict[str, Any] = found.routed or found.metrics
+    if taxonomy is not None:
+        levels = taxonomy.accuracies(found.confusion if found.routed_confusion is None else found.routed_confusion)
+        metrics.update({f'level{level}_top1': accuracy for level, accuracy in enumerate(levels, start=1)})
     if args.per_class_file:
         with writing(args.per_class_file, '--per-class-file'):
             write_per_class(Path(args.per_class_file), found.routed_per_class or found.per_class)

@@ -54,7 +54,7 @@ def by_image_group(
     # images and right answers of each class in each group, of which there are few pairs
     pairs, pair = np.unique(np.stack([group, own]), axis=1, return_inverse=True)
     images = np.bincount(pair.ravel()).astype(np.float64)
-    right = np.bincount(pair.ravel(), weights=own == named)
+    right = np.bincount(pair.ravel(), weights=(own == named).astype(np.float64))
     stream = np.random.default_rng(seed)
     drawn = [_accuracies(pairs, images, right, np.ones(len(names)))]
     for _ in range(resamples if len(names) > 1 else 0):

@@ -17,6 +17,7 @@ from ride_timm.records.headline import leading_accuracy
 __all__ = [
     'ClassResult',
     'LongTailEvaluator',
+    'accuracy_interval',
     'class_accuracy',
     'class_precision',
     'expected_calibration_error',
@@ -51,8 +52,10 @@ class ClassResult(NamedTuple):
     precision: float = math.nan
 
     def plain(self) -> dict[str, Any]:
-        """The row as a record for JSON and CSV: None instead of NaN."""
-        return {key: None if value != value else value for key, value in self._asdict().items()}
+        """The row as a record for JSON and CSV, with the ends of its 95 % interval; None instead of NaN."""
+        low, high = accuracy_interval(self.accuracy, self.test_images) or (math.nan, math.nan)
+        row = {**self._asdict(), 'accuracy_low': low, 'accuracy_high': high}
+        return {key: None if value != value else value for key, value in row.items()}
 
 
 def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -131,6 +134,21 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * images)) / (1 + z2 / images)
     half = _NORMAL_95 * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2)) / (1 + z2 / images)
     return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
+
+
+def accuracy_interval(accuracy: float | None, images: int) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of the accuracy of a class.
+
+    Args:
+        accuracy: Percent.
+        images: Its test images.
+
+    Returns:
+        Lower and upper end in percent; None without test images, or where the accuracy is not known.
+    """
+    if accuracy is None or math.isnan(accuracy) or not images:
+        return None
+    return wilson_interval(round(accuracy * images / 100), images)
 
 
 def group_accuracy(accuracy: ArrayLike, groups: Mapping[str, ArrayLike]) -> dict[str, float]:

@@ -64,6 +64,7 @@ class Measured:
             `share_<k>`, the share of the images that passed k experts; None where no routing was measured.
         routed_per_class: One row a class, routed; None likewise.
         sweep: Accuracy and cost at every threshold that was asked for; None likewise.
+        routed_confusion: `confusion`, routed; None likewise.
         rules: The sweep of each rule of `ride_timm.evaluation.rules` in place of the router; None where not asked for.
         mirrored: `metrics` of the mean logits of each image and its mirror image; None where not asked for.
     """
@@ -79,6 +80,7 @@ class Measured:
     routed_per_class: list[ClassResult] | None = None
     sweep: list[SweepRow] | None = None
     mirrored: OrderedDict[str, float] | None = None
+    routed_confusion: NDArray[np.int64] | None = None
     rules: Mapping[str, list[SweepRow]] | None = None
 
 
@@ -216,7 +218,21 @@ def measure(
     both = both_ways.compute(distributed=distributed) if both_ways is not None else None
     confusion = together.confusion.cpu().numpy()
     per_class = together.per_class(distributed=distributed)
-    return Measured(metrics, per_class, confusion, groups, experts, input_size, said, own, table, rows, both, compared)
+    return Measured(
+        metrics,
+        per_class,
+        confusion,
+        groups,
+        experts,
+        input_size,
+        said,
+        own,
+        table,
+        rows,
+        both,
+        None if own_way is None else own_way.confusion.cpu().numpy(),
+        compared,
+    )
 
 
 def measure_split(

@@ -48,7 +48,8 @@ def format_metrics(metrics: Mapping[str, float], images: Iterable[SupportsInt]) 
         metrics: Of `LongTailEvaluator`.
         images: (C,) evaluation images per class.
     """
-    names = (*accuracy_labels(images).values(), *SHOWN)
+    leading = list(accuracy_labels(images).values())
+    names = (*leading, *(['macro_f1'] if len(leading) > 1 else []), *SHOWN)
     return ', '.join(f'{name} {metrics[name]:.2f}' for name in names if name in metrics)
 
 
@@ -61,8 +62,9 @@ def write_per_class(path: Path, table: Sequence[ClassResult]) -> None:
     """Write the per-class table as CSV; what is not known of a class without images is left empty."""
     text = io.StringIO(newline='')
     writer = csv.writer(text)
-    writer.writerow(ClassResult._fields)
-    writer.writerows(map(csv_cell, row.plain().values()) for row in table)
+    rows = [row.plain() for row in table]
+    writer.writerow(rows[0])
+    writer.writerows(map(csv_cell, row.values()) for row in rows)
     write_whole(path, text.getvalue())
 
 

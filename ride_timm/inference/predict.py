@@ -12,8 +12,9 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.one_pass import in_eval_mode
 from ride_timm.inference.abstention import choose_abstention
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped
+from ride_timm.inference.prediction import Prediction, Skipped
 from ride_timm.inference.prediction import predict as iterate
+from ride_timm.inference.taxonomy import Taxonomy
 
 __all__ = ['Predictions', 'predict']
 
@@ -35,6 +36,8 @@ def predict(
     threshold: float | None = None,
     abstain: float | None = None,
     confidence: float = 0.95,
+    groups: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
     batch_size: int = 64,
 ) -> Predictions:
     """Say what is on images, prepared as an evaluation prepares them; computed where the network is.
@@ -49,6 +52,10 @@ def predict(
         abstain: Leave answers unsaid (`said` is False) so that of those said at most this share is wrong, such as
             0.05, on images like those that the network was calibrated on, see `ride_timm.calibrate`.
         confidence: Probability, over the draw of those images, that this holds.
+        groups: What each image belongs to, such as a burst or an animal: the images of one group get one answer, of the
+            mean of their logits. None: each image its own.
+        taxonomy: Of `ride_timm.inference.taxonomy.read_taxonomy`; with `abstain`, what a class is part of is named
+            where that is sure enough and the class is not (`broader`).
         batch_size: Images a batch.
 
     Returns:
@@ -57,7 +64,7 @@ def predict(
 
     Raises:
         RideError: Something is neither a path nor a Pillow image, or routing is asked for and there is no router, or
-            the calibration does not allow `abstain`.
+            the calibration does not allow `abstain`, or there is not one group for each image.
 
     Example:
         >>> import timm, ride_timm as rt
@@ -69,6 +76,8 @@ def predict(
     """
     trained = net if isinstance(net, TrainedNet) else _as_trained(net)
     files = images if isinstance(images, ListReader) else _files(images)
+    if groups is not None and len(groups) != len(files):
+        raise RideError(f'{len(groups)} groups were given for {len(files)} images; give one for each.')
     model: Any = trained.model
     if threshold is None:
         threshold = getattr(model, 'routing_threshold', None)
@@ -77,7 +86,13 @@ def predict(
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
     with in_eval_mode(model):
-        options: dict[str, Any] = {'top_k': top_k, 'threshold': threshold, 'abstention': abstention}
+        options: dict[str, Any] = {
+            'top_k': top_k,
+            'threshold': threshold,
+            'abstention': abstention,
+            'groups': groups,
+            'taxonomy': taxonomy,
+        }
         options |= {'batch_size': batch_size, 'device': device}
         return Predictions(iterate(trained, files, **options))
 
@@ -101,5 +116,5 @@ def _line(found: Prediction | Skipped) -> str:
         return f'{found.path}: {found.reason}'
     likeliest = ', '.join(f'{vote.label} {100 * vote.confidence:.1f} %' for vote in found.top)
     votes = ', '.join('-' if vote is None else vote.label for vote in found.experts)
-    likeliest = likeliest if found.said else f'{UNKNOWN} ({likeliest})'
+    likeliest = likeliest if found.said else f'{found.answer} ({likeliest})'
     return f'{found.path}: {likeliest}' + (f' (experts: {votes})' if votes else '')

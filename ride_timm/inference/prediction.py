@@ -1,7 +1,8 @@
 """What a network and its experts say of image files, prepared as an evaluation prepares them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from ride_timm.evaluation.memory import FittingForward
 from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import data_config
+from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.inference.temperature import tempered
 from ride_timm.models import count_experts, expert_logits
 from ride_timm.models.routing import check_threshold, expert_steps, logit
@@ -47,7 +49,9 @@ class Prediction(NamedTuple):
     `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
     where the image did not pass the expert. A plain network has no experts, and `num_experts` None. `go_on` holds for
     each expert but the last the probability, 0..1, of the router that another is needed; None where it was not asked.
-    `said` is False where the answer is not confident enough to be said.
+    `said` is False where the answer is not confident enough to be said. `group` names the images that were answered
+    together, `top` being of all of them and `experts` of this one; None where each was answered alone.
+    `broader` is the ancestor of the likeliest class that is sure enough where the class is not, and its probability.
     """
 
     path: str
@@ -56,11 +60,13 @@ class Prediction(NamedTuple):
     num_experts: int | None
     go_on: tuple[float | None, ...] = ()
     said: bool = True
+    group: str | None = None
+    broader: tuple[str, float] | None = None
 
     @property
     def answer(self) -> str:
-        """The likeliest class, or `UNKNOWN` where it is not to be said."""
-        return self.top[0].label if self.said else UNKNOWN
+        """The likeliest class, or what it is part of, or `UNKNOWN` where neither is sure enough to be said."""
+        return self.top[0].label if self.said else UNKNOWN if self.broader is None else self.broader[0]
 
 
 class Skipped(NamedTuple):
@@ -90,6 +96,8 @@ def predict(
     top_k: int = 3,
     threshold: float | None = None,
     abstention: Abstention | None = None,
+    groups: Sequence[str] | None = None,
+    taxonomy: Taxonomy | None = None,
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = 'cpu',
@@ -103,22 +111,70 @@ def predict(
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.
         abstention: From which confidence on an answer is said; None: every one is.
+        groups: What each image belongs to, such as a burst: images of one group get one answer, of the mean of their
+            logits, after all have been computed. None: each its own.
+        taxonomy: With `abstention`: ancestors to name where a class is not sure enough.
         batch_size: Images a batch.
         workers: Loading processes.
         device: Where to compute.
 
     Yields:
         A prediction for each image, or why there is none.
+
+    Raises:
+        RideError: Groups are to be answered with the promise of single images.
     """
+    if groups is not None and abstention is not None:
+        raise RideError(
+            'What is said was measured on single images and groups are to be answered; leave one of them out.'
+        )
     names = _names(trained)
+    batches = vote(trained, images, threshold=threshold, batch_size=batch_size, workers=workers, device=device)
+    if groups is not None:
+        yield from _together(batches, names, top_k, groups)
+        return
     least = 0.0 if abstention is None else abstention.limit
-    for voted in vote(trained, images, threshold=threshold, batch_size=batch_size, workers=workers, device=device):
-        found = _predictions(voted.votes, names, top_k)
-        for path, problem, prediction in zip(voted.paths, voted.problems, found, strict=True):
-            if prediction is None or problem is not None:
-                yield Skipped(path, problem or f'the network gives the image {path} no finite logits')
-            else:
-                yield prediction._replace(path=path, said=prediction.top[0].confidence >= least)
+    for voted in batches:
+        broader: Sequence[tuple[str, float] | None] = [None] * len(voted.paths)
+        if taxonomy is not None:
+            broader = taxonomy.broader(voted.votes.logits.float().softmax(dim=1), least)
+        for prediction, above in zip(_answers(voted, names, top_k), broader, strict=True):
+            if isinstance(prediction, Prediction):
+                said = prediction.top[0].confidence >= least
+                prediction = prediction._replace(said=said, broader=None if said else above)
+            yield prediction
+
+
+def _answers(voted: 'VotedBatch', names: Sequence[str], top_k: int) -> Iterator[Prediction | Skipped]:
+    """A prediction for each image of a batch, or why there is none."""
+    found = _predictions(voted.votes, names, top_k)
+    for path, problem, prediction in zip(voted.paths, voted.problems, found, strict=True):
+        if prediction is None or problem is not None:
+            yield Skipped(path, problem or f'the network gives the image {path} no finite logits')
+        else:
+            yield prediction._replace(path=path)
+
+
+def _together(
+    batches: Iterable['VotedBatch'], names: Sequence[str], top_k: int, groups: Sequence[str]
+) -> Iterator[Prediction | Skipped]:
+    """A prediction for each image, with the answer of its group."""
+    found: list[Prediction | Skipped] = []
+    totals: dict[str, Tensor] = {}
+    for voted in batches:
+        logits = voted.votes.logits.double().cpu()
+        for row, prediction in enumerate(_answers(voted, names, top_k)):
+            if isinstance(prediction, Prediction):
+                group = groups[len(found)]
+                prediction = prediction._replace(group=group)
+                totals[group] = totals[group] + logits[row] if group in totals else logits[row]
+            found.append(prediction)
+    images = Counter(row.group for row in found if isinstance(row, Prediction))
+    means = [total / images[group] for group, total in totals.items()]
+    tops = dict(zip(totals, _ranked(torch.stack(means), names, top_k) if means else [], strict=True))
+    for prediction in found:
+        top = tops[str(prediction.group)] if isinstance(prediction, Prediction) else None
+        yield prediction._replace(top=top) if isinstance(prediction, Prediction) and top else prediction
 
 
 class VotedBatch(NamedTuple):

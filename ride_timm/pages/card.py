@@ -14,10 +14,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ride_timm.data.descriptions import readable_label
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
-from ride_timm.evaluation.metrics import wilson_interval
+from ride_timm.evaluation.metrics import accuracy_interval
 from ride_timm.files import write_whole
 from ride_timm.losses import list_losses
-from ride_timm.pages.figures import routing_figure, tail_figure
+from ride_timm.pages.figures import FEW_IMAGES, routing_figure, tail_figure
 from ride_timm.pages.markdown import NONE, Markdown, code, count, duration, escape, fence, gmacs, percent, render, table
 from ride_timm.records.certificate import Certificate
 from ride_timm.records.fields import from_json
@@ -49,8 +49,6 @@ _PAPERS = {
 }  # fmt: skip
 WORST_SHOWN = 5
 SWEEP_SHOWN = 8
-FEW_IMAGES = 30
-"""Test images of a class; with fewer its accuracy stands with an interval."""
 _VERSIONS = ('hardware', 'ride_timm', 'torch', 'torchvision', 'timm', 'python')
 
 
@@ -278,9 +276,12 @@ def _results_table(results: Results) -> Markdown:
         if alone is not None:
             rows.append((f'expert {expert} alone', {'top1': alone, 'gmacs': first}))
     names, groups = results.accuracies, list(test.groups)
-    keys = [*names.values(), *groups, 'worst_class', 'ece']
-    cells = [[name, *(percent(row.get(key)) for key in keys), gmacs(row['gmacs'])] for name, row in rows]
-    return table([results.data.name, *names, *groups, 'worst class', 'ECE', 'GMACs'], cells)
+    columns = {
+        **names, **({'macro F1': 'macro_f1'} if len(names) > 1 else {}), **{group: group for group in groups},
+        'worst class': 'worst_class', 'ECE': 'ece',
+    }  # fmt: skip
+    cells = [[name, *(percent(row.get(key)) for key in columns.values()), gmacs(row['gmacs'])] for name, row in rows]
+    return table([results.data.name, *columns, 'GMACs'], cells)
 
 
 def _seeds_table(results: Results) -> Markdown:
@@ -372,27 +373,28 @@ def _commands(stages: Sequence[Stage]) -> Markdown:
 
 
 def _worst(results: Results) -> list[ClassRow]:
-    tested = [row for row in results.test.per_class if row.accuracy is not None]
-    return sorted(tested, key=lambda row: (row.accuracy or 0.0, row.label))[:WORST_SHOWN]
+    missed = [row for row in results.test.per_class if row.accuracy is not None and row.accuracy < 100]
+    return sorted(missed, key=lambda row: (row.accuracy or 0.0, row.label))[:WORST_SHOWN]
 
 
 def _worst_table(worst: Sequence[ClassRow]) -> Markdown:
+    known = any(row.predicted is not None for row in worst)
     rows = [
         [
             readable_label(row.name), count(row.train_images), count(row.test_images),
-            percent(row.accuracy, 1) + _interval(row),
+            percent(row.accuracy, 1) + _interval(row), *([percent(row.precision, 1)] if known else []),
         ]
         for row in worst
     ]  # fmt: skip
-    return table(['class', 'training images', 'measured on', 'accuracy (%)'], rows)
+    return table(
+        ['class', 'training images', 'measured on', 'accuracy (%)', *(['precision (%)'] if known else [])], rows
+    )
 
 
 def _interval(row: ClassRow) -> str:
     """The interval of a class's accuracy behind it, where few images make it wide."""
-    if row.accuracy is None or not 0 < row.test_images < FEW_IMAGES:
-        return ''
-    low, high = wilson_interval(round(row.accuracy * row.test_images / 100), row.test_images)
-    return f' ({low:.0f} to {high:.0f})'
+    ends = accuracy_interval(row.accuracy, row.test_images) if row.test_images < FEW_IMAGES else None
+    return '' if ends is None else ' ({:.0f} to {:.0f})'.format(*ends)
 
 
 def _paper(key: str) -> str:

@@ -22,14 +22,15 @@ from torch import Tensor
 from ride_timm.data.descriptions import readable_label
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.evaluation.metrics import accuracy_interval
 from ride_timm.evaluation.one_pass import Answers
 from ride_timm.files import write_whole
 from ride_timm.pages.answers import reliability
 from ride_timm.records.results import ClassRow, Results, comparable
 
 __all__ = [
-    'GREY', 'GROUP_COLOURS', 'as_bytes', 'counts_figure', 'draw_calibration', 'draw_curves', 'font_families',
-    'new_figure', 'read_curves', 'routing_figure', 'tail_figure', 'thumbnail',
+    'FEW_IMAGES', 'GREY', 'GROUP_COLOURS', 'as_bytes', 'counts_figure', 'draw_calibration', 'draw_curves',
+    'font_families', 'new_figure', 'read_curves', 'routing_figure', 'tail_figure', 'thumbnail',
 ]  # fmt: skip
 
 # Okabe and Ito's palette, whose hues people with any colour vision tell apart
@@ -47,6 +48,8 @@ STYLE = {
     'axes.grid': True, 'axes.grid.axis': 'y', 'axes.axisbelow': True, 'grid.color': '#E4E4E4', 'grid.linewidth': 0.7,
     'xtick.color': GREY, 'ytick.color': GREY, 'xtick.labelcolor': INK, 'ytick.labelcolor': INK, 'text.color': INK,
 }  # fmt: skip
+FEW_IMAGES = 30
+"""Test images of a class; with fewer its accuracy stands with an interval."""
 MOST_NAMES = 20
 """Classes whose names fit under their points."""
 LONGEST_NAME = 24
@@ -72,6 +75,8 @@ Curves = Mapping[str, Sequence[float]]
 
 def tail_figure(results: Results, path: str | Path) -> None:
     """Draw the accuracy of every class, from the most frequent to the rarest, under its training images.
+
+    A class with fewer than `FEW_IMAGES` test images has its 95 % interval.
 
     Args:
         results: Of a network.
@@ -363,6 +368,10 @@ def _draw_group(axes: Any, span: _Span, classes: int) -> None:
     mean = '' if span.mean is None else f'mean {span.mean:.1f} %, '
     number = '1 class' if len(span.rows) == 1 else f'{len(span.rows):,} classes'
     label = _literal(f'{span.name}: {mean}{number}')
+    for place, row in enumerate(span.rows, span.start):
+        ends = accuracy_interval(row.accuracy, row.test_images) if row.test_images < FEW_IMAGES else None
+        if ends is not None:
+            axes.vlines(place + 0.5, *ends, color=span.colour, linewidth=0.8, alpha=0.5)
     axes.scatter(places, accuracy, s=size, color=span.colour, linewidths=0, alpha=alpha, clip_on=False, label=label)
     if span.mean is not None:
         ends = [span.start, span.stop]

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from ride_timm.data.descriptions import readable_label
 from ride_timm.escaping import printable
-from ride_timm.evaluation.metrics import ClassResult, wilson_interval
+from ride_timm.evaluation.metrics import ClassResult, accuracy_interval
 from ride_timm.evaluation.one_pass import Measured
 from ride_timm.pages.answers import agreement, worst_pairs
-from ride_timm.pages.figures import GREY, GROUP_COLOURS
+from ride_timm.pages.figures import FEW_IMAGES, GREY, GROUP_COLOURS
 from ride_timm.records.headline import accuracy_labels
 from ride_timm.records.results import ImageGroups
 from ride_timm.tables import counted
@@ -93,6 +93,7 @@ def render(content: Content) -> str:
         c=content, m=measured, sections=_sections(content), colours=GROUP_COLOURS, grey=GREY,
         about={'Model': content.model, 'Data': content.data, **content.about},
         tiles=[(name, metrics.get(key)) for name, key in _tiles(measured).items()],
+        few=min(tested, default=FEW_IMAGES) < FEW_IMAGES,
         tested=f'{min(tested):,} to {max(tested):,}' if len(_accuracies(measured)) > 1 else '',
         untested=counted(untested, 'class has', 'classes have') if untested else '',
         columns=_columns(measured), accuracy=_accuracy(measured), cost=_cost(measured),
@@ -203,7 +204,8 @@ def _training_images(measured: Measured, label: int) -> str:
 
 
 def _interval(row: ClassResult) -> str:
-    return '{:.0f} to {:.0f}'.format(*wilson_interval(row.correct, row.test_images)) if row.test_images else NOTHING
+    ends = accuracy_interval(row.accuracy, row.test_images)
+    return NOTHING if ends is None else '{:.0f} to {:.0f}'.format(*ends)
 
 
 def _accuracies(measured: Measured) -> dict[str, str]:

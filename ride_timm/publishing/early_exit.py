@@ -41,7 +41,10 @@ def export_graph(
             verbose=False,
         )  # fmt: skip
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # lines and paths of the source
+    return model
 
 
 @contextlib.contextmanager

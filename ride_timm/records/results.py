@@ -156,9 +156,18 @@ class Choices:
     sweep: tuple[Mapping[str, float], ...] | None = item(nullable(list_of(_ROUTED)), None)
 
 
+_LATER = ('accuracy_low', 'accuracy_high', 'predicted', 'precision')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """The results of a class, with all experts; `accuracy` is None without test images, or where it is not known."""
+    """The results of a class, with all experts, None where they are not known.
+
+    Attributes:
+        accuracy: Of its test images, None without any; `accuracy_low` and `accuracy_high` end its 95 % interval.
+        predicted: Images of any class that are taken for it.
+        precision: Percentage of those that are of it, None without any.
+    """
 
     label: int = item(_LABEL)
     name: str = item(TEXT)
@@ -166,6 +175,10 @@ class ClassRow:
     train_images: int = item(_COUNT)
     test_images: int = item(_COUNT)
     accuracy: float | None = item(nullable(_NUMBER))
+    accuracy_low: float | None = item(nullable(_NUMBER), None)
+    accuracy_high: float | None = item(nullable(_NUMBER), None)
+    predicted: int | None = item(nullable(_COUNT), None)
+    precision: float | None = item(nullable(_NUMBER), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -297,10 +310,16 @@ class Results:
         return results
 
     def to_json(self) -> dict[str, Any]:
-        """The content of a `results.json`; the entries of a run are left out of that of a published network."""
+        """The content of a `results.json`; the entries of a run are left out of that of a published network.
+
+        A table of the classes from before intervals and precision were kept stays as it was.
+        """
         content = {'format': FORMAT, **to_json(self)}
         if self.test.image_groups is None:
             del content['test']['image_groups']
+        if all(row.predicted is None for row in self.test.per_class):
+            rows = content['test']['per_class']
+            content['test']['per_class'] = [{key: row[key] for key in row if key not in _LATER} for row in rows]
         of_a_run = ('last_epoch', 'last', 'best_on_evaluation_images', 'args')
         return {key: value for key, value in content.items() if key not in of_a_run or value is not None}
 

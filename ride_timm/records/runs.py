@@ -17,6 +17,8 @@ from ride_timm.records.upgrade import evaluated_on, threshold_choice
 
 __all__ = ['data_name', 'join_stages', 'plain', 'read_per_class', 'read_run', 'run_results']
 
+_MEASURED = ('accuracy', 'accuracy_low', 'accuracy_high', 'predicted', 'precision')
+
 
 def run_results(
     folder: Path,
@@ -70,7 +72,7 @@ def run_results(
             'routed': dict(last) if router else None,
             'sweep': None,
             'groups': groups,
-            'per_class': [{**row, 'accuracy': None if router else row['accuracy']} for row in rows],
+            'per_class': [{**row, **(dict.fromkeys(_MEASURED) if router else {})} for row in rows],
             'environment': environment,
             'image_groups': None if groups_found is None else to_json(groups_found),
         },

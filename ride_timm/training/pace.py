@@ -26,6 +26,7 @@ STEPS, SECONDS = (2, 5), 0.5
 _UNITS = (('second', 1, 100), ('minute', 60, 100), ('hour', 3600, 48), ('day', 86400, math.inf))
 
 _HOPELESS = 1.5  # a way that is so much slower in one step is not looked at again
+_LONG = 5.0  # seconds of a step that says enough alone
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -152,7 +153,7 @@ def _of_steps(trainer: Trainer, batch: Batch, best: float) -> float:
     times: list[float] = []
     while len(times) < STEPS[0] or (len(times) < STEPS[1] and sum(times) < SECONDS):
         times.append(_timed(trainer, lambda: lone_step(trainer, *batch)))
-        if times[-1] > _HOPELESS * best:
+        if times[-1] > min(_HOPELESS * best, _LONG):
             break
     return statistics.median(times)
 

@@ -52,11 +52,14 @@ BUDGET = 3600.0
 GAIN = 0.9
 """Share of the plain step's time that another way to compute may take at most; less could be noise."""
 
-MEASURED = ('epochs', 'amp', 'amp_dtype', 'channels_last')
-"""Options that are picked by measuring, and kept when a run goes on."""
+KEPT = ('epochs', 'amp', 'amp_dtype', 'channels_last', 'opt', 'lr', 'weight_decay', 'layer_decay')
+"""Options that a run that goes on keeps, since they are picked by measuring, or were picked otherwise before."""
 
-RATES = {'sgd': (0.1, 0.02), 'adamw': (1e-3, 5e-4)}
+RATES = {'sgd': (0.1, 0.02), 'adamw': (1e-3, 1e-3)}
 """Peak learning rates for a batch of 128, from random weights and from trained ones."""
+
+LAYER_DECAY = 0.8
+"""Of a pretrained backbone with new heads."""
 
 
 def pick(config: ResolvedConfig, name: str, value: Any, why: str) -> ResolvedConfig:
@@ -110,7 +113,9 @@ def _side(image: Any) -> int:
     return min(image.size) if isinstance(image, Image.Image) else min(image.shape[-2:])
 
 
-def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: TrainedNet | None = None) -> ResolvedConfig:
+def from_images(
+    config: ResolvedConfig, train: DataSplit, side: int, init: TrainedNet | None = None, rate: float | None = None
+) -> ResolvedConfig:
     """Pick model, image size, batch size, learning rate and loss.
 
     Args:
@@ -118,6 +123,7 @@ def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: Train
         train: The training images.
         side: Their size, of `short_side`.
         init: The network to initialise from.
+        rate: Peak learning rate for a batch of 128 that suits these weights, where it was measured.
 
     Raises:
         RideError: There is no such --model.
@@ -134,7 +140,12 @@ def from_images(config: ResolvedConfig, train: DataSplit, side: int, init: Train
     config = _with_size(config, side, init)
     config = replace(config, 'batch_size', _batch(images, 128 if small or on_gpu else 32), f'{images} training images')
     batch = config.batch_size * config.world_size * config.grad_accum_steps
-    config = _with_rate(config, tuned, batch)
+    if config.pretrained if init is None else init.class_names is None:
+        # the loss of several experts is their mean, so that under SGD each would learn at a Kth of the rate
+        # (benchmarks/backbones.py); AdamW does not mind the size of gradients
+        config = replace(config, 'opt', 'adamw', 'new heads on a pretrained backbone')
+        config = replace(config, 'layer_decay', LAYER_DECAY, 'the same')
+    config = _with_rate(config, rate or RATES.get(config.opt, (None, None))[tuned], batch)
     config = _with_loss(config, train)
     return replace(config, 'hflip', config.hflip, 'mirrored images; 0 where left and right differ, as in text')
 
@@ -156,14 +167,15 @@ def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> Re
     return replace(config, 'img_size', _img_size(side, max(own, LARGEST_SIDE)), _sized(side))
 
 
-def _with_rate(config: ResolvedConfig, tuned: bool, batch: int) -> ResolvedConfig:
-    """Learning rate and decay; a named optimizer but SGD, and --lr-base, have rates of their own."""
-    if config.opt == 'sgd' or (config.opt in RATES and 'opt' not in config.said):
-        if not config.said & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
-            config = replace(config, 'lr', round(RATES[config.opt][tuned] * batch / 128, 6), f'batch of {batch}')
-        decay, why = (5e-4, 'small data') if config.opt == 'sgd' else (0.05, f'usual with {config.opt}')
-        config = replace(config, 'weight_decay', decay, why)
-    return config
+def _with_rate(config: ResolvedConfig, peak: float | None, batch: int) -> ResolvedConfig:
+    """Learning rate, from its peak for a batch of 128, and decay; other optimizers and --lr-base have their own."""
+    if peak is None or (config.opt != 'sgd' and 'opt' in config.said):
+        return config
+    scale = batch / 128 if config.opt == 'sgd' else math.sqrt(batch / 128)  # as timm scales --lr-base
+    if not config.said & {'lr_base', 'lr_base_size', 'lr_base_scale'}:
+        config = replace(config, 'lr', round(peak * scale, 6), f'batch of {batch}')
+    decay, why = (5e-4, 'small data') if config.opt == 'sgd' else (0.05, f'usual with {config.opt}')
+    return replace(config, 'weight_decay', decay, why)
 
 
 def scratch_model(small: bool, on_gpu: bool) -> str:
@@ -252,7 +264,7 @@ def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Seq
 
 
 def from_settings(config: ResolvedConfig, before: Mapping[str, Any]) -> ResolvedConfig:
-    """Keep what a run that goes on had picked by measuring.
+    """Keep what a run that goes on had picked.
 
     Args:
         config: The options so far; what is set explicitly stays.
@@ -261,7 +273,7 @@ def from_settings(config: ResolvedConfig, before: Mapping[str, Any]) -> Resolved
     Raises:
         RideError: A value is none.
     """
-    kept = {name: before[name] for name in MEASURED if before.get(name) is not None and name not in config.said}
+    kept = {name: before[name] for name in KEPT if name in before and name not in config.said}
     check_values(kept)
     return _with_epochs(config.but(**kept))
 

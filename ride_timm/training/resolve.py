@@ -305,7 +305,7 @@ def from_data(
     if init is None:
         config, init = starts.choose_start(config, side, settings_before(config))
         config = from_init(config, init)
-    return picks.from_images(config, data.train, side, init), init
+    return picks.from_images(config, data.train, side, init, starts.measured_rate(config.init)), init
 
 
 def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:

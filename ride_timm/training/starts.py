@@ -23,7 +23,7 @@ from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.initial import counterpart, is_multi_expert, plain_backbone, read_initial
 from ride_timm.training.picks import SMALL_IMAGE, replace
 
-__all__ = ['STARTS', 'Start', 'choose_start', 'own_weights']
+__all__ = ['STARTS', 'Start', 'choose_start', 'measured_rate', 'own_weights']
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Start(NamedTuple):
         most: Pixels of the images up to which they are taken.
         device: The kind of device that they are for; None for any.
         sizes: Least and largest `--img-size`; None for the size that the weights were trained at.
-        options: What else suits them.
+        rate: Peak learning rate for a batch of 128, where it was measured.
     """
 
     weights: str
@@ -48,19 +48,16 @@ class Start(NamedTuple):
     most: float = math.inf
     device: str | None = None
     sizes: tuple[int, int] | None = None
-    options: Mapping[str, Any] = {}
+    rate: float | None = None
 
 
 STARTS = (
     # benchmarks/starts.py: class mean 48.7 % from these, 14.8 % from random weights, 38.2 % from one plain ResNet-32
     Start(PACKAGED, 'trained on small images', most=SMALL_IMAGE),
-    # no squeeze-and-excitation, no SiLU: twice the images a second of EfficientNet-B0 on a CPU
-    Start('tf_efficientnet_lite0.in1k', 'trained on ImageNet, fast on a CPU', device='cpu', sizes=(128, 224)),
-    # LayerNorm and GELU, which its authors train with AdamW
-    Start(
-        'convnext_nano.in12k_ft_in1k', 'trained on ImageNet-12k, fast on a GPU', device='cuda', sizes=(128, 224),
-        options={'opt': 'adamw', 'layer_decay': 0.75},
-    ),
+    # no squeeze-and-excitation, no SiLU: twice the images a second of EfficientNet-B0 on a CPU; the rate is that of
+    # benchmarks/backbones.py
+    Start('tf_efficientnet_lite0.in1k', 'of ImageNet, fast on a CPU', device='cpu', sizes=(128, 224), rate=8e-3),
+    Start('convnext_nano.in12k_ft_in1k', 'of ImageNet-12k, fast on a GPU', device='cuda', sizes=(128, 224)),
     # always there; images are scaled to its 32 pixels: class mean 48.7 % there and 25.9 % at 64 pixels
     Start(PACKAGED, 'in the package'),
 )  # fmt: skip
@@ -99,8 +96,6 @@ def choose_start(
     config = config.but(pretrained=False)  # which no --model was named for
     config = replace(config, 'init', start.weights, f'{start.why}; --from-scratch for random weights')
     config = replace(config, 'model', _architecture(start), 'that of these weights')
-    for name, value in start.options.items():
-        config = replace(config, name, value, 'as these weights were trained')
     if start.sizes is not None and 'img_size' not in config.model_kwargs:
         least, most = start.sizes
         size = min(max(-(-side // 32) * 32, least), most)
@@ -111,6 +106,15 @@ def choose_start(
 def _known(weights: str, why: str) -> Start:
     """The line of these weights, whatever the images, or a new one."""
     return next((start for start in STARTS if start.weights == weights), Start(weights, why))._replace(why=why)
+
+
+def measured_rate(weights: str | None) -> float | None:
+    """The peak learning rate for a batch of 128 that suits weights; None where none was measured.
+
+    Args:
+        weights: As `--init` takes them.
+    """
+    return next((start.rate for start in STARTS if start.weights == weights), None)
 
 
 def _fitting(config: ResolvedConfig, side: int) -> Iterator[Start]:

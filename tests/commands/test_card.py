@@ -316,6 +316,17 @@ def test_the_accuracy_on_few_images_has_an_interval():
     first, *others = tables(section(render(results), LIMITS))['class']
     assert first['accuracy (%)'] == '0.0 (0 to 49)'
     assert not any('to' in row['accuracy (%)'] for row in others)
+    assert 'precision (%)' not in first  # of results from before it was kept
+    worst |= {'predicted': 8, 'precision': 12.5}
+    assert tables(section(render(results), LIMITS))['class'][0]['precision (%)'] == '12.5'
+
+
+def test_macro_f1_stands_next_to_the_mean_over_classes():
+    results = unbalanced()
+    results['test']['all_experts']['macro_f1'] = 43.21
+    row = tables(render(results))['CIFAR-100-LT'][0]
+    assert row['macro F1'] == '43.21'
+    assert list(row)[1:4] == ['mean over classes', 'over images', 'macro F1']
 
 
 # plain networks

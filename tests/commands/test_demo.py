@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +23,13 @@ from demo_net import NAMES, save_net
 from PIL import Image
 from tiny_runs import CIFAR
 
-from ride_timm.commands.demo import KnownHosts, _answer, _costs, main
+from ride_timm.commands.demo import KnownHosts, _answer, _costs, _measured, main
 from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs
+from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import predict
+from ride_timm.inference.prior import apply_prior
 from ride_timm.publishing.folder import save_folder
 
 
@@ -70,10 +73,38 @@ def answer(trained, path, threshold):
     return _answer(trained, path, threshold, costs=_costs(trained.model), top_k=2, device='cpu')
 
 
+def test_an_answer_that_is_not_sure_enough_is_unknown(folder, images):
+    trained = load(folder)
+    options = {'costs': _costs(trained.model), 'top_k': 2, 'device': 'cpu'}
+    for limit in (0.0, 1.0):
+        promise = Abstention(limit=limit, rate=0.1, confidence=0.9, images=1, said=1, wrong=0)
+        shown, *_ = _answer(trained, images[0], 0.0, abstention=promise, **options)
+        assert (shown == 'unknown') == (limit == 1.0)
+
+
 def thresholds(trained, images):
     """Thresholds that let the experts part the images, and both ends."""
     shares = [share for found in predict(trained, images, threshold=0.0) for share in found.go_on]
     return [0.0, *np.quantile(shares, [0.3, 0.6, 0.9]).tolist(), 1.0]
+
+
+def test_the_accuracy_that_leads_is_named_first(tmp_path):
+    published = Path(__file__).resolve().parents[2] / 'weights' / 'ride_resnet32_3e.balpoe_cifar100lt'
+    folder = tmp_path / 'net'
+    shutil.copytree(published, folder)
+    results = json.loads((folder / 'results.json').read_text())
+    figures = results['test']['all_experts'] | {'balanced': 43.21}
+    results['test'] |= {'all_experts': figures, 'routed': None, 'sweep': None}
+    for images, first, names in ((100, figures['top1'], ['overall']), (7, 43.21, ['mean over classes', 'over images'])):
+        results['test']['per_class'][0]['test_images'] = images
+        (folder / 'results.json').write_text(json.dumps(results))
+        trained = load(folder)
+        sentence = _measured(trained)
+        assert [sentence.index(name) for name in names] == sorted(sentence.index(name) for name in names)
+        assert f'images: {first:.1f} % {names[0]}' in sentence
+    apply_prior(trained, 'train')
+    assert not _measured(trained)
+    assert not _measured(load(folder / 'model.safetensors'))
 
 
 def test_the_page_says_what_predict_says(folder, images):

@@ -188,6 +188,7 @@ def test_precision_and_intervals_stand_next_to_accuracy(routed, unbalanced, tmp_
     assert sum(int(row['predicted']) for row in rows) == 18
     for row in rows:
         low, high = wilson_interval(int(row['correct']), int(row['test_images']))
+        assert (float(row['accuracy_low']), float(row['accuracy_high'])) == (low, high)
         precision = f'{float(row["precision"]):.2f}' if row['precision'] else '\N{EN DASH}'
         accuracy = f'{float(row["accuracy"]):.2f}'
         expected = [row['test_images'], accuracy, f'{low:.0f} to {high:.0f}', precision, row['predicted']]

@@ -139,3 +139,19 @@ def test_package_and_card_have_it(run, data, tmp_path):
     route([str(rounded), '--data-dir', str(data / 'val'), *WISH, '--output', str(tmp_path / 'again')])
     assert load(tmp_path / 'again').record.certificate.images == 36
     assert load(rounded).record.certificate is None
+
+
+def test_a_table_of_other_images(run, data, tmp_path):
+    """With its labels, if they are classes of the network."""
+    files = sorted((data / 'val').rglob('*.png'))
+    for name in ('bee', 'wasp'):
+        rows = ''.join(f'{path};{path.parent.name.replace("bee", name)}\n' for path in files)
+        (tmp_path / 'photos.csv').write_text(f'photo;species\n{rows}')
+        argv = [str(run), '--table', str(tmp_path / 'photos.csv'), *WISH]
+        route(argv)
+        assert load(run).record.certificate.images == len(files)
+        if name == 'bee':
+            route([*argv, '--loss', 'accuracy'])
+        else:
+            with pytest.raises(RideError, match='label'):
+                route([*argv, '--loss', 'accuracy'])

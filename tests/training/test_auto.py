@@ -212,7 +212,26 @@ def test_the_rate_is_that_of_all_processes_together():
 
 def test_pretrained_weights_of_timm_count_as_trained():
     args = chosen([5000, 50], (64, 64), '--model', 'resnet18', '--pretrained')
-    assert args.lr == pytest.approx(0.02 * args.batch_size / 128)
+    assert args.epochs < chosen([5000, 50], (64, 64), '--model', 'resnet18').epochs
+
+
+def test_new_heads_on_a_pretrained_backbone_train_with_adamw():
+    backbone = trained(size=(224, 224), names=None)
+    for args in (
+        chosen([5000, 50], (64, 64), init=backbone),
+        chosen([5000, 50], (64, 64), '--model', 'resnet18', '--pretrained'),
+    ):
+        assert (args.opt, args.layer_decay, args.weight_decay) == ('adamw', 0.8, 0.05)
+        assert args.lr == pytest.approx(1e-3 * (args.batch_size / 128) ** 0.5, rel=1e-3)
+    assert chosen([5000, 50], (64, 64), '--opt', 'sgd', init=backbone).lr == pytest.approx(0.02 * 32 / 128)
+    assert chosen([5000, 50], (64, 64), init=trained()).opt == 'sgd'
+
+
+def test_a_run_that_goes_on_keeps_its_optimizer():
+    picked = chosen([5000, 50], (64, 64), init=trained(size=(224, 224), names=None))
+    before = {'opt': 'sgd', 'lr': 0.005, 'weight_decay': 5e-4, 'layer_decay': None, 'epochs': 30}
+    kept = picks.from_settings(picked, before)
+    assert {name: getattr(kept, name) for name in before} == before
 
 
 @pytest.mark.parametrize('options', [('--recipe', 'cifar100lt_ce'), ('--stage', 'heads')])

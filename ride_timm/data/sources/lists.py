@@ -145,10 +145,10 @@ def open_unlabelled(
         RideError: The file cannot be read, or names no image.
     """
     parts = find_parts(read_rows(file, columns, labelled=False), file, data_dir, crop=crop, lenient=True)
-    first = {
-        (path, row.box): i for i, (row, path) in reversed(list(enumerate(zip(parts.rows, parts.paths, strict=True))))
-    }
-    kept = sorted(first.values())
+    first: dict[tuple[str, Box | None], int] = {}
+    for i, (row, path) in enumerate(zip(parts.rows, parts.paths, strict=True)):
+        first.setdefault((path, row.box), i)
+    kept = list(first.values())
     rows = [parts.rows[i] for i in kept]
     return ListReader(
         [parts.paths[i] for i in kept],
@@ -183,7 +183,8 @@ def find_parts(
     Raises:
         RideError: The split or a file is missing, a path leads out of the folder, or nothing is left.
     """
-    root = Path(data_dir) if data_dir is not None else Path(file).parent
+    own = Path(file) if Path(file).is_dir() else Path(file).parent  # a package may be named by its folder
+    root = Path(data_dir) if data_dir is not None else own
     if not root.is_dir():
         raise RideError(f'the data folder {root} of the list {file} does not exist: give the folder its paths are in')
     rows = listed.rows if split is None else _of_split(listed.rows, file, split)
@@ -194,6 +195,8 @@ def find_parts(
                 '%d of the %d images of %s show several classes and are left out; with boxes, --crop boxes takes each',
                 several, several + len(rows), file,
             )  # fmt: skip
+        if not rows:
+            raise RideError(f'every image of {file} shows several classes: give one with boxes and --crop boxes')
     paths = _find_files(rows, listed, file, root, lenient)
     if crop is None:
         return Parts(list(rows), paths, [row.path for row in rows])

@@ -16,7 +16,7 @@ from ride_timm.data.sources.rows import GUESS, Columns, Listed
 from ride_timm.data.sources.tables import divide, from_records, read_table
 from ride_timm.errors import RideError
 
-__all__ = ['read_rows']
+__all__ = ['is_package', 'read_rows']
 
 _logger = logging.getLogger(__name__)
 
@@ -27,6 +27,15 @@ _FORMS: tuple[tuple[frozenset[str], Callable[[dict[str, Any], str, bool], Listed
     (frozenset({'resources'}), read_camtrap),
 )
 """The keys that tell what a JSON object is, and its reader."""
+
+
+def is_package(folder: str | Path) -> bool:
+    """Whether a folder is a data package, such as a Camtrap DP.
+
+    Args:
+        folder: The folder.
+    """
+    return Path(folder, _PACKAGE).is_file()
 
 
 def read_rows(file: str | Path, columns: Columns = GUESS, labelled: bool = True) -> Listed:
@@ -46,7 +55,7 @@ def read_rows(file: str | Path, columns: Columns = GUESS, labelled: bool = True)
     Raises:
         RideError: It cannot be read or is of no such form, or a row lacks an image or a label; names the line.
     """
-    path = Path(file, _PACKAGE) if Path(file, _PACKAGE).is_file() else Path(file)
+    path = Path(file, _PACKAGE) if is_package(file) else Path(file)
     try:
         facts = path.stat()
     except (OSError, ValueError):

@@ -74,9 +74,11 @@ def test_media_that_name_their_event(package):
     assert [row.label for row in rows].count('Anas strepera') == 5
 
 
-def test_images_of_a_package(package, photos):
+@pytest.mark.parametrize('folder', [False, True])
+def test_images_of_a_package(package, photos, folder):
     photos('media/1.jpg', 'media/2.jpg', 'media/3.jpg', 'media/5.jpg')
-    split = open_train_split(None, list_file=package())
+    file = package()
+    split = open_train_split(None, list_file=file.parent if folder else file)
     assert split.dataset.filenames() == ['media/1.jpg', 'media/2.jpg', 'media/3.jpg']  # two species on number 5
     assert [split.class_names[i] for i in split.targets] == ['Anas strepera', 'Anas strepera', 'Rattus norvegicus']
     assert split.dataset.base.reader.groups == ('d1', 'd1', 'd2')

@@ -85,6 +85,7 @@ def test_boxes_as_images(write, photos):
         ({'categories': [{'id': 1, 'name': ' '}]}, 'category 1 of .* has no name'),
         ({'categories': []}, 'annotation 1 of .* is of the category 7'),
         ({'annotations': []}, 'no annotated image'),
+        ({'annotations': COCO['annotations'][:2]}, 'every image of .* several classes'),
         ({'annotations': [{'image_id': 'u1', 'category_id': 7, 'bbox': [1, 2, 'x', 3]}]}, 'annotation 1 .*"bbox"'),
         ({'annotations': [{'image_id': [], 'category_id': 7}]}, 'annotation 1 .*"image_id"'),
         ({'annotations': [{'image_id': 'u1', 'category_id': 7, 'bbox': [1, 2, float('nan'), 3]}]}, '"bbox"'),
@@ -92,7 +93,7 @@ def test_boxes_as_images(write, photos):
 )
 def test_one_sentence(write, changes, words):
     with pytest.raises(RideError, match=words) as error:
-        read_rows(write(**changes))
+        open_train_split(None, list_file=write(**changes))
     assert '\n' not in str(error.value)
 
 
