@@ -29,13 +29,13 @@ COMMANDS = {
     'report': 'write one HTML page on what a model can and cannot do',
     'predict': 'classify images and show the prediction of each expert',
     'demo': 'try a model in the browser',
-    'weights': 'list the published weights',
+    'weights': 'list the published checkpoints',
     'export': 'write a model as ONNX, with early exit, or for torch.export',
     'package': 'evaluate a finished run and package it with a model card',
     'card': 'rewrite the model cards of packaged folders',
     'publish': 'upload a run or a packaged folder to the Hugging Face Hub',
     'convert': "turn the authors' checkpoint into one that timm loads",
-    'run': 'run a timm script with our models registered',
+    'run': 'run a timm script with the RIDE models registered',
     'env': 'print versions and check the installation',
 }
 

@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(
         parser, DataForm, leave_out=('val_list', 'val_split', 'val_fraction', 'val_seed', 'input_key', 'target_key')
     )
-    wish = parser.add_argument_group('what is wished for')
+    wish = parser.add_argument_group('target')
     wish.add_argument(
         '--max-loss', type=float, metavar='SHARE',
         help='the cheapest threshold that loses on at most this share of the images (default: 0.005)',
