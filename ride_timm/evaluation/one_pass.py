@@ -219,26 +219,9 @@ def measure(
     confusion = together.confusion.cpu().numpy()
     per_class = together.per_class(distributed=distributed)
     return Measured(
-<<<<<<< HEAD
         metrics, per_class, confusion, groups, experts, input_size, said, own, table, rows, both,
         routed_confusion=None if own_way is None else own_way.confusion.cpu().numpy(), rules=compared,
     )  # fmt: skip
-=======
-        metrics,
-        per_class,
-        confusion,
-        groups,
-        experts,
-        input_size,
-        said,
-        own,
-        table,
-        rows,
-        both,
-        None if own_way is None else own_way.confusion.cpu().numpy(),
-        compared,
-    )
->>>>>>> w20/R
 
 
 def measure_split(
