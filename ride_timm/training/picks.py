@@ -246,8 +246,8 @@ def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Seq
     config = _with_epochs(replace(config, 'epochs', epochs, why))
     if is_primary(config):
         took = spoken(pace.seconds(config.epochs, config.val_interval))
-        steps = f'{pace.steps} step' + ('' if pace.steps == 1 else 's')
-        _logger.info(f'About {took}: {_epochs(config)} of {steps} at {_seconds(pace.step)}, evaluation included')
+        counted = f'{pace.steps} step' + ('' if pace.steps == 1 else 's')
+        _logger.info(f'About {took}: {_epochs(config)} of {counted} at {_seconds(pace.step)}, evaluation included')
     return config
 
 
