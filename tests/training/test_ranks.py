@@ -19,7 +19,7 @@ from ride_timm.data import create_eval_loader, open_eval_split, open_train_split
 from ride_timm.evaluation import one_pass
 from ride_timm.losses import create_loss
 from ride_timm.tasks import RideTask
-from ride_timm.training import loop
+from ride_timm.training import loop, pace
 from ride_timm.training.loop import Trainer, train_epoch
 
 
@@ -49,6 +49,7 @@ def train(argv, action=None, epoch=0, batch=0, on_rank=None):
         return backward(trainer, images, *args)
 
     loop._backward = watched
+    pace.lone_step = lambda *args: None  # which are not of the run
     return run_command(argv)
 
 
