@@ -9,10 +9,11 @@ from timm.optim import list_optimizers
 
 from ride_timm.errors import RideError, did_you_mean
 
-__all__ = ['RANGES', 'check_device', 'check_values', 'choose_device']
+__all__ = ['CORES', 'RANGES', 'check_device', 'check_values', 'choose_device']
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-_MOST_WORKERS = max(64, 4 * _CORES)  # each is a process
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+"""Processor cores that this process may use."""
+_MOST_WORKERS = max(64, 4 * CORES)  # each is a process
 
 
 class _Range(NamedTuple):

@@ -27,6 +27,7 @@ __all__ = [
     'failure_reason',
     'image_mode',
     'image_types',
+    'is_image_name',
     'measure_range',
     'open_image',
     'open_picture',
@@ -64,6 +65,15 @@ def image_types() -> tuple[str, ...]:
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
     usual = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp', '.bmp', '.gif', '.ppm', '.pgm')
     return (*usual, *sorted(suffixes.difference(usual)))
+
+
+def is_image_name(text: str) -> bool:
+    """Whether a text ends as the name of a picture does.
+
+    Args:
+        text: What may be a name.
+    """
+    return text.strip().lower().endswith(image_types())
 
 
 def image_mode(in_chans: int) -> str | int:

@@ -1,6 +1,5 @@
 """Finding unreadable images, and images on both sides, before a training starts instead of hours into it."""
 
-import hashlib
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from functools import partial
 from tqdm import tqdm
 
 from ride_timm.data.datasets import DataSplit
+from ride_timm.data.scan import content_digest
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 
@@ -142,7 +142,7 @@ def _digest(split: DataSplit, index: int) -> bytes | None:
     if opened is None:
         return None
     with opened as file:
-        return hashlib.blake2b(file.read(), digest_size=16).digest()
+        return content_digest(file.read())
 
 
 def _real(paths: list[str], folders: dict[str, str]) -> list[str]:

@@ -13,7 +13,7 @@ from ride_timm.data.images import NPY, ImageSet, convert_image, failure_reason, 
 from ride_timm.data.near_duplicates import fingerprint
 from ride_timm.data.shots import Shot, read_shot
 
-__all__ = ['ImageFacts', 'find_repeats', 'scan_images']
+__all__ = ['ImageFacts', 'content_digest', 'find_repeats', 'scan_images']
 
 _CHUNK = 512  # images between two reports of progress
 _ANY_RANGE = (0, 65535)  # of 16-bit images; the pixels are not looked at
@@ -76,6 +76,15 @@ def find_repeats(facts: Iterable[ImageFacts]) -> list[list[int]]:
     return [found for found in places.values() if len(found) > 1]
 
 
+def content_digest(data: bytes) -> bytes:
+    """Identifies a file by its content.
+
+    Args:
+        data: The content.
+    """
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
 def _look(images: ImageSet, index: int) -> ImageFacts:
     digest = b''
     try:
@@ -83,10 +92,10 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         if opened is None:
             image: Image.Image = images.base[int(images.rows[index])][0]
             seen = convert_image(image, pixel_range=_ANY_RANGE)
-            return ImageFacts(seen.size, image.mode, False, _digest(image.tobytes()), None, fingerprint(seen))
+            return ImageFacts(seen.size, image.mode, False, content_digest(image.tobytes()), None, fingerprint(seen))
         with opened as file:
             data = file.read()
-        digest = _digest(data)
+        digest = content_digest(data)
         if data.startswith(NPY):
             shape = read_array(io.BytesIO(data)).shape
             return ImageFacts(shape[1::-1], f'array {shape}', False, digest, None)
@@ -99,7 +108,3 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         return ImageFacts(seen.size, mode, animated, digest, None, fingerprint(seen), shot)
     except Exception as error:  # Pillow's decoders raise many types for a broken file
         return ImageFacts(None, '', False, digest, failure_reason(error))
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()

@@ -60,6 +60,11 @@ class TrainedNet:
         return str(self.model.pretrained_cfg['architecture'])
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of its C classes, or their indices where no names are known."""
+        return self.class_names or tuple(map(str, range(self.model.num_classes)))
+
+    @property
     def temperatures(self) -> tuple[float, ...] | None:
         """What the mean logits of the first n experts are divided by, n = 1..K; None where it is not calibrated."""
         calibration = self.record.calibration

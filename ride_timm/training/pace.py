@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import random
 import statistics
 import time
@@ -17,6 +16,7 @@ from timm.data.loader import PrefetchLoader
 from ride_timm.evaluation.memory import is_out_of_memory, out_of_memory_error
 from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.loop import Trainer, lone_step
+from ride_timm.values import CORES
 
 __all__ = ['Pace', 'measure_paces', 'spoken']
 
@@ -180,6 +180,5 @@ def _together(computing: float, loading: float, config: ResolvedConfig) -> float
     workers = 0 if config.data_on_device else config.workers or 0
     if not workers:
         return computing + loading
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     threads = 1 if str(config.device).startswith('cuda') else torch.get_num_threads()
-    return max(computing, loading / workers, (computing * threads + loading) / cores)
+    return max(computing, loading / workers, (computing * threads + loading) / CORES)

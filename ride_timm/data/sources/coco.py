@@ -4,6 +4,7 @@ Forms: https://cocodataset.org/#format-data and
 https://lila.science/coco-camera-traps, a part of https://github.com/agentmorris/MegaDetector.
 """
 
+from collections import Counter
 from typing import Any
 
 from ride_timm.data.sources.rows import Box, ImageRow, Listed
@@ -79,7 +80,7 @@ def read_coco(content: dict[str, Any], file: str, labelled: bool = True) -> List
         notes.append(f'{strays} annotations are of images that are not listed and left out')
     if not rows:
         raise RideError(f'{file} has no annotated image: give a COCO file with "images" and "annotations"')
-    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    twice = [name for name, number in Counter(names.values()).items() if number > 1]
     if twice:
         notes.append(f'several categories are called {printable(min(twice))} and count as one class')
     return Listed(rows, 'COCO annotations', 'image', tuple(notes), contained=True, many=True)

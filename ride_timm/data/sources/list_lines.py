@@ -5,8 +5,7 @@ import csv
 import re
 from pathlib import Path
 
-from PIL import Image
-
+from ride_timm.data.images import is_image_name
 from ride_timm.data.sources.rows import ImageRow, Listed
 from ride_timm.data.sources.tables import names_columns
 from ride_timm.errors import RideError
@@ -103,9 +102,9 @@ def parse_lines(text: str, file: str, labelled: bool = True) -> Listed:
     found = []
     for number, line in lines:
         row = [field.strip() for field in fields(line)]
-        if not labelled and (len(row) != 2 or _is_image(row[1])):
+        if not labelled and (len(row) != 2 or is_image_name(row[1])):
             row = [line, '']
-        elif len(row) != 2 or not all(row) or _is_image(row[1]):
+        elif len(row) != 2 or not all(row) or is_image_name(row[1]):
             raise RideError(
                 f'line {number} of {file}, "{printable(line[:100])}", is no image and label: write "path label", in '
                 'a table a header that names the columns'
@@ -118,7 +117,3 @@ def _lines(text: str) -> list[tuple[int, str]]:
     # not str.splitlines, which also splits at characters that may stand in a file name
     numbered = enumerate(re.split('\r\n|\n|\r', text), 1)
     return [(number, line.strip()) for number, line in numbered if line.strip()]
-
-
-def _is_image(text: str) -> bool:
-    return Path(text).suffix.lower() in Image.registered_extensions()

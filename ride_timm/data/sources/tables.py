@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ride_timm.data.images import image_types
+from ride_timm.data.images import is_image_name
 from ride_timm.data.sources.base import TRAIN_NAMES
 from ride_timm.data.sources.rows import GUESS, Columns, ImageRow, Listed
 from ride_timm.errors import RideError, did_you_mean
@@ -268,13 +268,9 @@ def _by_content(table: Table) -> int | None:
     found = [
         i
         for i, name in enumerate(table.header)
-        if sample and not _is_image(name) and all(_is_image(cells[i]) for cells in sample)
+        if sample and not is_image_name(name) and all(is_image_name(cells[i]) for cells in sample)
     ]
     return found[0] if len(found) == 1 else None
-
-
-def _is_image(text: str) -> bool:
-    return text.strip().lower().endswith(image_types())
 
 
 def _without_types(
