@@ -1,11 +1,14 @@
 """Training runs of a second: tiny images, tiny networks, the real command."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from ride_timm.commands.train import main
+from ride_timm.errors import RideError
 
 CIFAR, IMAGENET = 'test_ride_resnet_cifar_3e', 'test_ride_resnet_3e'
 COUNTS = {'ant': 24, 'bee': 12, 'cat': 5}
@@ -33,3 +36,10 @@ def train(data: Path, output: Path, name: str, *options: str, size: int = 8) -> 
     common = ['--data-dir', str(data), '--output', str(output), '--experiment', name]
     assert main([*small, *common, *options]) == 0
     return output / name
+
+
+def fails(words: str, *arguments: Any) -> None:
+    """`train` with these arguments is refused in one line with these words."""
+    with pytest.raises(RideError, match=words) as caught:
+        train(*arguments)
+    assert '\n' not in str(caught.value)

@@ -3,9 +3,8 @@
 import csv
 
 import pytest
-from tiny_runs import CIFAR, train, write_images
+from tiny_runs import CIFAR, fails, train, write_images
 
-from ride_timm.errors import RideError
 from ride_timm.records.checkpoint import read_checkpoint
 
 MODEL = ('--model', CIFAR)
@@ -14,12 +13,6 @@ MODEL = ('--model', CIFAR)
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('data'))
-
-
-def fails(words, *arguments):
-    with pytest.raises(RideError, match=words) as caught:
-        train(*arguments)
-    assert '\n' not in str(caught.value)
 
 
 def test_mutual_distillation(data, tmp_path):

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_runs import CIFAR, COUNTS, train, write_images
+from tiny_runs import CIFAR, COUNTS, fails, train, write_images
 
 from ride_timm.commands.validate import main as validate
 from ride_timm.errors import RideError
@@ -40,12 +40,6 @@ def experts(data, runs):
 @pytest.fixture(scope='module')
 def router(data, runs, experts):
     return train(data, runs, 'router', '--stage', 'router', '--init', str(experts), '--seed', '7')
-
-
-def fails(words, *arguments):
-    with pytest.raises(RideError, match=words) as caught:
-        train(*arguments)
-    assert '\n' not in str(caught.value)
 
 
 def loaded(path):

@@ -5,7 +5,7 @@ import logging
 import shutil
 
 import pytest
-from tiny_runs import CIFAR, train, write_images
+from tiny_runs import CIFAR, fails, train, write_images
 
 from ride_timm.commands.report import main as report
 from ride_timm.commands.validate import main as validate
@@ -33,12 +33,6 @@ def experts(data, runs):
 
 def entry(run):
     return read_checkpoint(run / 'last.pth.tar')['ride']
-
-
-def fails(words, *arguments):
-    with pytest.raises(RideError, match=words) as caught:
-        train(*arguments)
-    assert '\n' not in str(caught.value)
 
 
 def test_the_same_images_whatever_the_seed(data, runs, experts):
