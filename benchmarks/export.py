@@ -1,4 +1,4 @@
-"""What exported networks cost on onnxruntime, beside PyTorch, all experts and routed, on one CPU core.
+"""What exported networks cost on onnxruntime and in PyTorch, all experts and routed, on one CPU core.
 
     python benchmarks/export.py [--rounds 10] [--output benchmarks/results/export_cpu.json]
 

@@ -29,7 +29,7 @@ class Option:
         choices: What it may be.
         flags: Further names of the option.
         negatable: Whether there is a `--no-NAME` too.
-        read: Makes the value of a text; raises a ValueError where that is none.
+        read: Parses a text; raises a ValueError if it cannot.
     """
 
     default: Any
@@ -62,7 +62,7 @@ def duration(text: str) -> float:
         text: What a person typed.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It has another form.
     """
     match = re.fullmatch(r'(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?', text.strip())
     if not text.strip() or match is None:
@@ -240,13 +240,13 @@ class DataForm:
     target_key: str | None = option(None, DATA, 'hfds: column of labels; wds: field of the json with them', 'KEY')
     group_column: str | None = option(
         None, DATA,
-        'column of a table that says what an image belongs to (a place, patient, specimen, burst): --val-fraction and '
-        '--holdout leave images of one group on one side, and results are given by group', 'NAME',
+        'column of a table with the group of each image (its place, patient, specimen, burst): --val-fraction and '
+        '--holdout keep a group on one side, and results are also given by group', 'NAME',
     )  # fmt: skip
     group_pattern: str | None = option(
         None, DATA,
-        'regular expression on the path of an image below its split (CLASS/NAME.jpg), or as a list has it: images '
-        'where it finds the same, in its first parentheses if it has any, are one group', 'REGEX',
+        'regular expression that finds the group in the path of an image below its split (CLASS/NAME.jpg), or as a '
+        'list has it: the whole match, or its first parentheses', 'REGEX',
     )  # fmt: skip
     train_split: str = option('train', DATA, 'training split', 'NAME')
     val_split: str = option('val', DATA, 'evaluation split', 'NAME')

@@ -32,10 +32,7 @@ from ride_timm.records.schema import OBJECT, read_object
 from ride_timm.records.shards import merge_shards
 from ride_timm.records.tensors import read_shapes
 
-__all__ = ['SUFFIXES', 'Staged', 'stage']
-
-SUFFIXES = ('.safetensors', '.json', '.md', '.png')
-"""Kinds of files that are uploaded."""
+__all__ = ['Staged', 'stage']
 
 _RESULTS, _CARD = 'results.json', 'README.md'
 _TOKEN = re.compile(r'\bhf_[A-Za-z0-9]{30,}')

@@ -86,8 +86,8 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     router_target: str = option(
         'disagreement', STAGE,
-        'where the router is to go on: where the answer is not yet that of all experts (disagreement), which is what '
-        '`ride-timm route` certifies, or where a wrong one would become right (accuracy), as the paper has it',
+        'which images the router learns to send on: those whose answer is not yet that of all experts (disagreement, '
+        'which `ride-timm route` certifies), or whose wrong answer would become right (accuracy, as in the paper)',
         choices=('disagreement', 'accuracy'),
     )  # fmt: skip
     expert_order: list[int] | None = option(
@@ -111,7 +111,7 @@ class TrainConfig(DataForm):
         None, MODEL, "an architecture of timm.list_models('ride_*'), or any other of timm", 'NAME'
     )
     pretrained: bool = option(
-        False, MODEL, 'start from the published checkpoint of --model, and from nothing else where it cannot be had'
+        False, MODEL, 'initialise from the published checkpoint of --model, and fail if it is not available'
     )
     num_classes: int | None = option(None, MODEL, 'must agree with the data (default: from the data)', 'N')
     in_chans: int | None = option(None, MODEL, 'channels of the images (default: those of the model)', 'N')

@@ -22,13 +22,14 @@ from ride_timm.data import DataSplit
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import check_architecture
 from ride_timm.options import flag
+from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.pace import Pace, spoken
 from ride_timm.training.tail import fitting_loss
 from ride_timm.values import check_values
 
 __all__ = [
-    'from_images', 'from_paces', 'from_settings', 'pick', 'replace', 'scratch_model', 'short_side', 'ways_to_compute',
+    'from_images', 'from_paces', 'from_settings', 'pick', 'replace', 'short_side', 'ways_to_compute',
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def from_images(
     tuned = init is not None or config.pretrained
     small = side <= SMALL_IMAGE
     config = replace(
-        config, 'model', scratch_model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}'
+        config, 'model', _scratch_model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}'
     )
     assert config.model is not None
     check_architecture(config.model)
@@ -178,13 +179,8 @@ def _with_rate(config: ResolvedConfig, peak: float | None, batch: int) -> Resolv
     return replace(config, 'weight_decay', decay, why)
 
 
-def scratch_model(small: bool, on_gpu: bool) -> str:
-    """The network for a training from random weights.
-
-    Args:
-        small: Whether the images are.
-        on_gpu: Whether a GPU computes.
-    """
+def _scratch_model(small: bool, on_gpu: bool) -> str:
+    """The network for a training from random weights."""
     if small:
         return 'ride_resnet32_3e'
     return 'ride_resnet50_3e' if on_gpu else 'ride_resnet18_3e'
@@ -258,8 +254,10 @@ def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Seq
     config = _with_epochs(replace(config, 'epochs', epochs, why))
     if is_primary(config):
         took = spoken(pace.seconds(config.epochs, config.val_interval))
-        length = f'{pace.steps} step' + ('' if pace.steps == 1 else 's')
-        _logger.info(f'About {took}: {_epochs(config)} of {length} at {_seconds(pace.step)}, evaluation included')
+        length = counted(pace.steps, 'step')
+        _logger.info(
+            f'About {took}: {counted(config.epochs, "epoch")} of {length} at {_seconds(pace.step)}, evaluation included'
+        )
     return config
 
 
@@ -280,19 +278,16 @@ def from_settings(config: ResolvedConfig, before: Mapping[str, Any]) -> Resolved
 
 def _with_epochs(config: ResolvedConfig) -> ResolvedConfig:
     """Warm-up and mixup by the number of epochs."""
-    config = replace(config, 'warmup_epochs', min(5, config.epochs // 4), _epochs(config))
+    why = counted(config.epochs, 'epoch')
+    config = replace(config, 'warmup_epochs', min(5, config.epochs // 4), why)
     picked = config.loss is not None and 'loss' not in config.said  # another one may not take mixed labels
     if picked and config.epochs >= MIXUP_EPOCHS and not config.said & {'mixup', 'cutmix', 'smoothing'}:
-        config = replace(config, 'mixup', 0.4, _epochs(config))
+        config = replace(config, 'mixup', 0.4, why)
     return config
 
 
 def _seconds(number: float) -> str:
     return f'{number:.2g} s'
-
-
-def _epochs(config: ResolvedConfig) -> str:
-    return '1 epoch' if config.epochs == 1 else f'{config.epochs} epochs'
 
 
 def _sized(side: int) -> str:

@@ -1,6 +1,6 @@
 """The trained weights that a training without `--init` is initialised from.
 
-The first line of `STARTS` that fits the images and the hardware, and whose weights can be had, is taken. A named
+The first line of `STARTS` that fits the images and the hardware, and whose weights are available, is taken. A named
 --model is initialised from its own pretrained weights instead.
 """
 
@@ -71,13 +71,13 @@ def choose_start(
     Args:
         config: The options so far, without --init.
         side: Pixels of the images.
-        before: Settings of the run to go on with, whose weights are kept.
+        before: Settings of the run to continue, whose weights are kept.
 
     Returns:
         The options with `init`, `model` and `img_size`, and the network; None for random weights.
 
     Raises:
-        RideError: The architecture is unknown, or the weights of the run to go on with cannot be had.
+        RideError: The architecture is unknown, or the weights of the run to continue are not available.
     """
     if config.from_scratch or (config.pretrained and config.model):
         return config, None
@@ -132,11 +132,11 @@ def _architecture(start: Start) -> str:
 
 
 def _first_available(config: ResolvedConfig, side: int) -> tuple[Start | None, TrainedNet | None]:
-    """The first start whose weights can be had, and these; warnings name those that cannot."""
+    """The first start whose weights are available, and these; warnings name those that are not."""
     if config.model:
         own = own_weights(config.model, config.model_kwargs)
         if own is None:
-            _logger.warning(f'There are no pretrained weights of {config.model}; the training starts from random ones.')
+            _logger.warning(f'There are no pretrained weights for {config.model}; training starts from random ones.')
         starts = [_known(own, f'those of {config.model}')] if own else []
     else:
         starts = list(_fitting(config, side))
@@ -146,7 +146,7 @@ def _first_available(config: ResolvedConfig, side: int) -> tuple[Start | None, T
         except UnreachableError:
             why = 'are not in the cache and the Hugging Face Hub cannot be reached'
         except RideError as error:
-            why = f'cannot be had: {error}'.rstrip('.')
+            why = f'cannot be loaded: {error}'.rstrip('.')
         rest = 'random' if start is starts[-1] else 'other'
         _logger.warning(f'The weights {start.weights} {why}; the training starts from {rest} ones.')
     return None, None

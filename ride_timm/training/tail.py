@@ -1,4 +1,4 @@
-"""`--tail`: what is done for rare classes, in one word, for those who come from other tools."""
+"""`--tail`: what is done for rare classes, in one word, for users of other tools."""
 
 import logging
 from collections.abc import Mapping

@@ -111,7 +111,7 @@ def test_named_options_leave_the_start_open(reading):
 def test_a_named_model_starts_from_its_own_weights(reading, caplog, model, wanted):
     assert own_weights(model, {}) == wanted
     assert chosen(300, '--model', model).init == wanted
-    assert ('no pretrained weights of' in caplog.text) == (wanted is None)
+    assert ('no pretrained weights for' in caplog.text) == (wanted is None)
 
 
 def test_a_named_model_has_the_size_of_its_weights(reading):
