@@ -139,8 +139,8 @@ def build_demo(
         title: The heading; None means the network's name.
         top_k: How many classes the answer names, at most all.
         threshold: Where the slider begins, in [0, 1]; None means the network's own. Only with a router.
-        abstain: Say "unknown" so that at most this share of the answers said is wrong, see `ride_timm.predict`; with a
-            router at the network's own threshold, where the slider then stays.
+        abstain: Answer "unknown" so that at most this share of the other answers is wrong, see `ride_timm.predict`;
+            with a router at the network's own threshold, where the slider then stays.
         confidence: Probability that this holds.
         examples: Image files to offer.
         device: Where to compute; None means CUDA where there is one.

@@ -4,7 +4,7 @@
 the graph that runs only for the images that reach it, at any batch size. `ride_timm.inference.onnx` predicts image
 files with it, without torch. `--format torch-export` writes what `torch.export.load` reads; it computes all experts.
 
-Labels, preparation of images and threshold are in the file's metadata.
+Labels, preprocessing, threshold and temperatures are in the file's metadata.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_writable(args.output, '--output')
     setup_logging(logging.WARNING)
     trained = load(args.model)
-    threshold = routing_threshold(args, trained.model)
+    threshold = routing_threshold(args, trained)
     if threshold is not None and args.format == 'torch-export':
         raise RideError('A program of torch.export computes all experts; use --format onnx to leave early.')
     path = Path(args.output or trained.name.rpartition('/')[2] + _SUFFIXES[args.format])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ride_timm.errors import RideError
+from ride_timm.inference.load import TrainedNet
 from ride_timm.options import Option, base_of, flag, kinds_of, options_of
 
 __all__ = [
@@ -114,12 +115,12 @@ def add_prior_option(parser: argparse.ArgumentParser, more: str = '') -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, a text file that lists the classes which occur (with '
-        'a comma their weights), or a JSON file {class name: frequency}; for losses with a tau list' + more,
+        help='answer for other class frequencies: uniform, train, a text file that lists the classes which occur (and '
+        'their weights, after a comma), or a JSON file {class name: frequency}; for losses with a tau list' + more,
     )  # fmt: skip
     group.add_argument(
         '--logit-adjustment', type=float, metavar='TAU',
-        help='take TAU times the log class prior out of the logits, for a better tail at the cost of the head: 0 to '
+        help='subtract TAU times the log class prior from the logits, for a better tail at the cost of the head: 0 to '
         'about 1; for losses without a tau list',
     )  # fmt: skip
 
@@ -132,11 +133,11 @@ def add_abstain_option(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         '--abstain', type=float, metavar='RATE',
-        help='say "unknown" where the network is not sure, so that at most this share of the answers said is wrong '
-        '(0.05); for networks that `ride-timm calibrate` has measured',
+        help='answer "unknown" where the network is not sure, so that at most this share of the other answers is wrong '
+        '(0.05, say); for networks that `ride-timm calibrate` has calibrated',
     )  # fmt: skip
     parser.add_argument(
-        '--confidence', type=float, default=0.95, metavar='P', help='how sure --abstain is (default: 0.95)'
+        '--confidence', type=float, default=0.95, metavar='P', help='confidence level of --abstain (default: 0.95)'
     )
 
 
@@ -151,21 +152,22 @@ def add_routing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--routed', action='store_true', help="route with the network's own threshold")
 
 
-def routing_threshold(args: argparse.Namespace, model: Any) -> float | None:
+def routing_threshold(args: argparse.Namespace, trained: TrainedNet) -> float | None:
     """What to route with; None: not at all.
 
     Args:
-        args: Of a parser with `add_routing_options` and MODEL.
-        model: The network.
+        args: Of a parser with `add_routing_options`.
+        trained: The network.
 
     Raises:
         RideError: It has no router.
     """
     if not args.routed and args.threshold is None:
         return None
-    if getattr(model, 'router', None) is None:
-        raise RideError(f'Routing was asked for and {args.model} has no router; train one first.')
-    return float(model.router_threshold if args.threshold is None else args.threshold)
+    if getattr(trained.model, 'router', None) is None:
+        name = trained.source or trained.name
+        raise RideError(f'Routing was asked for and {name} has no router; train one first.')
+    return float(trained.model.router_threshold if args.threshold is None else args.threshold)
 
 
 def add_taxonomy_option(parser: argparse.ArgumentParser, what: str) -> None:

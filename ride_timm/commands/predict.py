@@ -1,4 +1,4 @@
-"""`ride-timm predict MODEL IMAGES...`: what a network says of images, and how its experts voted.
+"""`ride-timm predict MODEL IMAGES...`: classify images, and show how the experts voted.
 
 IMAGES are files, folders (searched recursively for timm's types of images, hidden ones left out), globs that the shell
 left as they are, and `-` for a list of paths on standard input, one a line. They are taken in the order given, what a
@@ -38,11 +38,11 @@ import csv
 import io
 import json
 import logging
-import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,14 @@ from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
 from ride_timm.data.form import columns_of, crop_of
-from ride_timm.data.image_groups import match_groups
+from ride_timm.data.image_groups import is_grouped, with_groups
 from ride_timm.data.sources.lists import ListReader, open_unlabelled
 from ride_timm.errors import RideError
 from ride_timm.escaping import csv_cell, printable
 from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
-from ride_timm.inference.prediction import Prediction, Skipped, Vote, predict
+from ride_timm.inference.prediction import Prediction, Skipped, Vote, named_images, predict
 from ride_timm.inference.prior import apply_options
 from ride_timm.inference.prior_estimation import serve_estimated_prior
 from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm predict`."""
     parser = Parser(
         prog='ride-timm predict',
-        description="Say what images show, with the vote of each expert. Labels and preparation are the network's own.",
+        description="Classify images and show the vote of each expert. Labels and preprocessing are the network's own.",
     )
     add_model_argument(parser)
     parser.add_argument(
@@ -105,19 +105,19 @@ def build_parser() -> argparse.ArgumentParser:
     together = parser.add_mutually_exclusive_group()
     together.add_argument(
         '--group-pattern', metavar='REGEX',
-        help='answer images together whose paths agree where this matches, in its first parentheses if it has any: '
-        "bursts, animals, '([^/]+)_'",
+        help='give all images of a group (a burst, an animal) one answer; the group is what this regular expression, '
+        "or its first parentheses, finds in the path: '([^/]+)_'",
     )  # fmt: skip
-    together.add_argument('--group-column', metavar='NAME', help='the same by a column of --table')
+    together.add_argument('--group-column', metavar='NAME', help='the same, with the groups in a column of --table')
     parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='one list, an object for each image')
     form.add_argument('--csv', action='store_true', help='a row for each image')
     parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
     add_routing_options(parser)
-    add_prior_option(parser, '; estimated: those of the images themselves')
+    add_prior_option(parser, '; or estimated, from the images themselves')
     add_abstain_option(parser)
-    add_taxonomy_option(parser, 'with --abstain, what a class is part of where that is sure enough and it is not')
+    add_taxonomy_option(parser, 'with --abstain, answer with the genus where it is sure enough and the species is not')
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         _complain(problem)
     trained = load(args.model)
-    threshold = routing_threshold(args, trained.model)
+    threshold = routing_threshold(args, trained)
     device = choose_device(args.device)
     if args.prior == 'estimated':
         options: dict[str, Any] = {'batch_size': args.batch_size, 'workers': args.workers, 'device': device}
@@ -156,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
     if args.taxonomy and abstention is None:
-        raise RideError(f'--taxonomy {args.taxonomy} names what is sure enough, which --abstain RATE says; add it.')
+        raise RideError(f'--taxonomy {args.taxonomy} was given without --abstain RATE; add it.')
     taxonomy = read_taxonomy(args.taxonomy, trained.class_names or ()) if args.taxonomy else None
-    rows = _predict(args, trained, images, threshold, abstention, _groups(args, images), taxonomy)
+    rows = _predict(args, trained, images, threshold, abstention, _groups(args, trained, images), taxonomy)
     _write(args, trained, threshold, abstention, rows)
     return 1 if len(rows) < len(images) or problems else 0
 
@@ -180,20 +180,17 @@ def _images(args: argparse.Namespace) -> tuple[Sequence[str] | ListReader, Seque
     return found.paths, found.problems
 
 
-def _groups(args: argparse.Namespace, images: Sequence[str] | ListReader) -> Sequence[str] | None:
+def _groups(args: argparse.Namespace, trained: TrainedNet, images: Sequence[str] | ListReader) -> Sequence[str] | None:
     """What each image belongs to, where images are to be answered together."""
-    names = images.names if isinstance(images, ListReader) else list(images)
-    if args.group_pattern is not None:
-        return match_groups([name.replace(os.sep, '/') for name in names], args.group_pattern)
-    if args.group_column is None or not isinstance(images, ListReader) or images.groups is None:
+    form = chosen(args, DataForm)
+    if not is_grouped(form):
         return None
-    return [group or name for group, name in zip(images.groups, names, strict=True)]
+    return with_groups(replace(named_images(trained, images), source=str(args.table)), form).image_groups
 
 
 def _likeliest(frequencies: Sequence[float], trained: TrainedNet) -> str:
     """The most frequent classes."""
-    names = trained.class_names or tuple(map(str, range(len(frequencies))))
-    ranked = sorted(zip(frequencies, names, strict=True), key=lambda pair: -pair[0])[:5]
+    ranked = sorted(zip(frequencies, trained.labels, strict=True), key=lambda pair: -pair[0])[:5]
     return ', '.join(f'{readable_label(name)} {100 * share:.0f} %' for share, name in ranked)
 
 

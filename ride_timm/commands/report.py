@@ -23,7 +23,7 @@ import timm
 from ride_timm.commands.options import add_device_option, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
-from ride_timm.data import DataSplit, check_images
+from ride_timm.data import DataSplit
 from ride_timm.data.form import check_form, data_name
 from ride_timm.data.image_groups import GROUPED_BY, is_grouped
 from ride_timm.errors import RideError
@@ -52,7 +52,6 @@ from ride_timm.records.kinds import ARGS_SCHEMA
 from ride_timm.records.results import ClassRow, Data, Network, Results
 from ride_timm.records.results import Measured as Figures
 from ride_timm.records.schema import read_object
-from ride_timm.training.run_data import MAX_CHECKED
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main', 'write_report']
@@ -136,7 +135,8 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     check_writable(str(path), '--output')
     form = _data_form(args, run)
     trained = load(args.run)
-    split, counts = _open_images(form, run, trained)
+    val_split = 'val' if trained.record.val_part else run.args.get('val_split') or 'val'
+    split, counts = open_images(form, trained, split=val_split)
     device = choose_device(args.device)
     model: Any = trained.model
     config = data_config(model)
@@ -194,15 +194,6 @@ def _data_form(args: argparse.Namespace, run: _Run) -> DataForm:
             '--data-dir.'
         )
     return form
-
-
-def _open_images(form: DataForm, run: _Run, trained: TrainedNet) -> tuple[DataSplit, Sequence[int] | None]:
-    """The images to measure on, and the training images of each class if they are known."""
-    split = 'val' if trained.record.val_part else run.args.get('val_split') or 'val'
-    images, counts = open_images(form, trained, split=split)
-    if len(images.targets) <= MAX_CHECKED:
-        check_images(images)
-    return images, counts
 
 
 def _content(

@@ -4,8 +4,8 @@ DIR is a folder of images that the network was not trained on, such as those of 
 are not needed. Folders in it that have the names of the classes, or the labels of `--table FILE`, label the images, and
 the change in accuracy is printed too. If these are the training images, those that `train --holdout` held out are used.
 
-The checkpoint of a run is rewritten with its threshold and certificate, which `ride-timm package` hands on; `--output`
-writes the folder of any network with them.
+Threshold and certificate are noted in the checkpoint or folder of the network, or with `--output` in a new folder;
+`package` and `publish` hand them on. In Python: `ride_timm.choose_threshold`.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ride_timm.commands.keeping import find_target, keep
 from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, as_eval_split, open_source, open_unlabelled
@@ -31,17 +32,13 @@ from ride_timm.escaping import printable
 from ride_timm.evaluation.routes import Routes, find_routes
 from ride_timm.evaluation.rules import RULES
 from ride_timm.evaluation.thresholds import ThresholdChoice, choose_from, in_gmacs, set_threshold
-from ride_timm.files import check_folder, writing
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import eval_loader, named_images
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
-from ride_timm.publishing.folder import save_folder
-from ride_timm.records.amending import amend_record
 from ride_timm.records.certificate import LOSSES
 from ride_timm.records.fields import to_json
 from ride_timm.tables import counted, lay_out
-from ride_timm.training.run_folder import locked
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main', 'route']
@@ -62,16 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
     wish = parser.add_argument_group('target')
     wish.add_argument(
         '--max-loss', type=float, metavar='SHARE',
-        help='the cheapest threshold that loses on at most this share of the images (default: 0.005)',
+        help='take the cheapest threshold that loses on at most this share of the images (default: 0.005)',
     )  # fmt: skip
-    wish.add_argument('--confidence', type=float, default=0.95, metavar='P', help='how sure that is (default: 0.95)')
+    wish.add_argument(
+        '--confidence', type=float, default=0.95, metavar='P', help='confidence level of that (default: 0.95)'
+    )
     wish.add_argument(
         '--loss', choices=list(LOSSES),
         help='what counts as a loss: another answer than that of all experts (default), or a wrong one where that is '
         'right, which needs labels',
     )  # fmt: skip
     wish.add_argument(
-        '--budget', metavar='B', help='instead: the mean cost of an image, in GMACs or times the plain network (0.9x)'
+        '--budget',
+        metavar='B',
+        help='instead, the mean cost of an image, in GMACs or relative to the plain network (0.9x)',
     )
     parser.add_argument(
         '--compare', action='store_true', help='print what rules without training would reach on the same images'
@@ -125,8 +126,6 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     check_values(vars(args))
     if args.budget is not None and (args.max_loss is not None or args.loss is not None):
         raise RideError('--budget was given together with --max-loss or --loss; give a budget or a loss.')
-    if args.output:
-        check_folder(args.output, '--output')
     device = choose_device(args.device)
     trained = load(args.model)
     model: Any = trained.model
@@ -134,6 +133,7 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
         raise RideError(
             f'{args.model} has no router; train one with `ride-timm train --stage router --init {args.model}`.'
         )
+    target = find_target(args.model, args.output)
     images = _images(form, trained)
     _logger.info(f'Routing is measured on {images.source}')
     routes = _find_routes(args, model.to(device), images, device)
@@ -145,11 +145,15 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     choice = choose_from(routes, trained.class_counts, **wish)
     if choice.reason:
         raise RideError(
-            f'Nothing can be certified at --max-loss {max_loss:g} and --confidence {args.confidence:g} '
+            f'No threshold can be certified at --max-loss {max_loss:g} and --confidence {args.confidence:g} '
             f'({choice.reason}); give more images, a larger --max-loss, or a router that was trained better.'
         )
     set_threshold(model, choice.threshold)
-    _write(args, trained, choice)
+    trained.record = dataclasses.replace(trained.record, certificate=choice.certificate)
+    threshold = {'router_threshold': choice.threshold}
+    certified = None if choice.certificate is None else to_json(choice.certificate)
+    keep(trained, target, {**threshold, 'certificate': certified}, threshold)
+    _logger.info(f'Noted in {target}')
     return choice, {name: choose_from(routes.by(name), **wish) for name in (RULES if args.compare else ())}
 
 
@@ -192,7 +196,7 @@ def _images(form: DataForm, trained: TrainedNet) -> _Images:
 def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:
     """The images of the options as a training would take them."""
     if trained.class_names is None:
-        raise RideError(f'{trained.source} names no classes, which the images of {form.data_dir} could be of.')
+        raise RideError(f'{trained.source} names no classes, so the images of {form.data_dir} cannot be labelled.')
     part, channels = trained.record.val_part, trained.model.in_chans
     form = for_groups_of(form, trained.record.holdout, part)
     if part is not None:
@@ -206,6 +210,8 @@ def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSpli
     if plan is None:
         return None
     parts = hold_out(train, plan.fraction, plan.seed, grouped=plan.grouped)
+    if parts.digest != plan.digest:
+        return None
     if plan.grouped and parts.held.image_groups is not None:
         number = counted(len(set(parts.held.image_groups)), 'group')
         _logger.warning(
@@ -213,7 +219,7 @@ def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSpli
             'images of other groups', number,
         )  # fmt: skip
     parts.held.dataset.pixel_range = trained.record.pixel_range
-    return parts.held if parts.digest == plan.digest else None
+    return parts.held
 
 
 def _others(form: DataForm, trained: TrainedNet) -> _Images:
@@ -243,7 +249,7 @@ def _from_folder(form: DataForm, trained: TrainedNet) -> _Images:
     for problem in found.problems:
         _logger.warning(printable(problem))
     if not found.paths:
-        raise RideError(f'There are no images in {form.data_dir}; name a folder of some.')
+        raise RideError(f'There are no images in {form.data_dir}; name a folder with images.')
     split = named_images(trained, found.paths)
     places = {name: label for label, name in enumerate(trained.class_names or ())}
     folders = [Path(path).relative_to(str(form.data_dir)).parts[:-1] for path in found.paths]
@@ -274,27 +280,6 @@ def _readable(loader: Any, split: DataSplit) -> Iterator[tuple[torch.Tensor, tor
             _logger.warning(printable(f'Left out: {dataset.reason(first + row)}'))
         first += len(targets)
         yield batch, targets
-
-
-def _write(args: argparse.Namespace, trained: TrainedNet, choice: ThresholdChoice) -> None:
-    """Keep the threshold: in the folder of --output, else in the checkpoint, if the network is of one."""
-    source = Path(trained.source)
-    checkpoint = source / 'last.pth.tar' if source.is_dir() else source
-    if args.output:
-        record = dataclasses.replace(trained.record.for_export, certificate=choice.certificate).to_json()
-        save_folder(trained.model.cpu(), Path(args.output), trained.class_names, trained.class_counts, record)
-        _logger.info(f'Written to {args.output}')
-    elif checkpoint.is_file() and checkpoint.suffix == '.tar':
-        certified = None if choice.certificate is None else to_json(choice.certificate)
-        entries = {'router_threshold': choice.threshold, 'certificate': certified}
-        with locked(checkpoint.parent), writing(checkpoint, 'MODEL'):
-            amend_record(checkpoint, entries, {'router_threshold': choice.threshold})
-        _logger.info(f'Written into {checkpoint}')
-    else:
-        _logger.info(
-            f'Not written: {trained.source} is no checkpoint of a run; --output DIR writes the network with it, and '
-            f'--threshold {choice.threshold:g} of other commands routes with it'
-        )
 
 
 if __name__ == '__main__':

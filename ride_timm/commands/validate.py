@@ -19,8 +19,10 @@ from ride_timm.commands.options import (
     add_model_argument,
     add_options,
     add_prior_option,
+    add_routing_options,
     add_taxonomy_option,
     chosen,
+    routing_threshold,
 )
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, check_images, hold_out
@@ -70,14 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
         help='instead of a split those training images that `train --holdout P` held out, to choose settings on',
     )  # fmt: skip
     parser.add_argument('--seed', type=int, metavar='N', help="that training's --seed (default: 42)")
-    parser.add_argument('--threshold', type=float, metavar='T', help='route with this threshold; needs a router')
-    parser.add_argument('--routed', action='store_true', help="route with the network's own threshold")
+    add_routing_options(parser)
     parser.add_argument(
         '--tta', choices=('flip',),
         help='measure the mean logits of each image and its mirror image too, as tta_flip_... next to the others',
     )  # fmt: skip
     add_prior_option(parser)
-    add_taxonomy_option(parser, 'accuracy at each level above the classes too, as level1_top1, ...')
+    add_taxonomy_option(parser, 'also measure accuracy at each level above the classes, as level1_top1, ...')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
     parser.add_argument('--img-size', type=int, metavar='N')
@@ -146,8 +147,6 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     trained = _load(args)
     prior = apply_options(trained, args.prior, args.logit_adjustment)
     split, counts = open_images(form, trained, split=args.split, holdout=args.holdout, seed=args.seed)
-    if len(split.targets) <= MAX_CHECKED:
-        check_images(split)
     model: Any = trained.model.to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -216,11 +215,7 @@ def _measure(
     taxonomy: Taxonomy | None,
 ) -> OrderedDict[str, Any]:
     model: Any = trained.model
-    routed = args.routed or args.threshold is not None
-    if routed and getattr(model, 'router', None) is None:
-        raise RideError(
-            f'Routing was asked for and {args.source or args.checkpoint or args.model} has no router; train one first.'
-        )
+    routed = routing_threshold(args, trained) is not None
     if routed and args.tta:
         raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
     found = measure_split(
@@ -266,7 +261,7 @@ def open_images(
         The images, and the training images (C,) of each class, None if unknown.
 
     Raises:
-        RideError: The images cannot be opened, or are of other classes.
+        RideError: The images cannot be opened or decoded, or are of other classes.
     """
     model: Any = trained.model
     names, counts = trained.class_names, trained.class_counts
@@ -285,6 +280,8 @@ def open_images(
             'the classes that it was trained on.'
         )
     images.dataset.pixel_range = trained.record.pixel_range
+    if len(images.targets) <= MAX_CHECKED:
+        check_images(images)
     return images, counts
 
 

@@ -1,4 +1,4 @@
-"""What counts of n images say of all images like them: exact binomial bounds."""
+"""Exact binomial bounds: what counts on n images tell about all images like them."""
 
 import math
 
@@ -47,7 +47,7 @@ def images_needed(max_loss: float, delta: float) -> int | None:
 
 
 def share_interval(count: int, images: int, confidence: float) -> tuple[float, float]:
-    """The share of all images that `count` of n images speak for.
+    """Confidence interval of the share of all images, from `count` of n images.
 
     Source: Clopper and Pearson (doi:10.1093/biomet/26.4.404).
 

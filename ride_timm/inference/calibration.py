@@ -30,7 +30,7 @@ from ride_timm.records.calibration import AnswerCounts, Calibration, ConfidenceC
 __all__ = ['FEWEST', 'Said', 'calibrate', 'confidence_curve']
 
 FEWEST = 20
-"""Images that it takes at least."""
+"""Images needed at least."""
 _FITTED = 0.25
 _SHARES = np.linspace(0.025, 0.975, 39)  # of the answers, of which the limits let through
 
@@ -53,10 +53,10 @@ class _Found(NamedTuple):
 
 
 def calibrate(net: TrainedNet, loader: Iterable[Any], *, progress: bool = False) -> Calibration:
-    """Fit temperatures, and measure what answers are worth by their confidence; the network's record keeps both.
+    """Fit temperatures, and count right and wrong answers by confidence; the network's record keeps both.
 
-    From then on `predict` gives confidences with these temperatures, and `abstain=` can be asked of it. The answers
-    stay the same. A network with a router is measured both with all experts and as it routes.
+    From then on `predict` gives confidences with these temperatures, and takes `abstain=`. The answers stay the same.
+    A network with a router is measured both with all experts and as it routes.
 
     Args:
         net: Of `load`.
@@ -84,7 +84,7 @@ def calibrate(net: TrainedNet, loader: Iterable[Any], *, progress: bool = False)
         found = _answers(model, loader, threshold, progress)
     number = len(found.labels)
     if number < FEWEST:
-        raise RideError(f'A network is calibrated on at least {FEWEST} images and there are {number}; give more.')
+        raise RideError(f'Calibration needs at least {FEWEST} images and there are {number}; give more.')
     order = torch.from_numpy(np.random.default_rng(0).permutation(number))
     fitting, measuring = (_Found(*(part[rows] for part in found)) for rows in order.split(_sizes(number)))
     finite = fitting.means.isfinite().all(dim=2).all(dim=1)

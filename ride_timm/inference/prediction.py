@@ -1,4 +1,4 @@
-"""What a network and its experts say of image files, prepared as an evaluation prepares them."""
+"""Predictions of a network and its experts for image files, which are prepared as for an evaluation."""
 
 import math
 from collections import Counter
@@ -44,7 +44,7 @@ class Vote(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a network says of an image.
+    """The prediction for an image.
 
     `top` holds the likeliest classes, the first being the answer; `experts` each expert's own likeliest class, None
     where the image did not pass the expert. A plain network has no experts, and `num_experts` None. `go_on` holds for
@@ -110,7 +110,7 @@ def predict(
             files, as of a table.
         top_k: How many classes to name, at most all.
         threshold: Route with it; None: every image passes all experts.
-        abstention: From which confidence on an answer is said; None: every one is.
+        abstention: From which confidence on an answer is given; None: every one is.
         groups: What each image belongs to, such as a burst: images of one group get one answer, of the mean of their
             logits, after all have been computed. None: each its own.
         taxonomy: With `abstention`: ancestors to name where a class is not sure enough.
@@ -126,9 +126,9 @@ def predict(
     """
     if groups is not None and abstention is not None:
         raise RideError(
-            'What is said was measured on single images and groups are to be answered; leave one of them out.'
+            'Groups and abstention were asked for, and abstention is calibrated on single images; leave one out.'
         )
-    names = _names(trained)
+    names = trained.labels
     batches = vote(trained, images, threshold=threshold, batch_size=batch_size, workers=workers, device=device)
     if groups is not None:
         yield from _together(batches, names, top_k, groups)
@@ -178,7 +178,7 @@ def _together(
 
 
 class VotedBatch(NamedTuple):
-    """What a network says of a batch of B images."""
+    """Votes on a batch of B images."""
 
     paths: list[str]
     problems: list[str | None]
@@ -196,7 +196,7 @@ def vote(
     workers: int = 0,
     device: torch.device | str = 'cpu',
 ) -> Iterator[VotedBatch]:
-    """What a network and its experts say of images, in order and a batch at a time; arguments as of `predict`."""
+    """The votes of a network and its experts, in order and a batch at a time; arguments as of `predict`."""
     device = torch.device(device)
     model: Any = trained.model.to(device).eval()
     split = named_images(trained, images)
@@ -237,11 +237,7 @@ def named_images(trained: TrainedNet, images: Sequence[str | Image.Image] | List
     base = ImageDataset('', reader=reader)
     dataset = _LenientSet(base, rows, rows, image_mode(model.in_chans), trained.record.pixel_range)
     dataset.decoded = pictures
-    return DataSplit(dataset, _names(trained), rows, 'the named images')
-
-
-def _names(trained: TrainedNet) -> tuple[str, ...]:
-    return trained.class_names or tuple(map(str, range(trained.model.num_classes)))
+    return DataSplit(dataset, trained.labels, rows, 'the named images', dataset.groups)
 
 
 def eval_loader(model: Any, split: DataSplit, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Adding to what a file says of a network: the entry `ride` of a checkpoint, or of a folder's `config.json`."""
+"""Adding to a network's record in its file: the entry `ride` of a checkpoint, or of a folder's `config.json`."""
 
 import io
 import json
@@ -33,8 +33,8 @@ def record_file(source: str) -> Path:
         path = path.with_name('config.json')
     if not path.is_file():
         raise RideError(
-            f'{source} is no checkpoint or folder of yours, so nothing can be noted in it; add --output DIR, '
-            'which writes the network to a folder.'
+            f'{source} is no local checkpoint or folder, so nothing can be noted in it; add --output DIR, which '
+            'writes the network to a new folder.'
         )
     check_writable(path, 'MODEL')
     return path

@@ -1,4 +1,4 @@
-"""What held-out images said of a network's confidences: the entry `calibration` of its record."""
+"""Calibration of a network's confidences on held-out images: the entry `calibration` of its record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AnswerCounts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfidenceCurve:
-    """What the answers of a network are worth by their confidence.
+    """How often the answers of a network are right, by their confidence.
 
     One part of the held-out images fitted the temperatures and drew the limits; the other part, which had no influence
     on either, is what limits are chosen with.
@@ -69,7 +69,7 @@ class ConfidenceCurve:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Temperatures of a network, and what its answers are worth by their confidence.
+    """Temperatures of a network, and how often its answers are right, by their confidence.
 
     Attributes:
         temperatures: What the mean logits of the first n experts are divided by, n = 1..K; one for a plain network.

@@ -59,7 +59,7 @@ class TrainingRecord:
         tau: Strength of the logit adjustment that the loss trained the experts with, one for each expert or for all.
         logit_adjustment: Strength of the post-hoc logit adjustment that is in the heads.
         pixel_range: Of 16-bit images, lowest and highest value.
-        calibration: Temperatures, and what answers are worth by their confidence; of these very tensors.
+        calibration: Temperatures, and how often answers are right by their confidence; of these very tensors.
         holdout: Training images held out for choices.
         val_part: Training images evaluated on, where the data have no others.
         train_digest: Of the names of the training images.

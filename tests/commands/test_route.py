@@ -139,6 +139,11 @@ def test_package_and_card_have_it(run, data, tmp_path):
     route([str(rounded), '--data-dir', str(data / 'val'), *WISH, '--output', str(tmp_path / 'again')])
     assert load(tmp_path / 'again').record.certificate.images == 36
     assert load(rounded).record.certificate is None
+    route([str(rounded), '--data-dir', str(data / 'val'), '--budget', '0.0009'])
+    assert load(rounded).model.router_threshold > 0.0
+    route([str(rounded), '--data-dir', str(data / 'val'), *WISH])
+    kept = load(rounded)
+    assert kept.record.certificate.threshold == kept.model.router_threshold
 
 
 def test_a_table_of_other_images(run, data, tmp_path):

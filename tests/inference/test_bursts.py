@@ -57,6 +57,9 @@ def test_by_a_column_of_a_table(folder, tmp_path):
     first, second, third = csv.DictReader((tmp_path / 'out.csv').read_text().splitlines())
     assert (first['group'], third['group']) == ('1', 'fox_2.png')
     assert first['confidence'] == second['confidence'] != third['confidence']
+    table.write_text('image,burst\nfox_1.png,\nelk_1.png,\n')
+    with pytest.raises(RideError, match='--group-column burst'):
+        main([str(folder / 'net'), *options])
 
 
 def test_there_is_a_group_for_each_image(folder):
