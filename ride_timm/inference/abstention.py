@@ -1,8 +1,8 @@
-"""Answers left unsaid, so that those said are wrong no more often than is asked for: `predict --abstain RATE`.
+"""Abstention: unsure answers are left out, and the others wrong no more often than asked for: `predict --abstain RATE`.
 
-An answer is said where its confidence reaches a limit. Which limit keeps the promise is tested on held-out images, from
-the highest limit to the lowest: at each the hypothesis is that more than RATE of the answers said are wrong. Of n
-answers said k wrong ones refute it at the level delta if P[Binomial(n, RATE) <= k] <= delta, which is exact for the n
+An answer is given where its confidence reaches a limit. Which limit keeps the promise is tested on held-out images,
+from the highest limit to the lowest: at each the hypothesis is that more than RATE of the answers given are wrong. Of n
+answers given, k wrong ones refute it at the level delta if P[Binomial(n, RATE) <= k] <= delta, which is exact for the n
 images that reach the limit, whatever n is. The first limit that is not refuted ends the test, and the last one before
 it holds: with fixed limits in a fixed order no correction for the number of tests is needed (fixed-sequence testing;
 Angelopoulos et al., arXiv:2110.01052, section 4). The limits, and the one that the test begins at, come from the images
@@ -33,8 +33,8 @@ class Abstention:
     """From which confidence on a network answers, and what was promised with it.
 
     Attributes:
-        limit: Least confidence of an answer that is said, from 0 to 1.
-        rate: The share of the answers said that is wrong at most.
+        limit: Least confidence of an answer that is given, from 0 to 1.
+        rate: The share of the answers given that is wrong at most.
         confidence: Probability, over the draw of the held-out images, that this holds.
         images: Held-out images of the test.
         said: How many of their answers reach the limit.
@@ -50,9 +50,9 @@ class Abstention:
 
     def __str__(self) -> str:
         return (
-            f'at most {100 * self.rate:g} % of the answers said are wrong, with {100 * self.confidence:g} % confidence '
-            f'({self.wrong:,} of {self.said:,} said, of {self.images:,} held-out images): confidence '
-            f'{100 * self.limit:.1f} % or more'
+            f'at most {100 * self.rate:g} % of the answers given are wrong, with {100 * self.confidence:g} % '
+            f'confidence ({self.wrong:,} of {self.said:,} answers on {self.images:,} held-out images); they have a '
+            f'probability of {100 * self.limit:.1f} % or more'
         )
 
 
@@ -68,11 +68,11 @@ def choose_abstention(
         threshold: What its answers are routed with; None: all experts.
 
     Returns:
-        The limit, and the counts that speak for it.
+        The limit, and the counts that certify it.
 
     Raises:
-        RideError: The network is not calibrated, or answers otherwise than it was calibrated, or the held-out images
-            do not speak for any limit.
+        RideError: The network is not calibrated, or answers in another way than it was calibrated for, or no limit
+            can be certified on the held-out images.
     """
     name, calibration = trained.source or trained.name, trained.record.calibration
     asked = f'Answers wrong at most {100 * rate:g} % of the time were asked for'
@@ -98,7 +98,7 @@ def choose_abstention(
             if needed is None
             else f'it takes at least {needed:,}, or a higher rate'
         )
-        raise RideError(f'{asked}, which {curve.images:,} held-out images do not show of {name}: {cure}.')
+        raise RideError(f'{asked}, which {curve.images:,} held-out images cannot certify for {name}: {cure}.')
     return found
 
 
@@ -107,11 +107,11 @@ def choose_limit(curve: ConfidenceCurve, rate: float, confidence: float = 0.95) 
 
     Args:
         curve: Of the network's calibration.
-        rate: The share of the answers said that may be wrong, above 0 and below 1.
+        rate: The share of the answers given that may be wrong, above 0 and below 1.
         confidence: Probability that the promise holds, above 0 and below 1.
 
     Returns:
-        The limit, and the counts that speak for it; None where no limit can be certified, see `images_for`.
+        The limit, and the counts that certify it; None where no limit can be certified, see `images_for`.
 
     Raises:
         RideError: A number is out of range.

@@ -40,7 +40,7 @@ def predict(
     taxonomy: Taxonomy | None = None,
     batch_size: int = 64,
 ) -> Predictions:
-    """Say what is on images, prepared as an evaluation prepares them; computed where the network is.
+    """Classify images, prepared as for an evaluation; computed where the network is.
 
     Args:
         net: Of `load` or `from_pretrained`, or any timm classifier.
@@ -49,7 +49,7 @@ def predict(
         top_k: How many classes to name, at most all.
         threshold: Route with it. None: as the network does, which sends images through all experts unless
             `set_routing` was called.
-        abstain: Leave answers unsaid (`said` is False) so that of those said at most this share is wrong, such as
+        abstain: Leave unsure answers out (`said` is False) so that at most this share of the others is wrong, such as
             0.05, on images like those that the network was calibrated on, see `ride_timm.calibrate`.
         confidence: Probability, over the draw of those images, that this holds.
         groups: What each image belongs to, such as a burst or an animal: the images of one group get one answer, of the
@@ -59,8 +59,8 @@ def predict(
         batch_size: Images a batch.
 
     Returns:
-        A prediction for each image: the likeliest classes with their probabilities, what each expert says, and how many
-        experts the image passed. Of what cannot be read, why.
+        A prediction for each image: the likeliest classes with their probabilities, the vote of each expert, and how
+        many experts the image passed; for one that cannot be read, the reason.
 
     Raises:
         RideError: Something is neither a path nor a Pillow image, or routing is asked for and there is no router, or
