@@ -74,11 +74,13 @@ class OnnxNet:
         self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
         text = self.session.get_modelmeta().custom_metadata_map.get(_METADATA)
         if text is None:
-            raise ValueError(f'{path} says nothing of its classes and images; write it with `ride-timm export`.')
+            raise ValueError(f'{path} does not name its classes; write it with `ride-timm export`.')
         known = json.loads(text)
         self.labels: list[str] = known['labels']
         self.num_experts: int = known['num_experts']
         self.threshold: float | None = known['threshold']
+        # of a network that is not calibrated, 1
+        self.temperatures = np.array(known['temperatures'] or [1.0] * max(self.num_experts, 1), np.float32)
         self.config: dict[str, Any] = known
 
     def __call__(self, images: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -100,7 +102,7 @@ class OnnxNet:
     def predict(
         self, images: Sequence[str | os.PathLike[str] | Image.Image], top_k: int = 3, batch_size: int = 64
     ) -> list[Prediction]:
-        """Say what images show.
+        """Classify images, with the confidences of a calibrated network where it is one.
 
         Args:
             images: Files or Pillow images.
@@ -114,6 +116,7 @@ class OnnxNet:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             logits, passed = self(np.stack([self.prepare(image) for image in batch]))
+            logits = logits / self.temperatures[np.maximum(passed, 1) - 1, None]
             order = np.argsort(-logits, axis=1, kind='stable')[:, :top_k]
             shares = np.exp(logits - logits.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
@@ -228,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 if an image could not be read; argparse's 2 if the model could not.
     """
-    parser = argparse.ArgumentParser(description='Say what images show, without torch.')
+    parser = argparse.ArgumentParser(description='Classify images, without torch.')
     parser.add_argument('model', metavar='MODEL.onnx', help='file that `ride-timm export --format onnx` wrote')
     parser.add_argument('images', nargs='+', metavar='IMAGES', help='files and folders')
     parser.add_argument('--json', action='store_true', help='one list, an object for each image')

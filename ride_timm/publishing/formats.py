@@ -1,6 +1,6 @@
 """A network in the formats of other programs: ONNX, and the programs of `torch.export`.
 
-Both carry what a prediction needs besides the tensors: labels, how images are prepared, and the threshold.
+Both carry what a prediction needs besides the tensors: labels, how images are prepared, threshold and temperatures.
 """
 
 import importlib.util
@@ -33,9 +33,10 @@ def describe(trained: TrainedNet, threshold: float | None) -> dict[str, Any]:
     config = data_config(trained.model)
     return {
         'name': trained.name,
-        'labels': list(trained.class_names or map(str, range(trained.model.num_classes))),
+        'labels': list(trained.labels),
         'num_experts': count_experts(trained.model),
         'threshold': threshold,
+        'temperatures': trained.temperatures,
         'pixel_range': trained.record.pixel_range,
         **{key: config[key] for key in DATA_CONFIG_KEYS},
     }

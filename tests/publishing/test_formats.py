@@ -21,6 +21,8 @@ from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.formats import write_onnx
+from ride_timm.records.calibration import AnswerCounts, Calibration, ConfidenceCurve
+from ride_timm.records.fields import to_json
 
 onnxruntime = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
@@ -70,7 +72,10 @@ def folder(tmp_path_factory):
     net = timm.create_model(CIFAR, num_classes=4, router=True)
     net.pretrained_cfg.update(input_size=(3, 20, 24), crop_pct=0.9, interpolation='bicubic')
     divide(net.eval(), torch.randn(12, 3, 20, 24) + torch.randn(12, 3, 1, 1))
-    record = {'loss': 'ride', 'pixel_range': [100, 3000]}
+    counts = AnswerCounts(images=1, said=(1,), wrong=(0,))
+    curve = ConfidenceCurve(limits=(0.0,), fitted=counts, measured=counts, ece_before=0.0, ece_after=0.0)
+    calibration = Calibration(temperatures=(2.0, 1.4, 0.7), full=curve)
+    record = {'loss': 'ride', 'pixel_range': [100, 3000], 'calibration': to_json(calibration)}
     save_folder(net, root / CIFAR, NAMES, [12, 4, 2, 1], record)
     images = root / 'images'
     images.mkdir()
