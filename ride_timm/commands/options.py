@@ -110,13 +110,13 @@ def add_prior_option(parser: argparse.ArgumentParser, more: str = '') -> None:
 
     Args:
         parser: Gets them, as `ride_timm.inference.prior.apply_options` takes them.
-        more: What the help of `--prior` says in addition.
+        more: What else `--prior` takes, for its help.
     """
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         '--prior', metavar='Q',
-        help='answer for other class frequencies: uniform, train, a text file that lists the classes which occur (and '
-        'their weights, after a comma), or a JSON file {class name: frequency}; for losses with a tau list' + more,
+        help=f'answer for other class frequencies: uniform, train, {more}a text file that lists the classes that occur '
+        '(and their weights, after a comma), or a JSON file {class name: frequency}; for losses with a tau list',
     )  # fmt: skip
     group.add_argument(
         '--logit-adjustment', type=float, metavar='TAU',

@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     form.add_argument('--csv', action='store_true', help='a row for each image')
     parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
     add_routing_options(parser)
-    add_prior_option(parser, '; or estimated, from the images themselves')
+    add_prior_option(parser, 'estimated (from the images themselves), ')
     add_abstain_option(parser)
     add_taxonomy_option(parser, 'with --abstain, answer with the genus where it is sure enough and the species is not')
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
