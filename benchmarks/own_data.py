@@ -22,8 +22,7 @@ same time, and CPU seconds stand next to each result. On larger images the contr
 holds it.
 
 Each finished cell is added to FILE.json, and the same command goes on with those that are missing; one that was
-stopped is trained anew. Prints mean and standard deviation over the seeds, in percent and seconds; `announced` is the
-time that was printed before the first epoch.
+stopped is trained anew. Prints mean and standard deviation over the seeds, in percent and seconds.
 """
 
 import argparse
@@ -46,7 +45,7 @@ from PIL import Image, ImageOps
 from ride_timm.commands.quickstart import write_digits
 from ride_timm.commands.train import main as train
 from ride_timm.commands.validate import main as validate
-from ride_timm.evaluation.cost import gmacs_by_experts
+from ride_timm.evaluation.cost import gmacs, plain_gmacs
 from ride_timm.evaluation.writing import environment, write_json
 from ride_timm.records.runs import read_run
 from ride_timm.training.starts import PACKAGED
@@ -60,7 +59,7 @@ RATES = {'experts': 8e-3, 'plain': 16e-3}
 
 ONCE = '10000'  # epochs between evaluations: the last epoch alone, so that nothing is chosen on test images
 METRICS = {'overall': 'top1', 'class_mean': 'balanced', 'many': 'many', 'medium': 'medium', 'few': 'few', 'ece': 'ece'}
-SHOWN = (*METRICS, 'epochs', 'cpu_seconds', 'wall_seconds', 'announced_seconds')
+SHOWN = (*METRICS, 'epochs', 'cpu_seconds', 'wall_seconds')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def settings_of(args: argparse.Namespace) -> dict[str, str | None]:
+    """The options that results depend on."""
+    names = ('data', 'squares', 'weights', 'time_budget', 'epochs', 'options')
+    return {name: None if getattr(args, name) is None else str(getattr(args, name)) for name in names}
+
+
 def images(args: argparse.Namespace, seed: int) -> Path:
     """The folder of the images, made if needed."""
     data: Path = args.data or args.work / f'digits-{seed}'
@@ -88,13 +93,16 @@ def images(args: argparse.Namespace, seed: int) -> Path:
         return data
     folder: Path = args.work / f'{data.name}-{args.squares}'
     done = folder / 'complete'
-    for source in () if done.exists() else sorted(data.glob('*/*/*')):
+    known = done.exists() and done.read_text() == str(data.resolve())
+    if not known:
+        shutil.rmtree(folder, ignore_errors=True)
+    for source in () if known else sorted(data.glob('*/*/*')):
         target = (folder / source.relative_to(data)).with_suffix('.png')
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(source) as image:
             size = (args.squares, args.squares)
             ImageOps.fit(image.convert('RGB'), size, Image.Resampling.BICUBIC).save(target)
-    done.touch()
+    done.write_text(str(data.resolve()))
     return folder
 
 
@@ -122,11 +130,8 @@ def same_time(row: str, first: Mapping[str, Any]) -> list[str]:
     """The epochs of another row that take the time of the first one, and the size of its images."""
     size, model = first['input_size'], first['model'].partition('.')[0]
     options = [] if row == CONTROL else ['--img-size', str(size[-1])]
-    ratio = 1.0
-    if row != RANDOM:
-        plain = BACKBONE if BACKBONE in model else PLAIN_WEIGHTS.partition('.')[0]
-        each = [gmacs_by_experts(timm.create_model(name), tuple(size))[-1] for name in (model, plain)]
-        ratio = each[0] / each[1]
+    net = timm.create_model(model)
+    ratio = 1.0 if row == RANDOM else gmacs(net, size) / plain_gmacs(net, size)
     return [*options, '--epochs', str(round(first['epochs'] * ratio))]
 
 
@@ -136,7 +141,7 @@ def run_row(row: str, seed: int, data: Path, args: argparse.Namespace) -> Path:
     folder: Path = args.work / 'runs'
     name = f'{args.output.stem}-{trained.replace(", ", "-").replace(" ", "_")}-{seed}'
     run = folder / name
-    if (run / 'took.json').exists():
+    if (run / 'took.json').exists() and json.loads((run / 'took.json').read_text())['settings'] == settings_of(args):
         return run
     if args.epochs is not None:
         length = ['--epochs', str(args.epochs)]
@@ -151,7 +156,7 @@ def run_row(row: str, seed: int, data: Path, args: argparse.Namespace) -> Path:
     if train([*options, '--output', str(folder), '--experiment', name, '--quiet']):
         raise SystemExit(f'{name} was stopped; the same command goes on.')
     took = {'cpu_seconds': time.process_time() - cpu, 'wall_seconds': time.perf_counter() - began}
-    write_json(run / 'took.json', took)
+    write_json(run / 'took.json', {'settings': settings_of(args), 'took': took})
     return run
 
 
@@ -160,7 +165,7 @@ def trained_with(run: Path) -> dict[str, Any]:
     args = read_run(run).args or {}
     names = ('model', 'init', 'loss', 'epochs', 'batch_size', 'lr', 'opt', 'weight_decay', 'amp', 'channels_last')
     return {
-        **{name: args.get(name) for name in (*names, 'announced_seconds')},
+        **{name: args.get(name) for name in names},
         'input_size': args['data_config']['input_size'],
     }
 
@@ -175,11 +180,10 @@ def measure(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     with Path(os.devnull).open('w') as nowhere, contextlib.redirect_stdout(nowhere):
         validate(options)
     found, picked = json.loads(file.read_text()), trained_with(run)
-    took = {'epochs': picked['epochs'], 'announced_seconds': picked.pop('announced_seconds')}
     return {
         'row': row, 'seed': seed, 'picked': picked,
         'metrics': {name: found[key] for name, key in METRICS.items()}
-        | took | json.loads((run / 'took.json').read_text()),
+        | {'epochs': picked['epochs']} | json.loads((run / 'took.json').read_text())['took'],
         'environment': {**environment(), 'threads': torch.get_num_threads()},
     }  # fmt: skip
 
@@ -191,19 +195,16 @@ def show(cells: list[Mapping[str, Any]]) -> None:
         found = [cell['metrics'] for cell in cells if cell['row'] == row]
         texts = []
         for name in SHOWN:
-            values = [metrics[name] for metrics in found if metrics[name] is not None]
+            values = [metrics[name] for metrics in found]
             spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-            texts.append(f'{statistics.mean(values):.1f}{spread}' if values else '-')
+            texts.append(f'{statistics.mean(values):.1f}{spread}')
         print(f'{row:<22}{len(found):>5}' + ''.join(f'{text:>15}' for text in texts))
 
 
 def main() -> None:
     """Measure what is missing and print all."""
     args = build_parser().parse_args()
-    settings = {
-        name: getattr(args, name) and str(getattr(args, name))
-        for name in ('data', 'squares', 'weights', 'time_budget', 'epochs', 'options')
-    }
+    settings = settings_of(args)
     before = json.loads(args.output.read_text()) if args.output.exists() else {'settings': settings, 'cells': []}
     if before.get('settings') != settings:
         raise SystemExit(f'{args.output} is of other settings ({before.get("settings")}); name another --output.')

@@ -168,7 +168,6 @@ _ARGS: dict[str, Kind] = {
     'crop_confidence': nullable(number(0.0, 1.0)),
     'holdout': nullable(number(0.0, 1.0)),
     'epochs': whole(0, 10**9),
-    'announced_seconds': nullable(number(0.0, 1e12)),
 }  # fmt: skip
 _CHECKPOINT: Schema = {
     'arch': nullable(_NAME),

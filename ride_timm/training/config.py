@@ -305,7 +305,6 @@ class ResolvedConfig(TrainConfig):
         rank: Of this process.
         local_rank: Of this process on its machine.
         data_config: Input size, normalisation and interpolation of the images, as in a `pretrained_cfg`.
-        announced_seconds: Of the whole training, as measured and printed before it; None where it was not.
     """
 
     explicit: frozenset[str] = frozenset()
@@ -317,7 +316,6 @@ class ResolvedConfig(TrainConfig):
     rank: int = 0
     local_rank: int = 0
     data_config: Mapping[str, Any] | None = None
-    announced_seconds: float | None = None
 
     @property
     def said(self) -> frozenset[str]:

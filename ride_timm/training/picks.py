@@ -52,7 +52,7 @@ BUDGET = 3600.0
 GAIN = 0.9
 """Share of the plain step's time that another way to compute may take at most; less could be noise."""
 
-KEPT = ('epochs', 'amp', 'amp_dtype', 'channels_last', 'opt', 'lr', 'weight_decay', 'layer_decay', 'announced_seconds')
+KEPT = ('epochs', 'amp', 'amp_dtype', 'channels_last', 'opt', 'lr', 'weight_decay', 'layer_decay')
 """Options that a run that goes on keeps, since they are picked by measuring, or were picked otherwise before."""
 
 RATES = {'sgd': (0.1, 0.02), 'adamw': (1e-3, 1e-3)}
@@ -256,13 +256,11 @@ def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Seq
         enough = math.ceil(pace.seconds(wanted, config.val_interval) / 60)
         why = f'the most that fit into {spoken(budget)}; --time-budget {enough}m for {wanted}'
     config = _with_epochs(replace(config, 'epochs', epochs, why))
-    announced = pace.seconds(config.epochs, config.val_interval)
     if is_primary(config):
+        took = spoken(pace.seconds(config.epochs, config.val_interval))
         length = f'{pace.steps} step' + ('' if pace.steps == 1 else 's')
-        _logger.info(
-            f'About {spoken(announced)}: {_epochs(config)} of {length} at {_seconds(pace.step)}, evaluation included'
-        )
-    return config.but(announced_seconds=announced)
+        _logger.info(f'About {took}: {_epochs(config)} of {length} at {_seconds(pace.step)}, evaluation included')
+    return config
 
 
 def from_settings(config: ResolvedConfig, before: Mapping[str, Any]) -> ResolvedConfig:

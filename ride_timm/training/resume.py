@@ -30,7 +30,7 @@ HARMLESS = {
     'checkpoint_hist',  # what is kept of the past
     'data_dir', 'dataset_download', 'no_check_images',  # data may move; classes and file names are compared
     'init',  # the weights are the checkpoint's; what else comes from --init is compared
-    'announced_seconds', 'local_rank', 'pin_mem', 'rank', 'time_budget',
+    'local_rank', 'pin_mem', 'rank', 'time_budget',
     'model_kwargs.router_threshold',  # chosen at the end of the training
 }  # fmt: skip
 """Options that may differ on resuming without a word: nothing of what the run computes depends on them."""
