@@ -12,17 +12,18 @@ and the differences; `--output` writes them as JSON.
 import argparse
 import json
 import shlex
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from own_data import describe
 
 from ride_timm.commands.train import main as train
 from ride_timm.evaluation.writing import environment, write_json
 
 RATES = {'scratch': 0.1, 'tuned': 0.02}
 """Peak of the learning rate for a batch of 128."""
+
+SHOWN = ('top1', 'many', 'medium', 'few', 'ece')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,6 +62,15 @@ def run(args: argparse.Namespace, folder: Path, way: str, seed: int) -> dict[str
         raise SystemExit(f'{way}-{seed} did not finish; with --runs DIR the same command goes on.')
     last: dict[str, float] = json.loads(results.read_text())['last']
     return last
+
+
+def describe(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of each result over the seeds."""
+    values = {name: [row[name] for row in rows] for name in SHOWN}
+    return {
+        name: {'mean': statistics.mean(found), 'std': statistics.stdev(found) if len(found) > 1 else float('nan')}
+        for name, found in values.items()
+    }
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ class Start(NamedTuple):
 
 
 STARTS = (
-    # benchmarks/starts.py: class mean 48.7 % from these, 14.8 % from random weights, 38.2 % from one plain ResNet-32
+    # benchmarks/own_data.py: class mean 48.7 % from these, 14.8 % from random weights, 38.2 % from one plain ResNet-32
     Start(PACKAGED, 'trained on small images', most=SMALL_IMAGE),
     # no squeeze-and-excitation, no SiLU: twice the images a second of EfficientNet-B0 on a CPU; the rate is that of
     # benchmarks/backbones.py
