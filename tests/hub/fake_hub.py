@@ -113,7 +113,12 @@ class FakeHub:
         self.requests.clear()  # their clients cannot be pickled
         state.write_bytes(pickle.dumps(self))
         first = f'import pickle, sys; sys.path[:0] = {sys.path!r}; pickle.load(open({str(state)!r}, "rb")).attach()\n'
-        own = {'HF_HOME': str(folder / 'home'), 'HF_HUB_DISABLE_XET': '1', 'HF_HUB_DISABLE_TELEMETRY': '1'}
+        own = {
+            'HF_HUB_OFFLINE': '0',
+            'HF_HOME': str(folder / 'home'),
+            'HF_HUB_DISABLE_XET': '1',
+            'HF_HUB_DISABLE_TELEMETRY': '1',
+        }
         done = subprocess.run(
             [sys.executable, '-c', first + code], env={**os.environ, **own, **env}, capture_output=True, text=True,
             timeout=280, check=False,

@@ -276,12 +276,13 @@ OTHERS = {
 }  # fmt: skip
 FOR_DOWNLOADS = {'dataset_download'}
 NO_OPTIONS = {'command', 'explicit', 'from_recipe', 'local_rank', 'rank', 'model_kwargs.router_threshold'}
+INSTEAD_OF_EPOCHS = {'time_budget'}
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # on a machine without a GPU
 def test_harmless_options_are_harmless(data, first, tmp_path, monkeypatch, caplog):
     """All at once: the weights are those of a run without any."""
-    assert OTHERS.keys() | FOR_DOWNLOADS | NO_OPTIONS == HARMLESS
+    assert OTHERS.keys() | FOR_DOWNLOADS | NO_OPTIONS | INSTEAD_OF_EPOCHS == HARMLESS
     fixed = ['--loss', 'ride', '--weight-decay', '0.0005', '--reweight-epoch', '1']  # a --recipe picks no others
     began = ['--epochs', '2', '--init', str(first), *fixed]
     assert run_command(options(data, tmp_path, 'straight', *began)) == 0
