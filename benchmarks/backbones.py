@@ -45,7 +45,7 @@ from ride_timm.inference.load import load
 BACKBONE = 'tf_efficientnet_lite0'
 EXPERTS = ['--model', f'ride_{BACKBONE}_3e', '--lr', '4e-3']
 PLAIN = ['--model', BACKBONE, '--lr', '8e-3']
-"""Learning rates: the best of 1e-3, 2e-3, 4e-3 and 8e-3 with `--held-out`."""
+"""Learning rates: the best of 1e-3, 2e-3, 4e-3 and 8e-3 on a split like that of `--held-out`, drawn otherwise."""
 
 TUNING = ['--opt', 'adamw', '--weight-decay', '0.05', '--layer-decay', '0.8', '-b', '32']
 LONGER = 1.7  # the cost of three experts over that of the plain network
