@@ -124,7 +124,7 @@ def from_images(
         train: The training images.
         side: Their size, of `short_side`.
         init: The network to initialise from.
-        rate: Peak learning rate for a batch of 128 that suits these weights, where it was measured.
+        rate: Peak learning rate of AdamW for a batch of 128 that suits these weights, where it was measured.
 
     Raises:
         RideError: There is no such --model.
@@ -146,7 +146,8 @@ def from_images(
         # (benchmarks/backbones.py); AdamW does not mind the size of gradients
         config = replace(config, 'opt', 'adamw', 'new heads on a pretrained backbone')
         config = replace(config, 'layer_decay', LAYER_DECAY, 'the same')
-    config = _with_rate(config, rate or RATES.get(config.opt, (None, None))[tuned], batch)
+    measured = rate if config.opt == 'adamw' else None
+    config = _with_rate(config, measured or RATES.get(config.opt, (None, None))[tuned], batch)
     config = _with_loss(config, train)
     return replace(config, 'hflip', config.hflip, 'mirrored images; 0 where left and right differ, as in text')
 

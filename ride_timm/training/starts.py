@@ -40,7 +40,7 @@ class Start(NamedTuple):
         most: Pixels of the images up to which they are taken.
         device: The kind of device that they are for; None for any.
         sizes: Least and largest `--img-size`; None for the size that the weights were trained at.
-        rate: Peak learning rate for a batch of 128, where it was measured.
+        rate: Peak learning rate of AdamW for a batch of 128, where it was measured.
     """
 
     weights: str

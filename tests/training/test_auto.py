@@ -227,6 +227,13 @@ def test_new_heads_on_a_pretrained_backbone_train_with_adamw():
     assert chosen([5000, 50], (64, 64), init=trained()).opt == 'sgd'
 
 
+def test_a_rate_that_was_measured_is_that_of_adamw():
+    images, backbone = split([5000, 50], (64, 64)), trained(size=(224, 224), names=None)
+    for options, wanted in (([], 8e-3 / 2), (['--opt', 'sgd'], 0.02 / 4)):
+        config = resolved(['--data-dir', 'x', '-b', '32', *options]).but(device='cpu', model=backbone.name)
+        assert picks.from_images(config, images, 64, backbone, 8e-3).lr == pytest.approx(wanted)
+
+
 def test_a_run_that_goes_on_keeps_its_optimizer():
     picked = chosen([5000, 50], (64, 64), init=trained(size=(224, 224), names=None))
     before = {'opt': 'sgd', 'lr': 0.005, 'weight_decay': 5e-4, 'layer_decay': None, 'epochs': 30}
