@@ -19,7 +19,7 @@ from torch.export import Dim
 from ride_timm.models.multi_expert import MultiExpertNet
 from ride_timm.models.routing import check_threshold, logit, run_expert
 
-__all__ = ['export_graph', 'export_routed']
+__all__ = ['export_graph', 'joined', 'quiet', 'routed_pieces']
 
 
 def export_graph(
@@ -34,7 +34,7 @@ def export_graph(
         inputs: Names of the input tensors.
         outputs: Names of the output tensors.
     """
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module.eval(), args,
             dynamo=True, dynamic_shapes=shapes, input_names=inputs, output_names=outputs, external_data=False,
@@ -48,8 +48,8 @@ def export_graph(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on axes that share a name, and on its own translation."""
+def quiet() -> Iterator[None]:
+    """Without what exporters remark on axes that share a name, and on their own work."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -107,8 +107,8 @@ def _places(chosen: torch.Tensor) -> torch.Tensor:
     return chosen.nonzero().squeeze(1)
 
 
-def export_routed(net: MultiExpertNet, images: torch.Tensor, threshold: float) -> onnx.ModelProto:
-    """A routed network: `images` (B, in_chans, H, W) to `logits` (B, C) and `num_experts` (B,).
+def routed_pieces(net: MultiExpertNet, images: torch.Tensor, threshold: float) -> list[onnx.ModelProto]:
+    """The graphs of a routed network, for `joined`: trunk and first expert, and one for each further expert.
 
     Args:
         net: In eval mode, with a router.
@@ -125,8 +125,7 @@ def export_routed(net: MultiExpertNet, images: torch.Tensor, threshold: float) -
     with torch.no_grad():
         logits, num_experts, _, *z = _First(net, limit)(images)
     crossing = [f'z{i}' for i in range(len(z))]
-    model = export_graph(_First(net, limit), (images,), ({0: batch},), ['images'], [*_names(0), *crossing])
-    graphs = [model.graph]
+    pieces = [export_graph(_First(net, limit), (images,), ({0: batch},), ['images'], [*_names(0), *crossing])]
     for i in range(1, net.num_experts):
         piece = export_graph(
             _Next(net, i, limit),
@@ -137,8 +136,23 @@ def export_routed(net: MultiExpertNet, images: torch.Tensor, threshold: float) -
             ),
             [*_names(i - 1), *crossing], _names(i)[: 2 if i == net.num_experts - 1 else 3],
         )  # fmt: skip
-        graphs.append(compose.add_prefix_graph(piece.graph, f'expert_{i}/', rename_inputs=False, rename_outputs=False))
-    _join(graphs, ['batch', net.num_classes])
+        pieces.append(piece)
+    return pieces
+
+
+def joined(pieces: Sequence[onnx.ModelProto], num_classes: int) -> onnx.ModelProto:
+    """One model of these graphs: `images` (B, in_chans, H, W) to `logits` (B, C) and `num_experts` (B,).
+
+    Args:
+        pieces: Of `routed_pieces`; the first is changed.
+        num_classes: Number C of classes.
+    """
+    model = pieces[0]
+    further = [
+        compose.add_prefix_graph(piece.graph, f'expert_{i}/', rename_inputs=False, rename_outputs=False)
+        for i, piece in enumerate(pieces[1:], 1)
+    ]
+    _join([model.graph, *further], ['batch', num_classes])
     onnx.checker.check_model(model)
     return model
 

@@ -6,10 +6,13 @@ Both carry what a prediction needs besides the tensors: labels, how images are p
 import importlib.util
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.export import Dim
 
 from ride_timm.errors import RideError
@@ -42,7 +45,12 @@ def describe(trained: TrainedNet, threshold: float | None) -> dict[str, Any]:
     }
 
 
-def write_onnx(trained: TrainedNet, path: Path, threshold: float | None = None) -> None:
+def write_onnx(
+    trained: TrainedNet,
+    path: Path,
+    threshold: float | None = None,
+    calibration: Sequence[NDArray[np.float32]] | None = None,
+) -> None:
     """Write an ONNX file.
 
     It takes normalised `images` (B, channels, H, W) and gives `logits` (B, C) and, if routed, `num_experts` (B,).
@@ -51,19 +59,27 @@ def write_onnx(trained: TrainedNet, path: Path, threshold: float | None = None) 
         trained: The network, on the CPU.
         path: The file.
         threshold: Route with it, and compute an expert only for the images that reach it; None: all experts.
+        calibration: Batches of prepared images, (B, channels, H, W), by which to compute in 8-bit integers; None: in
+            float32.
 
     Raises:
         RideError: onnx or onnxscript are missing.
     """
     if not all(map(importlib.util.find_spec, ('onnx', 'onnxscript'))):
         raise RideError('onnx and onnxscript, which write the file, are missing: pip install "ride-timm[onnx]"')
-    from ride_timm.publishing.early_exit import export_graph, export_routed
+    from ride_timm.publishing.early_exit import export_graph, joined, quiet, routed_pieces
 
     images = _examples(trained)
     if threshold is None:
-        model = export_graph(trained.model, (images,), ({0: Dim('batch')},), ['images'], ['logits'])
+        pieces = [export_graph(trained.model, (images,), ({0: Dim('batch')},), ['images'], ['logits'])]
     else:
-        model = export_routed(trained.model, images, threshold)
+        pieces = routed_pieces(trained.model, images, threshold)
+    if calibration is not None:
+        from ride_timm.publishing.int8 import quantized
+
+        with quiet():
+            pieces = quantized(pieces, calibration)
+    model = pieces[0] if threshold is None else joined(pieces, trained.model.num_classes)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(describe(trained, threshold))
     write_whole(path, model.SerializeToString())

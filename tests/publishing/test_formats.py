@@ -154,6 +154,21 @@ def test_a_line_for_people(folder, files, tmp_path, capsys):
         runner.main([str(tmp_path / 'none.onnx'), 'image.jpg'])
 
 
+@pytest.mark.parametrize('kind', OPTIONS)
+def test_eight_bits(kind, folder, files, tmp_path, capsys):
+    file = tmp_path / 'int8.onnx'
+    options = ['--int8', str(folder / 'images'), '--output', str(file), *OPTIONS[kind]]
+    assert export([str(folder / CIFAR), '--format', 'onnx', *options]) == 0
+    assert file.stat().st_size < 0.6 * files[kind].stat().st_size
+    small, plain = runner.OnnxNet(file), runner.OnnxNet(files[kind])
+    x = np.stack([plain.prepare(path) for path in sorted((folder / 'images').iterdir())])
+    (logits, num_experts), (wanted, _) = small(x), plain(x)
+    assert num_experts.max() == 3
+    if kind == 'full':
+        assert np.abs(logits - wanted).max() < 0.1 * np.ptp(wanted)
+    assert np.abs(logits - wanted).max() > 0
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
@@ -206,6 +221,8 @@ def test_a_plain_network(tmp_path, capsys):
     [
         (CIFAR, ('--format', 'torch-export', '--routed'), '--format onnx'),
         (CIFAR, ('--format', 'onnx', '--output', 'none/net.onnx'), 'none'),
+        (CIFAR, ('--format', 'torch-export', '--int8', 'images'), '--format onnx'),
+        (CIFAR, ('--format', 'onnx', '--int8', 'nowhere'), 'nowhere'),
         ('bare', ('--format', 'onnx', '--routed'), 'no router'),
     ],
 )
