@@ -26,6 +26,7 @@ from ride_timm.data.finding import find_images
 from ride_timm.data.form import check_form, columns_of, crop_of, open_train
 from ride_timm.data.holdout import hold_out, split_digest
 from ride_timm.data.sources.base import TRAIN_NAMES
+from ride_timm.data.sources.folders import has_split
 from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
@@ -74,6 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='B',
         help='instead, the mean cost of an image, in GMACs or relative to the plain network (0.9x)',
     )
+    wish.add_argument(
+        '--threshold', type=float, metavar='T',
+        help='instead, keep to this threshold (for example the one that it has), and print what can be certified of it',
+    )  # fmt: skip
     parser.add_argument(
         '--compare', action='store_true', help='print what rules without training would reach on the same images'
     )
@@ -126,6 +131,8 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     check_values(vars(args))
     if args.budget is not None and (args.max_loss is not None or args.loss is not None):
         raise RideError('--budget was given together with --max-loss or --loss; give a budget or a loss.')
+    if args.threshold is not None and (args.budget is not None or args.max_loss is not None):
+        raise RideError('--threshold was given together with --budget or --max-loss; give one of them.')
     device = choose_device(args.device)
     trained = load(args.model)
     model: Any = trained.model
@@ -140,7 +147,7 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     max_loss = 0.005 if args.max_loss is None else args.max_loss
     wish = {
         'max_loss': max_loss, 'confidence': args.confidence, 'budget': in_gmacs(args.budget, model, routes),
-        'loss': args.loss or 'disagreement',
+        'threshold': args.threshold, 'loss': args.loss or 'disagreement',
     }  # fmt: skip
     choice = choose_from(routes, trained.class_counts, **wish)
     if choice.reason:
@@ -169,7 +176,7 @@ class _Images(NamedTuple):
 def _images(form: DataForm, trained: TrainedNet) -> _Images:
     """The images that the options name: those held out of a training's, or any others."""
     folder = Path(form.data_dir or '.')
-    named = not form.table and any((folder / name).is_dir() for name in TRAIN_NAMES)
+    named = not form.table and any(has_split(folder, name) for name in TRAIN_NAMES)
     if form.dataset not in ('', 'folder') or form.train_list or named:
         held = _held_out(form, trained, _trained_on(form, trained))
         if held is None:

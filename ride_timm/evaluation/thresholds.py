@@ -16,7 +16,7 @@ from torch import nn
 from ride_timm._compat import update_model_args
 from ride_timm.data import choose_groups
 from ride_timm.errors import RideError
-from ride_timm.evaluation.bounds import images_needed, most_losses, share_interval
+from ride_timm.evaluation.bounds import images_needed, least_loss, most_losses, share_interval
 from ride_timm.evaluation.cost import plain_gmacs
 from ride_timm.evaluation.routes import Routes, find_routes
 from ride_timm.records.certificate import LOSSES, Certificate
@@ -184,6 +184,7 @@ def choose_from(
     max_loss: float = 0.005,
     confidence: float = 0.95,
     budget: float | None = None,
+    threshold: float | None = None,
     loss: str = 'disagreement',
 ) -> ThresholdChoice:
     """Choose as `choose_threshold` does, from what the router and the experts said.
@@ -194,6 +195,8 @@ def choose_from(
         max_loss: Likewise.
         confidence: Likewise.
         budget: Mean GMACs of an image.
+        threshold: Take this one, and certify the least share of losses that the images show; `max_loss` is not used.
+            It was chosen without these images.
         loss: As of `choose_threshold`.
 
     Raises:
@@ -208,7 +211,11 @@ def choose_from(
     if budget is not None:
         threshold = _within_budget(routes, budget)
     else:
-        threshold, losses, reason = _certified(routes, max_loss, 1.0 - confidence, loss)
+        if threshold is None:
+            threshold, losses, reason = _certified(routes, max_loss, 1.0 - confidence, loss)
+        else:
+            losses = int(routes.lost(threshold, loss).sum())
+            max_loss = least_loss(losses, len(routes), 1.0 - confidence)
         if not reason:
             certificate = Certificate(
                 threshold=threshold, max_loss=max_loss, confidence=confidence, loss=loss, losses=losses,

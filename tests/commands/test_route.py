@@ -92,7 +92,8 @@ def test_images_of_the_training_are_refused(data, tmp_path):
     [
         ((), 'at least 598'), (('--max-loss', '0'), 'no number'), (('--max-loss', '2'), 'max-loss'),
         (('--budget', '0.9x', '--max-loss', '0.1'), 'budget'), (('--budget', '1e-9'), 'first expert'),
-        (('--confidence', '1'), 'confidence'),
+        (('--confidence', '1'), 'confidence'), (('--threshold', '2'), 'threshold'),
+        (('--threshold', '0.5', '--max-loss', '0.1'), 'threshold'),
     ],
 )  # fmt: skip
 def test_wishes_that_cannot_be_granted_change_nothing(run, data, options, words):
@@ -100,6 +101,13 @@ def test_wishes_that_cannot_be_granted_change_nothing(run, data, options, words)
     with pytest.raises(RideError, match=words):
         route([str(run), '--data-dir', str(data / 'val'), *options])
     assert (run / 'last.pth.tar').read_bytes() == before
+
+
+def test_a_threshold_that_was_chosen_before(run, data):
+    route([str(run), '--data-dir', str(data), '--threshold', '0.25'])
+    certificate = load(run).record.certificate
+    assert certificate.threshold == load(run).model.router_threshold == 0.25
+    assert certificate.losses / certificate.images < certificate.max_loss <= 1.0
 
 
 def test_a_network_without_a_router_says_what_to_do(data):

@@ -32,6 +32,23 @@ def test_numbers_as_folder_names_when_validation_lacks_some(make_folder):
     assert {folder_of(val, i): int(val.targets[i]) for i in range(3)} == {'2': 2, '10': 3}
 
 
+def test_a_class_named_train_is_no_split(make_folder):
+    """CIFAR-100 has such a class."""
+    classes = {'maple': 2, 'train': 3, 'tulip': 1}
+    root = make_folder({'train': classes, 'val': classes, 'flat': {'': 2}})
+    for split in (open_train_split(root / 'val'), open_eval_split(root / 'val', class_names=tuple(classes))):
+        assert split.class_names == ('maple', 'train', 'tulip')
+        assert split.class_counts.tolist() == [2, 3, 1]
+    assert len(open_train_split(root).targets) == 6
+    (root / 'apart/train').mkdir(parents=True)
+    (root / 'flat/0.png').rename(root / 'apart/train/0.png')
+    for others in ((), ('val',)):
+        for name in others:
+            (root / 'apart' / name).mkdir()
+        with pytest.raises(RideError, match='without a class folder'):
+            open_train_split(root / 'apart')
+
+
 def test_a_folder_named_by_a_digit_that_is_no_number(make_folder):
     root = make_folder({'train': {'²': 1, '10': 1, '2': 1}, 'val': {'²': 1}})
     split = open_train_split(root)

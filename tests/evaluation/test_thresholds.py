@@ -10,7 +10,7 @@ import timm
 import torch
 
 import ride_timm as rt
-from ride_timm.evaluation.bounds import images_needed, most_losses, share_interval
+from ride_timm.evaluation.bounds import images_needed, least_loss, most_losses, share_interval
 from ride_timm.evaluation.cost import gmacs, plain_gmacs
 from ride_timm.evaluation.routes import Routes, find_routes
 from ride_timm.evaluation.thresholds import CANDIDATES, choose_from
@@ -43,6 +43,23 @@ def test_bounds_are_exact():
     assert share_interval(3, 10, 0.95) == pytest.approx((0.0667395, 0.6524529), abs=1e-6)
     assert share_interval(0, 0, 0.95) == (0.0, 1.0)
     assert share_interval(7, 7, 0.95)[1] == 1.0
+
+
+def test_the_least_loss_is_just_enough():
+    for losses, images in ((0, 299), (3, 300), (370, 9998), (7, 7)):
+        share = least_loss(losses, images, 0.05)
+        assert most_losses(images, share, 0.05) >= losses
+        assert most_losses(images, share - 1e-4, 0.05) < losses
+
+
+def test_a_threshold_that_was_chosen_before():
+    routes = drawn(torch.Generator().manual_seed(1), 1000)
+    choice = choose_from(routes, threshold=0.3, confidence=0.9)
+    lost = int(routes.lost(0.3, 'disagreement').sum())
+    assert (choice.threshold, choice.certificate.losses) == (0.3, lost)
+    assert choice.certificate.max_loss == least_loss(lost, 1000, 1 - 0.9) > lost / 1000
+    everything = choose_from(routes, max_loss=choice.certificate.max_loss, confidence=0.9)
+    assert everything.certificate is not None
 
 
 def test_the_guarantee_holds_at_its_level_and_a_point_estimate_does_not():

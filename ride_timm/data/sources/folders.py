@@ -10,11 +10,11 @@ from timm.data import ImageDataset
 
 from ride_timm.data.finding import is_visible, list_images, natural_order, tell_others
 from ride_timm.data.images import image_types
-from ride_timm.data.sources.base import TRAIN_NAMES, Source, split_names
+from ride_timm.data.sources.base import TRAIN_NAMES, VAL_NAMES, Source, split_names
 from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
 
-__all__ = ['find_split_folder', 'read_folder']
+__all__ = ['find_split_folder', 'has_split', 'read_folder']
 
 
 class NoImagesError(RideError):
@@ -46,14 +46,31 @@ def find_split_folder(data_dir: str | Path, split: str) -> Path:
         raise RideError(f'the data folder {root} {found}: give a folder with train/<class>/<image> in it')
     names = split_names(split)
     for name in names:
-        if (root / name).is_dir():
+        if has_split(root, name):
             return root / name
-    if split not in TRAIN_NAMES and any((root / name).is_dir() for name in TRAIN_NAMES):
+    if split not in TRAIN_NAMES and any(has_split(root, name) for name in TRAIN_NAMES):
         raise RideError(
             f'{root} has a training folder but none for evaluation: add one named {", ".join(names)}, or take a part '
             'of the training images with --val-fraction 0.2'
         )
     return root
+
+
+def has_split(root: Path, name: str) -> bool:
+    """Whether a folder has a split of this name.
+
+    A class may be named as a split is, such as CIFAR-100's `train`: its folder lies next to other classes and no split,
+    and holds no folders.
+
+    Args:
+        root: The folder of the splits, or of the classes.
+        name: Of the split.
+    """
+    if not (root / name).is_dir():
+        return False
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and is_visible(entry.name)} - {name}
+    alone = folders and folders.isdisjoint({*TRAIN_NAMES, *VAL_NAMES, 'test'})
+    return not alone or any(entry.is_dir() for entry in (root / name).iterdir() if is_visible(entry.name))
 
 
 def read_folder(folder: Path) -> Source:
