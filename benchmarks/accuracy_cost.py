@@ -290,8 +290,9 @@ def _draw_thresholds(axes: Any, results: Results) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--draw', action='store_true', help='draw what was measured before')
-    parser.add_argument('--ensemble', nargs='+', metavar='NETWORK', help='runs, checkpoints or published names')
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument('--draw', action='store_true', help='draw what was measured before')
+    instead.add_argument('--ensemble', nargs='+', metavar='NETWORK', help='runs, checkpoints or published names')
     parser.add_argument('--data-dir', metavar='DIR', help='of --ensemble, with train and val')
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 64], help='the largest is how many images')
     parser.add_argument('--rounds', type=int, default=10)
