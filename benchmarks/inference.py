@@ -15,7 +15,7 @@ at half the speed, so that routing pays less.
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +38,29 @@ WAYS = ('eager', 'channels_last', 'bf16', 'compiled')
 
 
 class Planned(nn.Module):
-    """A router that is computed, and whose answer is replaced: a share of the images leaves after the first expert."""
+    """A router that is computed, and whose answer is replaced.
 
-    def __init__(self, router: nn.Module, share: float) -> None:
+    Attributes:
+        passes: How many experts each image of the next batch passes, (B,), int64.
+    """
+
+    def __init__(self, router: nn.Module, passes: torch.Tensor) -> None:
         super().__init__()
-        self.router, self.share = router, share
+        self.router, self.passes = router, passes
 
     def forward(self, index: int, pooled: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """Logit of "go on" of each image, minus or plus infinity; those that leave are spread over the batch."""
-        answer = self.router(index, pooled, mean)
-        places = torch.arange(len(answer), device=answer.device)
-        leaves = ((places + 1) * self.share).floor() > (places * self.share).floor()
-        if index:
-            leaves = torch.zeros_like(leaves)
-        return torch.where(leaves, -torch.inf, torch.inf)
+        """Logit of "go on" of each image that is still there, minus or plus infinity."""
+        self.router(index, pooled, mean)
+        there = self.passes[self.passes > index]
+        return torch.where(there > index + 1, torch.inf, -torch.inf)
+
+
+def spread(shares: Sequence[float], images: int) -> torch.Tensor:
+    """How many experts each image passes, (images,), int64, where these shares pass 1, 2, ..., K; in a random order."""
+    places = (torch.arange(images, dtype=torch.float64) + 0.5) / images
+    limits = torch.tensor(shares, dtype=torch.float64).cumsum(0)[:-1]
+    passes = torch.searchsorted(limits, places) + 1
+    return passes[torch.randperm(images, generator=torch.Generator().manual_seed(0))]
 
 
 def prepare(net: Any, images: torch.Tensor, way: str) -> Callable[[], object]:
@@ -120,14 +129,15 @@ def measure(pair: str, batch: int, way: str, args: argparse.Namespace) -> dict[s
         calls['expert'] = prepare(lambda _: net.experts[0](crossing), images, way)
     for share in shares:
         routed = create(name, args.device)
-        routed.router = Planned(routed.router, share)
+        passes = spread(_leaving_first(share, len(costs)), batch).to(args.device)
+        routed.router = Planned(routed.router, passes)
         routed.set_routing(0.5)
         calls[f'{share:g}'] = prepare(routed, images, way)
     seconds = fastest(calls, args.device, args.rounds, args.seconds)
     full = gmacs(net, size)
     routed_rows = []
     for share in shares:
-        promised = full / mean_gmacs(costs, [share, *[0.0] * (len(costs) - 2), 1 - share])
+        promised = full / mean_gmacs(costs, _leaving_first(share, len(costs)))
         passed = share + (1 - share) * len(costs)
         by_time = seconds['full'] / (seconds['trunk'] + passed * seconds['expert'])
         measured = seconds['full'] / seconds[f'{share:g}']
@@ -137,6 +147,10 @@ def measure(pair: str, batch: int, way: str, args: argparse.Namespace) -> dict[s
         'images_per_second': batch / seconds['full'], 'plain_images_per_second': batch / seconds['plain'],
         'relative_gmacs_per_second': full / seconds['full'] * seconds['plain'] / plain_cost, 'routed': routed_rows,
     }  # fmt: skip
+
+
+def _leaving_first(share: float, experts: int) -> list[float]:
+    return [share, *[0.0] * (experts - 2), 1 - share]
 
 
 def show(row: Mapping[str, Any]) -> None:
