@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ride_timm._compat import hand_over_path
-from ride_timm.commands.options import add_abstain_option, add_device_option, add_model_argument, add_prior_option
+from ride_timm.commands.options import (
+    add_abstain_option,
+    add_device_option,
+    add_model_argument,
+    add_prior_option,
+    broader_taxonomy,
+)
 from ride_timm.commands.parser import Parser
 from ride_timm.data.descriptions import readable_label
 from ride_timm.data.finding import find_images
@@ -36,6 +42,7 @@ from ride_timm.inference.abstention import Abstention, choose_abstention
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, predict
 from ride_timm.inference.prior import apply_options, is_corrected
+from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.logs import setup_logging
 from ride_timm.models import count_experts
 from ride_timm.records.results import read_results
@@ -117,7 +124,7 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
     return build_demo(
         trained,
         title=args.model, top_k=args.top_k, threshold=args.threshold, abstain=args.abstain, confidence=args.confidence,
-        examples=examples.paths, device=args.device,
+        taxonomy=broader_taxonomy(args, trained), examples=examples.paths, device=args.device,
     )  # fmt: skip
 
 
@@ -129,6 +136,7 @@ def build_demo(
     threshold: float | None = None,
     abstain: float | None = None,
     confidence: float = 0.95,
+    taxonomy: Taxonomy | None = None,
     examples: Sequence[str] = (),
     device: torch.device | str | None = None,
 ) -> 'gradio.Blocks':
@@ -142,6 +150,7 @@ def build_demo(
         abstain: Answer "unknown" so that at most this share of the other answers is wrong, see `ride_timm.predict`;
             with a router at the network's own threshold, where the slider then stays.
         confidence: Probability that this holds.
+        taxonomy: With `abstain`: ancestors to name where a class is not sure enough.
         examples: Image files to offer.
         device: Where to compute; None means CUDA where there is one.
 
@@ -160,11 +169,13 @@ def build_demo(
     begin = float(model.router_threshold if threshold is None else threshold) if routed else 0.0
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, begin if routed else None)
     answer = functools.partial(
-        _answer, trained, costs=_costs(model), top_k=top_k, abstention=abstention, device=device
+        _answer, trained, costs=_costs(model), top_k=top_k, abstention=abstention, taxonomy=taxonomy,
+        device=device,
     )  # fmt: skip
     page = {'title': f'{title}: ride-timm', 'analytics_enabled': False, 'delete_cache': (CLEAN_EVERY, KEEP_FOR)}
     with gr.Blocks(**page) as demo:
-        promise = f' "Unknown" where it is not sure: {abstention}.' if abstention else ''
+        above = ', or what the class is part of,' if taxonomy else ''
+        promise = f' "Unknown"{above} where it is not sure: {abstention}.' if abstention else ''
         about = f'{_introduction(model, experts, routed)}{_measured(trained)}{promise}'
         gr.HTML(f'<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>')
         with gr.Row():
@@ -206,6 +217,7 @@ def _answer(
     top_k: int,
     device: torch.device | str,
     abstention: Abstention | None = None,
+    taxonomy: Taxonomy | None = None,
 ) -> list[Any]:
     """Values of all components that show something: the answer, its cost, and two an expert."""
     model: Any = trained.model
@@ -213,19 +225,23 @@ def _answer(
     if path is None:
         return [None, ''] * (experts + 1)
     routed = threshold if experts and model.router is not None else None
-    found = next(predict(trained, [path], top_k=top_k, threshold=routed, abstention=abstention, device=device))
+    options: dict[str, Any] = {'top_k': top_k, 'threshold': routed, 'abstention': abstention, 'taxonomy': taxonomy}
+    found = next(predict(trained, [path], **options, device=device))
     if isinstance(found, Skipped):
         reason = html.escape(found.reason.replace(path, Path(path).name))
         return [None, f'<p role="alert">No answer: {reason}.</p>', *[None, ''] * experts]
-    values: list[Any] = [_confidences(found) if found.said else UNKNOWN, _cost(found, costs)]
+    values: list[Any] = [_said(found), _cost(found, costs)]
     for index in range(experts):
         vote = found.experts[index]
         values += [{readable_label(vote.label): vote.confidence} if vote else None, _decision(found, index, threshold)]
     return values
 
 
-def _confidences(found: Prediction) -> dict[str, float]:
-    return {readable_label(vote.label): vote.confidence for vote in found.top}
+def _said(found: Prediction) -> dict[str, float] | str:
+    """The likeliest classes and their confidences; where the first is not sure enough, what it is part of."""
+    if found.said:
+        return {readable_label(vote.label): vote.confidence for vote in found.top}
+    return UNKNOWN if found.broader is None else {readable_label(found.broader[0]): found.broader[1]}
 
 
 def _cost(found: Prediction, costs: Sequence[float]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ride_timm.errors import RideError
 from ride_timm.inference.load import TrainedNet
+from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.options import Option, base_of, flag, kinds_of, options_of
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     'add_prior_option',
     'add_routing_options',
     'add_taxonomy_option',
+    'broader_taxonomy',
     'chosen',
     'routing_threshold',
 ]  # fmt: skip
@@ -126,10 +128,10 @@ def add_prior_option(parser: argparse.ArgumentParser, more: str = '') -> None:
 
 
 def add_abstain_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--abstain` and `--confidence`.
+    """Add `--abstain`, `--confidence` and `--taxonomy`.
 
     Args:
-        parser: Gets them, as `ride_timm.inference.abstention.choose_abstention` takes them.
+        parser: Gets them, as `ride_timm.inference.abstention.choose_abstention` and `broader_taxonomy` take them.
     """
     parser.add_argument(
         '--abstain', type=float, metavar='RATE',
@@ -139,6 +141,7 @@ def add_abstain_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--confidence', type=float, default=0.95, metavar='P', help='confidence level of --abstain (default: 0.95)'
     )
+    add_taxonomy_option(parser, 'with --abstain, answer with the genus where it is sure enough and the species is not')
 
 
 def add_routing_options(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +181,23 @@ def add_taxonomy_option(parser: argparse.ArgumentParser, what: str) -> None:
         what: What it does.
     """
     parser.add_argument('--taxonomy', metavar='FILE', help=f'CSV of label,parent lines (species,genus): {what}')
+
+
+def broader_taxonomy(args: argparse.Namespace, trained: TrainedNet) -> Taxonomy | None:
+    """What classes are part of, to answer with where a class is not sure enough.
+
+    Args:
+        args: Of a parser with `add_abstain_option`.
+        trained: The network.
+
+    Raises:
+        RideError: The file is no taxonomy, or there is no `--abstain`.
+    """
+    if args.taxonomy is None:
+        return None
+    if args.abstain is None:
+        raise RideError(f'--taxonomy {args.taxonomy} was given without --abstain RATE; add it.')
+    return read_taxonomy(args.taxonomy, trained.class_names or ())
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -55,7 +55,7 @@ from ride_timm.commands.options import (
     add_options,
     add_prior_option,
     add_routing_options,
-    add_taxonomy_option,
+    broader_taxonomy,
     chosen,
     routing_threshold,
 )
@@ -73,7 +73,7 @@ from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import Prediction, Skipped, Vote, named_images, predict
 from ride_timm.inference.prior import apply_options
 from ride_timm.inference.prior_estimation import serve_estimated_prior
-from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
+from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.models import count_experts
 from ride_timm.options import DataForm, filled, flag, options_of
@@ -117,7 +117,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_routing_options(parser)
     add_prior_option(parser, 'estimated (from the images themselves), ')
     add_abstain_option(parser)
-    add_taxonomy_option(parser, 'with --abstain, answer with the genus where it is sure enough and the species is not')
     parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)
@@ -155,9 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trained.class_names is None:
         _complain(f'{trained.name} names no classes, so labels are class indices')
     abstention = args.abstain and choose_abstention(trained, args.abstain, args.confidence, threshold)
-    if args.taxonomy and abstention is None:
-        raise RideError(f'--taxonomy {args.taxonomy} was given without --abstain RATE; add it.')
-    taxonomy = read_taxonomy(args.taxonomy, trained.class_names or ()) if args.taxonomy else None
+    taxonomy = broader_taxonomy(args, trained)
     rows = _predict(args, trained, images, threshold, abstention, _groups(args, trained, images), taxonomy)
     _write(args, trained, threshold, abstention, rows)
     return 1 if len(rows) < len(images) or problems else 0

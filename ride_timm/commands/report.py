@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import timm
 
-from ride_timm.commands.options import add_device_option, add_options, chosen
+from ride_timm.commands.options import add_device_option, add_options, add_taxonomy_option, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
 from ride_timm.data import DataSplit
@@ -36,6 +36,7 @@ from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.abstention import promises
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
+from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.pages.figures import (
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-dir', metavar='DIR', help="folder with val/ (default: the run's)")
     add_options(parser, DataForm, leave_out=_OF_THE_RUN)
     parser.add_argument('--train-split', metavar='NAME', help="training split (default: the run's, or train)")
+    add_taxonomy_option(parser, 'also show accuracy at each level above the classes, and what confused classes share')
     parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
@@ -137,6 +139,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     trained = load(args.run)
     val_split = 'val' if trained.record.val_part else run.args.get('val_split') or 'val'
     split, counts = open_images(form, trained, split=val_split)
+    taxonomy = None if args.taxonomy is None else read_taxonomy(args.taxonomy, split.class_names)
     device = choose_device(args.device)
     model: Any = trained.model
     config = data_config(model)
@@ -146,7 +149,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         routed=routed, rules=routed, thresholds=THRESHOLDS, temperatures=trained.temperatures,
         progress=True,
     )  # fmt: skip
-    content = _content(args, run, trained, split, measured, data_name(form), command)
+    content = _content(args, run, trained, split, measured, data_name(form), command, taxonomy)
     with writing(path, '--output'):
         write_whole(path, render(content))
     return path
@@ -204,6 +207,7 @@ def _content(
     measured: Measured,
     data: str,
     command: str,
+    taxonomy: Taxonomy | None,
 ) -> Content:
     """What the page shows."""
     curves = _read_summary(run)
@@ -226,6 +230,7 @@ def _content(
         curves_note=_curves_note(run, curves),
         said=[] if trained.record.calibration is None else promises(trained.record.calibration),
         image_groups=said_by_group(measured.answers, split.image_groups),
+        taxonomy=taxonomy,
     )
 
 

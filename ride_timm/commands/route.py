@@ -25,6 +25,7 @@ from ride_timm.data import DataSplit, as_eval_split, open_source, open_unlabelle
 from ride_timm.data.finding import find_images
 from ride_timm.data.form import check_form, columns_of, crop_of, open_train
 from ride_timm.data.holdout import hold_out, split_digest
+from ride_timm.data.image_groups import with_groups
 from ride_timm.data.sources.base import TRAIN_NAMES
 from ride_timm.data.sources.folders import has_split
 from ride_timm.data.splits import for_groups_of, open_val_part
@@ -143,6 +144,12 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     target = find_target(args.model, args.output)
     images = _images(form, trained)
     _logger.info(f'Routing is measured on {images.source}')
+    if images.split.image_groups is not None and args.budget is None:
+        number = counted(len(set(images.split.image_groups)), 'group')
+        _logger.warning(
+            'The images are of %s; a certificate takes each image as drawn on its own, so it may not hold for images '
+            'of other groups', number,
+        )  # fmt: skip
     routes = _find_routes(args, model.to(device), images, device)
     max_loss = 0.005 if args.max_loss is None else args.max_loss
     wish = {
@@ -175,10 +182,13 @@ class _Images(NamedTuple):
 
 def _images(form: DataForm, trained: TrainedNet) -> _Images:
     """The images that the options name: those held out of a training's, or any others."""
+    plans = (trained.record.holdout, trained.record.val_part)
+    # not within `try`: groups that the training did not have do not make its images others
+    own = for_groups_of(form, *(plan for plan in plans if plan is not None and plan.grouped))
     folder = Path(form.data_dir or '.')
     named = not form.table and any(has_split(folder, name) for name in TRAIN_NAMES)
     if form.dataset not in ('', 'folder') or form.train_list or named:
-        held = _held_out(form, trained, _trained_on(form, trained))
+        held = _held_out(trained, _trained_on(own, trained))
         if held is None:
             raise RideError(
                 f'{trained.source} does not say which images of {form.data_dir or form.train_list or form.dataset} its '
@@ -186,10 +196,10 @@ def _images(form: DataForm, trained: TrainedNet) -> _Images:
             )
         return _Images(held, held.source, None, True)
     try:
-        train = _trained_on(form, trained)
+        train = _trained_on(own, trained)
     except RideError:  # no folders or labels of these classes, so not what it was trained on
         return _others(form, trained)
-    held = _held_out(form, trained, train)
+    held = _held_out(trained, train)
     if held is not None:
         return _Images(held, held.source, None, True)
     if split_digest(train) == trained.record.train_digest:
@@ -205,13 +215,12 @@ def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:
     if trained.class_names is None:
         raise RideError(f'{trained.source} names no classes, so the images of {form.data_dir} cannot be labelled.')
     part, channels = trained.record.val_part, trained.model.in_chans
-    form = for_groups_of(form, trained.record.holdout, part)
     if part is not None:
         return open_val_part(form, trained.class_names, channels, part)[0]
     return open_train(form, channels, trained.class_names)
 
 
-def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSplit | None:
+def _held_out(trained: TrainedNet, train: DataSplit) -> DataSplit | None:
     """Those of the images that the network's training held out; None where these are not its images."""
     plan = trained.record.holdout
     if plan is None:
@@ -219,19 +228,14 @@ def _held_out(form: DataForm, trained: TrainedNet, train: DataSplit) -> DataSpli
     parts = hold_out(train, plan.fraction, plan.seed, grouped=plan.grouped)
     if parts.digest != plan.digest:
         return None
-    if plan.grouped and parts.held.image_groups is not None:
-        number = counted(len(set(parts.held.image_groups)), 'group')
-        _logger.warning(
-            'The held-out images are of %s; a certificate takes each image as drawn on its own, so it may not hold for '
-            'images of other groups', number,
-        )  # fmt: skip
     parts.held.dataset.pixel_range = trained.record.pixel_range
     return parts.held
 
 
 def _others(form: DataForm, trained: TrainedNet) -> _Images:
     """Images that the network was not trained on."""
-    return _from_table(form, trained) if form.table else _from_folder(form, trained)
+    found = _from_table(form, trained) if form.table else _from_folder(form, trained)
+    return found._replace(split=with_groups(found.split, form))
 
 
 def _from_table(form: DataForm, trained: TrainedNet) -> _Images:

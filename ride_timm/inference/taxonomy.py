@@ -51,6 +51,19 @@ class Taxonomy:
         named = counts[:, :-1]
         return [100 * int(named[ids[:, None] == ids].sum()) / int(counts.sum()) for ids in self._ids]
 
+    def in_common(self, one: int, other: int) -> str | None:
+        """The nearest ancestor that two classes share.
+
+        Args:
+            one: A class index.
+            other: Another.
+
+        Returns:
+            Its name; None where they share none.
+        """
+        others = {names[other] for names in self.levels}
+        return next((names[one] for names in self.levels if names[one] in others), None)
+
     def broader(self, probabilities: Tensor, limit: float) -> list[tuple[str, float] | None]:
         """The nearest ancestor of each likeliest class that is sure enough.
 

@@ -3,6 +3,7 @@
 import base64
 import math
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ride_timm.data.descriptions import readable_label
 from ride_timm.escaping import printable
 from ride_timm.evaluation.metrics import ClassResult, accuracy_interval
 from ride_timm.evaluation.one_pass import Measured
+from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.pages.answers import agreement, worst_pairs
 from ride_timm.pages.figures import FEW_IMAGES, GREY, GROUP_COLOURS
 from ride_timm.records.headline import accuracy_labels
@@ -24,6 +26,7 @@ __all__ = ['Content', 'Example', 'render']
 
 NOTHING = '\N{EN DASH}'
 NO_ANSWER = 'no finite answer'
+FEW_NAMES = 3  # of a level of a taxonomy
 
 
 class Example(NamedTuple):
@@ -53,6 +56,7 @@ class Content:
         said: For each rate of wrong answers what the network promises with all experts and, with a router, routed; the
             heading is first. Empty where it is not calibrated.
         image_groups: Results over groups of images; None where they are not known.
+        taxonomy: What the classes are part of; None where that is not known.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Content:
     curves_note: str = ''
     said: Sequence[Sequence[str]] = ()
     image_groups: ImageGroups | None = None
+    taxonomy: Taxonomy | None = None
     class_names: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +107,7 @@ def render(content: Content) -> str:
         confidence=100 * float(answers.confidence.mean()),
         experts=[f'expert {k}' for k in range(measured.num_experts)], agreement=agreement(answers).tolist(),
         votes=_votes(measured), wrong=_wrong(content), places=_places(content.image_groups),
+        levels=_levels(content), in_common=lambda own, taken: _in_common(content, own, taken) or NOTHING,
         classes=sorted(measured.per_class, key=lambda row: (-row.train_images if known else 0, row.label)),
         interval=_interval, readable=readable_label, size=_size, base64=_base64,
     )  # fmt: skip
@@ -113,6 +119,7 @@ def _sections(content: Content) -> dict[str, str]:
     titles = {
         'accuracy': 'Accuracy',
         'places': 'By group of images' if content.image_groups is not None else '',
+        'levels': 'At each level of the taxonomy' if content.taxonomy is not None else '',
         'tail': 'Along the tail' if 'tail' in pictures else '',
         'confusions': 'Confusions',
         'calibration': 'Calibration',
@@ -171,6 +178,37 @@ def _places(found: ImageGroups | None) -> dict[str, list[list[str]]]:
         ],
         'worst': [[row.name, f'{row.images:,}', _number(row.accuracy), _span(row.interval)] for row in found.worst],
     }
+
+
+def _levels(content: Content) -> list[list[str]]:
+    """Accuracy of the classes and of each level above them."""
+    measured, taxonomy = content.measured, content.taxonomy
+    if taxonomy is None:
+        return []
+    names = [content.class_names[:-1], *taxonomy.levels]
+    found = [
+        [metrics['top1'], *taxonomy.accuracies(confusion)]
+        for metrics, confusion in (
+            (measured.metrics, measured.confusion),
+            (measured.routed, measured.routed_confusion),
+        )
+        if metrics is not None and confusion is not None
+    ]
+    rows = []
+    for level, here in enumerate(names):
+        counts = Counter(here)
+        largest = ', '.join(readable_label(name) for name, _ in counts.most_common(FEW_NAMES))
+        such_as = f'{largest}, ...' if len(counts) > FEW_NAMES else largest
+        numbers = [_number(column[level]) for column in found]
+        rows.append([f'level {level}' if level else 'classes', such_as, f'{len(counts):,}', *numbers])
+    return rows
+
+
+def _in_common(content: Content, own: int, taken: int) -> str | None:
+    """What a class and the one that it is taken for are both part of."""
+    if content.taxonomy is None or taken == len(content.measured.per_class):
+        return None
+    return content.taxonomy.in_common(own, taken)
 
 
 def _span(interval: Sequence[float] | None) -> str:

@@ -15,6 +15,7 @@ from timm.data.loader import PrefetchLoader
 
 from ride_timm.evaluation.memory import is_out_of_memory, out_of_memory_error
 from ride_timm.training.config import ResolvedConfig
+from ride_timm.training.fast.features import compute_batch
 from ride_timm.training.loop import Trainer, lone_step
 from ride_timm.values import CORES
 
@@ -38,11 +39,13 @@ class Pace(NamedTuple):
         step: Of a batch, its loading included.
         steps: Batches of an epoch.
         evaluation: Of one evaluation.
+        once: Of what is computed before the first epoch.
     """
 
     step: float
     steps: int
     evaluation: float
+    once: float = 0.0
 
     def seconds(self, epochs: int, val_interval: int = 1) -> float:
         """Of a whole training.
@@ -51,7 +54,7 @@ class Pace(NamedTuple):
             epochs: Its epochs.
             val_interval: Epochs from one evaluation to the next; the last is evaluated in any case.
         """
-        return epochs * self.steps * self.step + -(-epochs // val_interval) * self.evaluation
+        return self.once + epochs * self.steps * self.step + -(-epochs // val_interval) * self.evaluation
 
 
 def measure_paces(
@@ -78,28 +81,33 @@ def measure_paces(
     with _untouched(device):
         training, loading = _fetched(loaders[0])
         evaluating, reading = _fetched(loaders[1])
-        steps: list[float] = []
-        evaluations: list[float] = []
+        found: list[tuple[float, float, float]] = []
         for way in ways:
             try:
-                trainer = create(way)
-                steps.append(_of_steps(trainer, training, min(steps, default=math.inf)))
-                evaluations.append(_of_evaluation(trainer, evaluating))
+                best = min((step for _, step, _ in found), default=math.inf)
+                found.append(_of_way(way, create(way), training, evaluating, best))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 if way is ways[0]:
                     raise out_of_memory_error(training[0]) from None
-                steps[len(evaluations) :] = [math.inf]
-                evaluations.append(math.inf)
-    shown = torch.tensor([loading, reading, *steps, *evaluations], dtype=torch.float64, device=device)
+                found.append((0.0, math.inf, math.inf))
+    shown = torch.tensor([(loading, reading, 0.0), *found], dtype=torch.float64, device=device)
     if config.distributed:
         torch.distributed.all_reduce(shown, op=torch.distributed.ReduceOp.MAX)
-    loading, reading, *rest = shown.tolist()
-    share = len(loaders[1].dataset) / config.world_size / len(evaluating[0])
+    (loading, reading, _), *rest = shown.tolist()
+    batches, evaluated = (
+        len(loader.dataset) / config.world_size / len(batch[0])
+        for loader, batch in zip(loaders, (training, evaluating), strict=True)
+    )
     return [
-        Pace(_together(step, loading, config), len(loaders[0]), share * _together(evaluation, reading, config))
-        for step, evaluation in zip(rest[: len(ways)], rest[len(ways) :], strict=True)
+        Pace(
+            step if frozen else _together(step, loading, config),
+            len(loaders[0]),
+            evaluated * _together(evaluation, reading, config),
+            batches * _together(frozen, loading, config) if frozen else 0.0,
+        )
+        for frozen, step, evaluation in rest
     ]
 
 
@@ -138,6 +146,17 @@ def _fetched(loader: PrefetchLoader) -> tuple[Batch, float]:
         batch = next(batches)
         took = time.perf_counter() - began
     return batch, took
+
+
+def _of_way(
+    way: ResolvedConfig, trainer: Trainer, training: Batch, evaluating: Batch, best: float
+) -> tuple[float, float, float]:
+    """Seconds of a batch: in what is computed once of every image, 0 for nothing; in a step; and to answer one."""
+    compute_batch(way, trainer, *training)  # the first takes longer
+    began = time.perf_counter()
+    places = compute_batch(way, trainer, *training)
+    frozen = 0.0 if places is None else time.perf_counter() - began
+    return frozen, _of_steps(trainer, places or training, best), _of_evaluation(trainer, evaluating)
 
 
 def _of_steps(trainer: Trainer, batch: Batch, best: float) -> float:

@@ -256,8 +256,10 @@ def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Seq
     if is_primary(config):
         took = spoken(pace.seconds(config.epochs, config.val_interval))
         length = counted(pace.steps, 'step')
+        once = f'{spoken(pace.once)} for what is frozen, ' if pace.once else ''
         _logger.info(
-            f'About {took}: {counted(config.epochs, "epoch")} of {length} at {_seconds(pace.step)}, evaluation included'
+            f'About {took}: {once}{counted(config.epochs, "epoch")} of {length} at {_seconds(pace.step)}, evaluation '
+            'included'
         )
     return config
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import predict
 from ride_timm.inference.prior import apply_prior
+from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.publishing.folder import save_folder
 
 
@@ -80,6 +82,13 @@ def test_an_answer_that_is_not_sure_enough_is_unknown(folder, images):
         promise = Abstention(limit=limit, rate=0.1, confidence=0.9, images=1, said=1, wrong=0)
         shown, *_ = _answer(trained, images[0], 0.0, abstention=promise, **options)
         assert (shown == 'unknown') == (limit == 1.0)
+    promise = replace(promise, limit=0.999)
+    shown, *_ = _answer(
+        trained, images[0], 0.0, abstention=promise, taxonomy=Taxonomy([(name, 'an <b>') for name in NAMES]), **options
+    )
+    assert shown == {'an <b>': pytest.approx(1.0)}
+    with pytest.raises(RideError, match='--abstain'):
+        main([str(folder), '--taxonomy', 'tree.csv'])
 
 
 def thresholds(trained, images):

@@ -234,6 +234,27 @@ def test_a_router(routed, data, tmp_path):
     assert any(f'{100 * own["share_1"]:.1f}\xa0% pass 1 expert' in text for text in page.texts)
 
 
+def test_levels_of_a_taxonomy(routed, data, tmp_path):
+    (tmp_path / 'tree.csv').write_text('ant,insect\nbee,insect\ninsect,animal\ncat,animal\n')
+    common = [f'local-dir:{routed}', '--data-dir', data, '--taxonomy', tmp_path / 'tree.csv']
+    report(*common, '--output', tmp_path / 'a.html')
+    page = read(tmp_path / 'a.html')
+    for column, more in ((3, []), (4, ['--routed'])):
+        measured = validated(*common, *more)
+        assert page.row('classes')[column] == f'{measured["top1"]:.2f}'
+        for level in (1, 2):
+            assert page.row(f'level {level}')[column] == f'{measured[f"level{level}_top1"]:.2f}'
+    assert [page.row(name)[2] for name in ('classes', 'level 1', 'level 2')] == ['3', '2', '1']
+    pairs = {frozenset(row[:2]): row[2] for row in page.rows if set(row[:2]) <= {'ant', 'bee', 'cat'}}
+    shared = {
+        frozenset(('ant', 'bee')): 'insect',
+        frozenset(('ant', 'cat')): 'animal',
+        frozenset(('bee', 'cat')): 'animal',
+    }
+    assert pairs
+    assert pairs.items() <= shared.items()
+
+
 def test_a_plain_network_of_timms_without_names(data, tmp_path):
     torch.manual_seed(0)
     net = timm.create_model('test_resnet', num_classes=3)

@@ -33,6 +33,14 @@ def test_levels_of_an_uneven_tree(tree):
     assert tree.accuracies(confusion) == pytest.approx([100 * (8 + 10 + 6 + 7) / 40, 100 * (9 + 10 + 8 + 7) / 40])
 
 
+def test_the_nearest_ancestor_that_two_share(tmp_path):
+    path = tmp_path / 'tree.csv'
+    path.write_text(TREE + 'oak,plant\nplant,thing\nanimal,thing\n')
+    tree = read_taxonomy(path, (*NAMES, 'fog'))
+    pairs = [(0, 1), (0, 2), (2, 1), (0, 3), (3, 0), (0, 4), (4, 0)]
+    assert [tree.in_common(*pair) for pair in pairs] == ['cat', 'animal', 'animal', 'thing', 'thing', None, None]
+
+
 def test_the_nearest_ancestor_that_is_sure_enough(tree):
     shares = torch.tensor([[0.5, 0.4, 0.1, 0.0], [0.4, 0.2, 0.35, 0.05], [0.3, 0.1, 0.2, 0.4]])
     found = tree.broader(shares, 0.85)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from tiny_runs import CIFAR, train, write_images
@@ -144,3 +145,20 @@ def test_a_certificate_is_of_the_groups_that_were_held_out(data, experts, tmp_pa
     held = json.loads((experts / 'results.json').read_text())['last']['num_images']
     assert load(router).record.certificate.images == held
     assert 'images of other groups' in caplog.text
+    with pytest.raises(RideError, match=r'was trained with .*leave the option out'):
+        route([*command, '--group-pattern', '^.'])
+
+
+@pytest.mark.parametrize('val_fraction', [(), ('--val-fraction', '0.25')])
+def test_groups_that_the_training_did_not_keep_do_not_change_what_certifies(data, tmp_path, caplog, val_fraction):
+    where = data if val_fraction else data.parent
+    loose = train(where, tmp_path, 'loose', *MODEL, *val_fraction, '--holdout', '0.25')
+    router = train(where, tmp_path, 'router', '--stage', 'router', '--init', str(loose))
+    command = [str(router), '--data-dir', str(data), '--device', 'cpu', '--max-loss', '0.9', '--confidence', '0.5']
+    assert route(command) == 0
+    before = load(router).record.certificate
+    assert 'other groups' not in caplog.text
+    assert route([*command, '--group-pattern', PATTERN]) == 0
+    assert replace(load(router).record.certificate, date=before.date) == before
+    assert before.images < 15
+    assert 'other groups' in caplog.text

@@ -14,6 +14,7 @@ from ride_timm import RideError, TrainConfig
 from ride_timm.commands.train import main, parse
 from ride_timm.options import duration
 from ride_timm.records.checkpoint import read_checkpoint
+from ride_timm.tasks.heads import HeadModule
 from ride_timm.training import pace as pace_module
 from ride_timm.training import picks
 from ride_timm.training import run as run_module
@@ -106,6 +107,27 @@ def test_a_step_that_takes_time_is_seen(data, tmp_path, monkeypatch):
     assert 0 < pace.evaluation < 10
 
 
+@pytest.mark.parametrize('augmentation', ['flip', 'timm'])
+def test_a_frozen_trunk_counts_as_often_as_it_is_computed(data, tmp_path, monkeypatch, augmentation):
+    """Once for each image and its mirror image; where images change, in every step."""
+    found, before = [], HeadModule.before
+
+    def noted(*args):
+        with monkeypatch.context() as slow:
+            slow.setattr(HeadModule, 'before', lambda *args: (time.sleep(0.3), before(*args))[1])
+            found.extend(measure(*args))
+        return found
+
+    init = train(data, tmp_path, 'init', '--model', CIFAR)
+    measure = run_module.measure_paces
+    monkeypatch.setattr(run_module, 'measure_paces', noted)
+    train(data, tmp_path, 'part', '--init', str(init), '--train-only', 'experts', '--augmentation', augmentation)
+    (pace,) = found
+    assert (pace.step > 0.3) == (augmentation == 'timm')
+    passes = 2 * 41 / 8  # batches of 8
+    assert pace.once == 0.0 if augmentation == 'timm' else 0.3 * passes < pace.once < 0.6 * passes
+
+
 def test_a_way_that_does_not_fit_into_memory_is_not_taken(data, tmp_path, monkeypatch):
     def short(trainer, *batch):
         if trainer.channels_last:
@@ -163,3 +185,4 @@ def test_a_training_in_parts():
     pace = Pace(2.0, 10, 5.0)
     assert pace.seconds(4) == 4 * 25
     assert pace.seconds(5, val_interval=2) == 5 * 20 + 3 * 5
+    assert pace._replace(once=7.0).seconds(4) == 7 + 4 * 25

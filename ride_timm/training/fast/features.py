@@ -5,6 +5,7 @@ is killed leaves nothing behind.
 """
 
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from ride_timm.training.interrupt import Interrupted, shield_workers
 from ride_timm.training.loop import Trainer
 from ride_timm.training.run_data import RunData
 
-__all__ = ['compute_once']
+__all__ = ['compute_batch', 'compute_once']
 
 _logger = logging.getLogger(__name__)
 
@@ -100,10 +101,11 @@ def compute_once(config: ResolvedConfig, data: RunData, trainer: Trainer, folder
     Raises:
         Interrupted: A signal came.
     """
-    task, module = trainer.task, unwrap_model(trainer.task.get_trainable_module())
-    if not isinstance(task, PartTask) or not isinstance(module, PartModule) or module.per_image is None:
+    task, module, forms = trainer.task, _cut(trainer), _number_of_forms(config)
+    if module is None:
         return
-    forms = 2 if config.hflip else 1
+    assert isinstance(task, PartTask)
+    assert module.per_image is not None
     transform = data.train.dataset.transform
     found: list[Tensor] | str
     try:
@@ -119,7 +121,47 @@ def compute_once(config: ResolvedConfig, data: RunData, trainer: Trainer, folder
         _logger.info(f'What is frozen is computed in every epoch, since {found}')
 
 
-def _obstacle(config: ResolvedConfig, forms: int, epochs: int) -> str | None:
+def compute_batch(
+    config: ResolvedConfig, trainer: Trainer, images: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Compute the frozen part of the network for one batch, as `compute_once` does for all, to time the steps on it.
+
+    Args:
+        config: The run's options; the epochs are taken to be many.
+        trainer: Its task is told.
+        images: Shape (B, channels, H, W).
+        targets: Class indices, (B,).
+
+    Returns:
+        What the batch is then, places and class indices, (B,) each; None where every step computes the frozen part.
+    """
+    module, forms = _cut(trainer), _number_of_forms(config)
+    if module is None or _obstacle(config, forms, math.inf):
+        return None
+    assert isinstance(trainer.task, PartTask)
+    assert module.per_image is not None
+    module.eval()
+    found = _forms(trainer, module, images.to(trainer.device), forms)
+    kept = [
+        value.flatten(0, 1) if own else value[0].to(trainer.device)
+        for value, own in zip(found, module.per_image, strict=True)
+    ]
+    trainer.task.features = _Features(kept, module.per_image, trainer)
+    return forms * torch.arange(len(images)), targets
+
+
+def _cut(trainer: Trainer) -> PartModule | None:
+    """What trains, with a frozen part before it; None where there is none."""
+    module = unwrap_model(trainer.task.get_trainable_module())
+    return module if isinstance(module, PartModule) and module.per_image is not None else None
+
+
+def _number_of_forms(config: ResolvedConfig) -> int:
+    """Of an image: itself, and mirrored."""
+    return 2 if config.hflip else 1
+
+
+def _obstacle(config: ResolvedConfig, forms: int, epochs: float) -> str | None:
     """Why the images of an epoch are not those of the others, or None."""
     if config.augmentation != 'flip':
         return f'--augmentation {config.augmentation} shows other images each time; `flip` would not'

@@ -121,9 +121,10 @@ def test_resumed_is_never_interrupted(data, experts, tmp_path, monkeypatch, kept
 
 def test_a_signal_meanwhile(data, experts, tmp_path, monkeypatch, kept):
     more = ('--init', str(experts['--model', CIFAR]), *ON_EXPERTS, '--resume', 'auto')
-    forms = features._forms
+    opened = features.tempfile.TemporaryFile
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
-        patch.setattr(features, '_forms', lambda *args: os.kill(os.getpid(), signal.SIGTERM) or forms(*args))
+        signalled = lambda **kwargs: os.kill(os.getpid(), signal.SIGTERM) or opened(**kwargs)  # noqa: E731
+        patch.setattr(features.tempfile, 'TemporaryFile', signalled)
         train(data[8], tmp_path, 'broken', *more)
     assert (kept, read_checkpoint(tmp_path / 'broken/last.pth.tar')['epoch']) == ([], -1)
     assert_same_run(train(data[8], tmp_path, 'straight', *more), train(data[8], tmp_path, 'broken', *more))
