@@ -391,3 +391,21 @@ def test_train_only_says_what_it_needs(data, experts, tmp_path):
     begun = ('--init', str(experts), '--train-only')
     fails('did you mean experts.0.layer3', data, tmp_path, 'no', *begun, 'experts.0.layer33')
     fails('--train-only', data, tmp_path, 'no', *begun, 'experts', '--stage', 'heads')
+
+
+def test_a_network_of_one_size_is_built_for_the_size_of_the_images(tmp_path):
+    """Each stage on a ViT, and one on its weights at another size."""
+    data = write_images(tmp_path / 'data')
+    small = [
+        '--model-kwargs',
+        'backbone=vit_tiny_patch16_224',
+        'num_experts=2',
+        'embed_dim=16',
+        'depth=2',
+        'num_heads=2',
+    ]
+    run = train(data, tmp_path, 'vit', '--model', 'ride', *small, size=32)
+    router = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(run), size=32)
+    larger = train(data, tmp_path, 'larger', '--init', str(run), size=48)
+    tables = [load(path).model.state_dict()['trunk.pos_embed'].shape[1] for path in (run, router, larger)]
+    assert tables == [5, 5, 10]

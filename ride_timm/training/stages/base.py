@@ -5,7 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import timm
 import torch
+from timm.models import get_model_args
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import is_primary
 from torch import nn
@@ -124,6 +126,7 @@ class Stage(ABC):
             init: The network to initialise from.
             data: The images.
         """
+        config = _with_size(config, init)
         old_head = getattr(getattr(init, 'model', None), 'head', None)
         if init is None or old_head != 'biased_cosine' or self.keeps_heads(config, init, data):
             return config
@@ -252,6 +255,16 @@ class LaterStage(Stage):
 
     def without_holdout(self, config: ResolvedConfig) -> None:
         """Say what follows from the lack of held-out images."""
+
+
+def _with_size(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig:
+    """Build what takes images of one size alone, such as a ViT, for that of --img-size, else for that of the weights."""
+    size = config.img_size or (None if init is None else get_model_args(init.model).get('img_size'))
+    name = str(config.model_kwargs.get('backbone', config.model))
+    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if size is None or cfg is None or not cfg.fixed_input_size:
+        return config
+    return config.but(model_kwargs={'img_size': size, **config.model_kwargs})
 
 
 def warn(config: ResolvedConfig, text: str) -> None:
