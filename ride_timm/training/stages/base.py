@@ -258,7 +258,7 @@ class LaterStage(Stage):
 
 
 def _with_size(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig:
-    """Build what takes images of one size alone, such as a ViT, for that of --img-size, else for that of the weights."""
+    """Build what takes images of one size alone, such as a ViT, for --img-size, else for the size of the weights."""
     size = config.img_size or (None if init is None else get_model_args(init.model).get('img_size'))
     name = str(config.model_kwargs.get('backbone', config.model))
     cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
