@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ['DataForm', 'Option', 'base_of', 'duration', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
+__all__ = [
+    'AUGMENTATIONS', 'DataForm', 'Option', 'base_of', 'duration', 'filled', 'flag', 'kinds_of', 'option', 'options_of',
+    'typed',
+]  # fmt: skip
+
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 
 _Config = TypeVar('_Config')
 

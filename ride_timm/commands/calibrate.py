@@ -11,7 +11,6 @@ Both are noted in the checkpoint or folder of the network, or with `--output` in
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 
 from ride_timm.commands.keeping import find_target, keep
@@ -57,17 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Calibrate from a command line."""
     args = build_parser().parse_args(argv)
     form = filled(chosen(args, DataForm))
     check_form(form)
@@ -107,9 +96,3 @@ def _lines(found: Calibration) -> list[str]:
         f'Images answered with predict --abstain, at 95 % confidence (measured on {images}):',
         *lay_out(list(zip(*promises(found), strict=True)), gap=3),
     ]
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('calibrate', main))

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -215,17 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `convert`.
-    """
+    """Convert from a command line."""
     try:
         args = build_parser().parse_args(argv)
     except ValueError as error:  # timm's parser of pairs
@@ -262,9 +251,3 @@ def _report(source: str, output: Path, model: MultiExpertNet) -> str:
 
 def _numbers(values: Floats) -> str:
     return ' '.join(f'{value:g}' for value in values)
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('convert', main))

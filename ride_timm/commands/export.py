@@ -9,7 +9,6 @@ Labels, preprocessing, threshold and temperatures are in the file's metadata.
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,17 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Export from a command line."""
     args = build_parser().parse_args(argv)
     check_values(vars(args))
     check_writable(args.output, '--output')
@@ -73,9 +62,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     passed = f'all {experts} experts' if threshold is None else f'1 to {experts} experts, threshold {threshold:g}'
     print(f'{path}: {passed if experts else "a plain network"}, {path.stat().st_size / 1e6:.1f} MB')
     return 0
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('export', main))

@@ -125,17 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status: 0, or 1 if an image could not be read or a name led to none.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Predict from a command line; exit status 1 if an image could not be read or a name led to none."""
     args = build_parser().parse_intermixed_args(argv)
     check_values(vars(args))
     check_writable(args.output, '--output')
@@ -389,9 +379,3 @@ def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequ
     width = max(map(text_width, labels))
     shares = ['' if vote is None else f'{100 * vote.confidence:5.1f} %' for vote in votes]
     return [name, *(f'{padded(label, width)} {share}' for label, share in zip(labels, shares, strict=True))]
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('predict', main))

@@ -51,17 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Publish from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `publish`.
-    """
+    """Publish from a command line."""
     args = build_parser().parse_args(argv)
     _check(args)
     setup_logging()
@@ -200,9 +190,3 @@ def _pin(folder: Path, repo_id: str, revision: str, files: dict[str, dict[str, o
         raise RideError(
             f'{repo_id} is published at {revision}, which is not in the index ({reason}); publish again for that.'
         ) from None
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('publish', main))

@@ -7,7 +7,6 @@ page holds its pictures and loads nothing; it shows small copies of the images w
 
 import argparse
 import csv
-import importlib.util
 import logging
 import shlex
 import sys
@@ -36,6 +35,7 @@ from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.abstention import promises
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
+from ride_timm.installation import require
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.pages.figures import (
@@ -93,17 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write a report from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Write a report from a command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     setup_logging(logging.WARNING)  # not where timm finds each file
@@ -126,8 +116,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         RideError: Something the user can fix.
     """
     check_values(vars(args))
-    if importlib.util.find_spec('matplotlib') is None:
-        raise RideError('matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"')
+    require('A report', 'ride-timm[quickstart]', 'matplotlib')
     run = _find_run(args.run)
     if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
         _refuse_without_images(args.run)
@@ -326,9 +315,3 @@ def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:
     if run.args.get('holdout'):
         note += ' During training the accuracy was measured on held-out training images, here on the evaluation images.'
     return note
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('report', main))

@@ -11,7 +11,6 @@ Threshold and certificate are noted in the checkpoint or folder of the network, 
 import argparse
 import dataclasses
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,17 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Choose and write a threshold from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `route`.
-    """
+    """Choose and write a threshold from a command line."""
     args = build_parser().parse_args(argv)
     setup_logging()
     choice, others = route(args)
@@ -111,9 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, ThresholdChoice]]:
     """Choose a threshold, and write it.
-
-    Args:
-        args: Of `build_parser()`.
 
     Returns:
         The choice, and with --compare what other rules come to, by their names.
@@ -280,9 +266,3 @@ def _readable(loader: Any, split: DataSplit) -> Iterator[tuple[torch.Tensor, tor
             _logger.warning(printable(f'Left out: {dataset.reason(first + row)}'))
         first += len(targets)
         yield batch, targets
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('route', main))

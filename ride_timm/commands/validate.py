@@ -3,7 +3,6 @@
 import argparse
 import logging
 import shutil
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -95,17 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Measure from a command line."""
     args = build_parser().parse_args(argv)
     setup_logging()
     results = validate(args)
@@ -124,9 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     """Measure a network.
-
-    Args:
-        args: Of `build_parser()`.
 
     Returns:
         Results in percent, counts, GMACs, and what they were measured on.
@@ -324,9 +310,3 @@ def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chan
         f'The weights name no classes and {form.data_dir} has no train folder to read them from; measure a '
         'checkpoint of ride-timm, which names them, or put train/ next to val/.'
     )
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('validate', main))

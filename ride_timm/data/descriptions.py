@@ -18,9 +18,6 @@ def label_descriptions(names: Iterable[str]) -> dict[str, str]:
 
     Source: the WordNet lemmas that timm carries (`timm.data.ImageNetInfo`).
 
-    Args:
-        names: Of classes.
-
     Returns:
         From name to description, such as `{'n01443537': 'goldfish, Carassius auratus'}`, for those names alone that are
         WordNet ids of ImageNet's 21,844 classes.

@@ -116,11 +116,7 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode an image, turned as its EXIF data say.
-
-    Args:
-        image: As opened.
-    """
+    """Decode an image, turned as its EXIF data say."""
     image.load()  # PNG files may have their EXIF data at the end
     if image.format in ('JPEG', 'PNG') and not any(key in image.info for key in _ORIENTED_BY):
         return image  # which getexif would find out in more time than decoding a small image takes
@@ -269,9 +265,6 @@ def _picture(array: np.ndarray[Any, Any], mode: str, pixel_range: PixelRange | N
 def open_regular(path: str | Path) -> IO[bytes]:
     """Open a file that is one, also behind links: a pipe would keep a reader waiting, and a device never end.
 
-    Args:
-        path: The file.
-
     Raises:
         OSError: It is something else, or cannot be read.
     """
@@ -362,14 +355,11 @@ class ImageSet(Dataset[tuple[Any, int]]):
         except Exception as error:  # Pillow's decoders raise many types for a broken file
             reason = failure_reason(error)
             raise RideError(
-                f'the image {self.filename(index, absolute=True)} cannot be read ({reason}): remove or replace it'
+                f'The image {self.filename(index, absolute=True)} cannot be read ({reason}); remove or replace it.'
             ) from error
 
     def open(self, index: int) -> IO[bytes] | None:
         """Open the file behind an item.
-
-        Args:
-            index: Item number.
 
         Returns:
             The file at its first byte, or None in a source that has no files.
@@ -446,9 +436,6 @@ class ImageSet(Dataset[tuple[Any, int]]):
 
     def unreadable(self, index: int) -> str | None:
         """Reason why an item cannot be decoded.
-
-        Args:
-            index: Item number.
 
         Returns:
             A few words, or None for a readable image.

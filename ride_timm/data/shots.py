@@ -24,11 +24,7 @@ class Shot(NamedTuple):
 
 
 def read_shot(image: Image.Image) -> Shot | None:
-    """What the EXIF data of an image say; None without any of it.
-
-    Args:
-        image: As opened.
-    """
+    """What the EXIF data of an image say; None without any of it."""
     if 'exif' not in image.info:  # getexif would take its time to find nothing
         return None
     try:

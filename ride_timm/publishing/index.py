@@ -18,9 +18,6 @@ __all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file of a weight's folder; hidden files are left out.
 
-    Args:
-        folder: The folder.
-
     Returns:
         By file name, sorted: `size` in bytes and `sha256` in hexadecimal digits.
     """

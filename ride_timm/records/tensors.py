@@ -45,9 +45,6 @@ def check_archive(path: str | Path) -> None:
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file.
 
-    Args:
-        path: The file.
-
     Raises:
         RideError: It cannot be read, is none, or is damaged.
     """
@@ -59,9 +56,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors of a safetensors file, from its header, which is compared with the file's size.
-
-    Args:
-        path: The file.
 
     Raises:
         RideError: As `read_safetensors`.

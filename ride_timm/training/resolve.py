@@ -116,9 +116,6 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
 def recipe_values(name: str) -> dict[str, Any]:
     """The options that a recipe sets.
 
-    Args:
-        name: Of `ride_timm.recipes.load_recipe`.
-
     Raises:
         RideError: A key is no option, or its value none that the option takes.
     """
@@ -189,9 +186,6 @@ def _warn_unreached(config: ResolvedConfig) -> None:
 def join_processes(config: ResolvedConfig) -> tuple[ResolvedConfig, torch.device]:
     """Pick the device, and join the other processes under `torchrun`.
 
-    Args:
-        config: Of `start`.
-
     Raises:
         RideError: The device is not there.
     """
@@ -260,11 +254,7 @@ def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig
 
 
 def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
-    """Evaluate on a part of the training images where there are no others.
-
-    Args:
-        config: The options so far.
-    """
+    """Evaluate on a part of the training images where there are no others."""
     if not is_open(config):
         return config
     place = config.table or config.data_dir or config.train_list
@@ -331,7 +321,6 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
 def from_pace(
     config: ResolvedConfig,
     data: RunData,
-    init: TrainedNet | None,
     before: Mapping[str, Any] | None,
     measure: Callable[[Sequence[ResolvedConfig]], list[Pace]],
 ) -> ResolvedConfig:
@@ -340,7 +329,6 @@ def from_pace(
     Args:
         config: The options so far.
         data: The images.
-        init: The network to initialise from.
         before: Settings of the checkpoint that the run goes on from; None without one.
         measure: Times a few steps of each of several ways to train.
     """
@@ -348,8 +336,7 @@ def from_pace(
         if before is not None:
             config = picks.from_settings(config, before)
         else:
-            tuned = init is not None or config.pretrained
-            config = picks.from_paces(config, data.train, tuned, measure(picks.ways_to_compute(config)))
+            config = picks.from_paces(config, data.train, measure(picks.ways_to_compute(config)))
     if 'loss' in STAGES[config.stage].useless_options:
         return config
     fitting = fitting_options(str(config.loss), epochs=config.epochs)
@@ -385,11 +372,7 @@ def _pixels(config: ResolvedConfig) -> str:
 
 
 def is_open(config: ResolvedConfig) -> bool:
-    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`.
-
-    Args:
-        config: The options so far.
-    """
+    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`."""
     return config.open and STAGES[config.stage].first
 
 

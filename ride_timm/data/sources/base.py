@@ -155,14 +155,14 @@ def _translate(
         numbered = names[number] if 0 <= number < len(names) else None
         if label in own and numbered not in (None, label):
             raise RideError(
-                f'the label {label} in {text} is a class name and also the number of the class "{numbered}": give '
-                'class names that are no numbers, or write names instead of numbers'
+                f'The label {label} in {text} is a class name and also the number of the class "{numbered}"; give '
+                'class names that are no numbers, or write names instead of numbers.'
             )
         if label not in own and numbered is None:
             where = place(labels.index(label)) if place else text
             raise RideError(
-                f'the label "{printable(label)}" ({where}) is none of the {len(names)} class names and no number from '
-                f'0 to {len(names) - 1}: fix the label, or the file of class names'
+                f'The label "{printable(label)}" ({where}) is none of the {len(names)} class names and no number from '
+                f'0 to {len(names) - 1}; fix the label, or the file of class names.'
             )
         known[label] = label if label in own else str(numbered)
     return known

@@ -43,15 +43,15 @@ def find_split_folder(data_dir: str | Path, split: str) -> Path:
     root = Path(data_dir)
     if not root.is_dir():
         found = 'is not a folder' if root.exists() else 'does not exist'
-        raise RideError(f'the data folder {root} {found}: give a folder with train/<class>/<image> in it')
+        raise RideError(f'The data folder {root} {found}; give a folder with train/<class>/<image> in it.')
     names = split_names(split)
     for name in names:
         if (root / name).is_dir():
             return root / name
     if split not in TRAIN_NAMES and any((root / name).is_dir() for name in TRAIN_NAMES):
         raise RideError(
-            f'{root} has a training folder but none for evaluation: add one named {", ".join(names)}, or take a part '
-            'of the training images with --val-fraction 0.2'
+            f'{root} has a training folder but none for evaluation; add one named {", ".join(names)}, or take a part '
+            'of the training images with --val-fraction 0.2.'
         )
     return root
 
@@ -85,10 +85,12 @@ def read_folder(folder: Path) -> Source:
         deep = len(parts[wrong]) > 2
         where = 'more than one folder deep' if deep else 'without a class folder'
         hint = ', or name the folders of classes with --train-split and --val-split' if deep else ''
-        raise RideError(f'the image {images[wrong]} lies {where}: expected {folder}/<class>/<image>, so move it{hint}')
+        raise RideError(f'The image {images[wrong]} lies {where}; expected {folder}/<class>/<image>, so move it{hint}.')
     if not images:
         hint = f', and {len(others)} of types that Pillow does not read here, first {others[0]}' if others else ''
-        raise NoImagesError(f'no image in {folder}{hint}: put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/')
+        raise NoImagesError(
+            f'No image in {folder}{hint}; put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/.'
+        )
     tell_others(folder, others)
     index = {name: i for i, name in enumerate(names)}
     labels = np.array([index[each[0]] for each in parts], dtype=np.int64)
@@ -115,4 +117,4 @@ def _entries(folder: Path) -> tuple[tuple[str, ...], list[Path]]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise RideError(f'{error.filename} cannot be read ({error.strerror}): allow it, or take it out of the data')
+    raise RideError(f'{error.filename} cannot be read ({error.strerror}); allow it, or take it out of the data.')

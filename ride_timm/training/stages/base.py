@@ -50,9 +50,6 @@ class Stage(ABC):
     def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
         """Read `--init`.
 
-        Args:
-            config: The run's options.
-
         Returns:
             The network to initialise from, or None.
 
