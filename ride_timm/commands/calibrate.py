@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 
 from ride_timm.commands.keeping import find_target, keep
-from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
+from ride_timm.commands.options import add_loading_options, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
 from ride_timm.data.form import check_form
@@ -49,9 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--holdout', type=float, metavar='P', help='calibrate on the images that `train --holdout P` held out'
     )
     parser.add_argument('--output', metavar='DIR', help='write the calibrated network to this folder')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    add_device_option(parser)
+    add_loading_options(parser)
     return parser
 
 

@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 from ride_timm.commands.options import (
     add_abstain_option,
-    add_device_option,
+    add_loading_options,
     add_model_argument,
     add_options,
     add_prior_option,
@@ -118,9 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_prior_option(parser, 'estimated (from the images themselves), ')
     add_abstain_option(parser)
     add_taxonomy_option(parser, 'with --abstain, answer with the genus where it is sure enough and the species is not')
-    parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    add_device_option(parser)
+    add_loading_options(parser, batch_size=64)
     return parser
 
 

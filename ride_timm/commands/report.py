@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import timm
 
-from ride_timm.commands.options import add_device_option, add_options, chosen
+from ride_timm.commands.options import add_loading_options, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
 from ride_timm.data import DataSplit
@@ -86,9 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(parser, DataForm, leave_out=_OF_THE_RUN)
     parser.add_argument('--train-split', metavar='NAME', help="training split (default: the run's, or train)")
     parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    add_device_option(parser)
+    add_loading_options(parser)
     return parser
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ride_timm.commands.keeping import find_target, keep
-from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
+from ride_timm.commands.options import add_loading_options, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, as_eval_split, open_source, open_unlabelled
 from ride_timm.data.finding import find_images
@@ -77,9 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--compare', action='store_true', help='print what rules without training would reach on the same images'
     )
     parser.add_argument('--output', metavar='DIR', help='write the network with its threshold to this folder')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
-    add_device_option(parser)
+    add_loading_options(parser)
     return parser
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ride_timm.commands.options import (
     KeyValues,
-    add_device_option,
+    add_loading_options,
     add_model_argument,
     add_options,
     add_prior_option,
@@ -78,14 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_prior_option(parser)
     add_taxonomy_option(parser, 'also measure accuracy at each level above the classes, as level1_top1, ...')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
     parser.add_argument('--img-size', type=int, metavar='N')
     parser.add_argument('--crop-pct', type=float, metavar='P')
     parser.add_argument('--interpolation', default='', metavar='NAME')
     parser.add_argument('--mean', type=float, nargs='+', metavar='M')
     parser.add_argument('--std', type=float, nargs='+', metavar='S')
-    add_device_option(parser)
+    add_loading_options(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--results-file', metavar='FILE', help='write the results as JSON')
