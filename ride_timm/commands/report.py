@@ -11,7 +11,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ride_timm.data.image_groups import GROUPED_BY, is_grouped
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.by_group import said_by_group
+from ride_timm.evaluation.measure import as_record, describe_network
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
 from ride_timm.evaluation.writing import environment
@@ -48,9 +49,11 @@ from ride_timm.pages.figures import (
     thumbnail,
 )
 from ride_timm.pages.report import Content, Example, render
+from ride_timm.records.fields import from_json
 from ride_timm.records.kinds import ARGS_SCHEMA
-from ride_timm.records.results import ClassRow, Data, Network, Results
+from ride_timm.records.results import Data, Network, Results
 from ride_timm.records.results import Measured as Figures
+from ride_timm.records.runs import plain
 from ride_timm.records.schema import read_object
 from ride_timm.values import check_values, choose_device
 
@@ -218,9 +221,7 @@ def _content(
 
 def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSplit) -> Results:
     """What was measured, as the plots take it."""
-    groups = measured.groups.groups if measured.groups else {}
-    rows = [row.plain() for row in measured.per_class]
-    names = [each.name for each in fields(ClassRow)]
+    network = describe_network(trained.model, measured.input_size)
     return Results(
         name=printable(trained.name),
         architecture=trained.name,
@@ -232,23 +233,9 @@ def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSpli
             test_images=len(measured.answers.targets),
             evaluated_on='val_fraction' if trained.record.val_part else 'test',
         ),
-        network=Network(
-            parameters=0,
-            gmacs=measured.metrics['gmacs'],
-            gmacs_by_experts=None,
-            num_experts=measured.num_experts or 1,
-            multi_expert=measured.num_experts > 0,
-            router=measured.routed is not None,
-            input_size=tuple(measured.input_size),
-        ),
+        network=from_json(Network, network, trained.name),
         training=(),
-        test=Figures(
-            all_experts=measured.metrics,
-            routed=measured.routed,
-            sweep=None if measured.sweep is None else tuple(measured.sweep),
-            groups={name: [int(index) for index in members] for name, members in groups.items()},
-            per_class=tuple(ClassRow(**{name: row[name] for name in names}) for row in rows),
-        ),
+        test=from_json(Figures, plain(as_record(measured)), trained.name),
         seeds=(),
     )
 
