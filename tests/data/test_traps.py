@@ -177,15 +177,6 @@ def test_copies_on_both_sides_and_under_two_classes_are_spoken_of(make_folder, c
     assert 'train/b/copy.png; ' in classes
 
 
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_an_empty_folder(tmp_path, split):
-    with pytest.raises(RideError, match=r'No image in .*; put images \(.jpg, .*\) into'):
-        if split == 'train':
-            open_train_split(tmp_path)
-        else:
-            open_eval_split(tmp_path, class_names=('a',))
-
-
 @pytest.mark.parametrize('known', [None, 'train'])
 def test_a_class_name_in_another_unicode_form(make_folder, known):
     """A folder that was unpacked from a Mac's archive looks the same and is named by other characters."""
