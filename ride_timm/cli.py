@@ -68,9 +68,6 @@ def _without_command(name: str) -> int:
 def module_of(name: str) -> Any:
     """The module of a command, with `build_parser()` and `main(argv)`.
 
-    Args:
-        name: One of `COMMANDS`.
-
     Raises:
         InstallationError: torch, torchvision or timm cannot be imported.
     """

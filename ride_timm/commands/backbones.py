@@ -84,9 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def backbone_cost(name: str) -> BackboneCost:
     """Count what experts on a backbone cost, on the meta device.
 
-    Args:
-        name: timm's name.
-
     Raises:
         RideError: It cannot be cut.
     """

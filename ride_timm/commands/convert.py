@@ -15,7 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ride_timm.commands.options import KeyValues
 from ride_timm.commands.parser import Parser
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.files import check_folder
 from ride_timm.models import MultiExpertNet
 from ride_timm.models._factory import head_names
@@ -112,7 +112,9 @@ def convert(
     try:
         model = _create(name, found, mean, std, **model_kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RideError(f'{name} cannot be created with what {path} and the arguments say: {error}') from error
+        raise RideError(
+            f'{name} cannot be created with what {path} and the arguments say: {reason_of(error)}.'
+        ) from error
     misfit = _misfit(tensors, model)
     if misfit:
         fitting = _fitting(tensors, {})

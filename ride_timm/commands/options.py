@@ -191,12 +191,7 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loading_options(parser: argparse.ArgumentParser, batch_size: int = 256) -> None:
-    """Add `--batch-size`, `--workers` and `--device`.
-
-    Args:
-        parser: Gets them.
-        batch_size: The default.
-    """
+    """Add `--batch-size`, `--workers` and `--device`."""
     parser.add_argument(
         '-b', '--batch-size', type=int, default=batch_size, metavar='N', help=f'images a batch (default: {batch_size})'
     )

@@ -29,9 +29,6 @@ def label_descriptions(names: Iterable[str]) -> dict[str, str]:
 def readable_label(name: str) -> str:
     """A class name for people.
 
-    Args:
-        name: Of a class.
-
     Returns:
         For a WordNet id its first lemma before it, `goldfish (n01443537)`, as several ids share a lemma; any other name
         as it is, control characters as escapes.

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from ride_timm.data.counts import IntArray
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = [
     'NPY',
@@ -68,11 +68,7 @@ def image_types() -> tuple[str, ...]:
 
 
 def is_image_name(text: str) -> bool:
-    """Whether a text ends as the name of a picture does.
-
-    Args:
-        text: What may be a name.
-    """
+    """Whether a text ends as the name of a picture does."""
     return text.strip().lower().endswith(image_types())
 
 
@@ -281,9 +277,6 @@ def open_regular(path: str | Path) -> IO[bytes]:
 def failure_reason(error: Exception) -> str:
     """A few words on why an image could not be decoded.
 
-    Args:
-        error: What the decoder raised.
-
     Returns:
         The words.
     """
@@ -293,7 +286,7 @@ def failure_reason(error: Exception) -> str:
         return f'more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow refuses'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the caller names
-    return ' '.join(str(error).split()) or type(error).__name__
+    return reason_of(error)
 
 
 def _histogram(image: Image.Image) -> IntArray:

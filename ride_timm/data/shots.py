@@ -41,10 +41,6 @@ def read_shot(image: Image.Image) -> Shot | None:
 def same_bursts(first: Sequence[Shot | None], second: Sequence[Shot | None]) -> dict[int, int]:
     """Find the photographs of the second sequence that were taken together with one of the first.
 
-    Args:
-        first: Photographs.
-        second: Likewise.
-
     Returns:
         For numbers of photographs of the second sequence, ascending, the number of the one of the first, of the same
         camera, that was taken next to it in time and at most `BURST_SECONDS` before or after.

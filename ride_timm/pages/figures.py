@@ -194,11 +194,7 @@ def routing_figure(
 
 
 def as_bytes(save: Callable[[Path], None]) -> bytes:
-    """What a function that writes a file writes.
-
-    Args:
-        save: Takes the path.
-    """
+    """What a function that writes a file writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'figure.png')
         save(path)
@@ -285,9 +281,6 @@ def draw_curves(curves: Curves) -> bytes:
 
 def read_curves(text: str) -> dict[str, list[float]]:
     """Read a `summary.csv`.
-
-    Args:
-        text: Its content.
 
     Returns:
         Values of every epoch by name, NaN where a field is empty or no number; empty without epochs.

@@ -188,10 +188,6 @@ class Weight:
 def check_bytes(path: Path, expected: FileHash) -> bytes:
     """Read a file that must have this size and hash.
 
-    Args:
-        path: The file.
-        expected: What it must be.
-
     Returns:
         Its content.
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = ['check_archive', 'read_safetensors', 'read_shapes']
 
@@ -68,4 +68,4 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    return f'{path} is no whole safetensors file ({" ".join(str(error).split())[:200]}); get it again.'
+    return f'{path} is no whole safetensors file ({reason_of(error, 200)}); get it again.'

@@ -327,11 +327,7 @@ class ResolvedConfig(TrainConfig):
         return bool(self.init) or self.pretrained
 
     def but(self, **values: Any) -> 'ResolvedConfig':
-        """The same with other values.
-
-        Args:
-            **values: By field.
-        """
+        """The same with other values."""
         return dataclasses.replace(self, **values)
 
     def settings(self) -> dict[str, Any]:

@@ -215,10 +215,6 @@ def join_processes(config: ResolvedConfig) -> tuple[ResolvedConfig, torch.device
 def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig:
     """Take from `--init` what is open: architecture, and in later stages the augmentation.
 
-    Args:
-        config: The options so far.
-        init: The network to initialise from.
-
     Raises:
         RideError: A plain network is to be trained on in a later stage.
     """
@@ -270,11 +266,6 @@ def from_data(
 ) -> tuple[ResolvedConfig, TrainedNet | None]:
     """Note which images the run has; where choices are open pick weights, model, image size, batch, schedule and loss.
 
-    Args:
-        config: The options so far.
-        data: The images.
-        init: The network of `--init`.
-
     Returns:
         The options, and the network to initialise from.
 
@@ -300,10 +291,6 @@ def from_data(
 
 def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     """Make the choices that depend on the network.
-
-    Args:
-        config: The options so far.
-        model: The network to train.
 
     Raises:
         RideError: `--scale-lr` has nothing to scale by, or the loss does not take its options.

@@ -177,7 +177,7 @@ def _tell_gap(names: tuple[str, ...], text: str) -> None:
     missing = next((first + i for i, number in enumerate(numbers) if number != first + i), None)
     if missing is not None:
         _logger.info(
-            'the labels of %s are numbers up to %d without %d: they are taken as the names of %d classes',
+            'The labels of %s are numbers up to %d without %d; they are taken as the names of %d classes',
             text, numbers[-1], missing, len(names),
         )  # fmt: skip
 
@@ -186,6 +186,6 @@ def _tell_unused(names: Sequence[str], used: set[str], text: str) -> None:
     unused = [name for name in names if name not in used]
     if unused:
         _logger.info(
-            '%d of the %d class names have no image in %s, first "%s": they are left out',
+            '%d of the %d class names have no image in %s, first "%s"; they are left out',
             len(unused), len(names), text, printable(unused[0]),
         )  # fmt: skip

@@ -62,9 +62,6 @@ def read_folder(folder: Path) -> Source:
     Hidden names, as `.git` and `__MACOSX`, are passed over. timm labels an image by the innermost folder, so that
     `a/x/1.png` and `b/x/2.png` become one class `x`; here images anywhere but directly in a class folder are refused.
 
-    Args:
-        folder: The folder of class folders.
-
     Returns:
         The images, of all types that Pillow reads, and their labels; class folders without images are among the names.
 

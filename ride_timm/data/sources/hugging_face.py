@@ -11,7 +11,7 @@ from timm.data import create_dataset
 
 from ride_timm._compat import Reader
 from ride_timm.data.sources.base import TRAIN_NAMES, Source, split_names, wrap_reader
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.installation import require
 
 __all__ = ['read_hugging_face']
@@ -145,10 +145,10 @@ def _look(path: str, cache: str | None, split: str) -> tuple[Any, str]:
             missing = missing or error  # of the name that was asked for
         except Exception as error:  # the library's and its file systems' own, without a common type
             raise _unopened(path, error) from error
-    reason = ' '.join(str(missing).split()).rstrip('.')
+    assert missing is not None
     raise RideError(
-        f'The split "{split}" of hfds/{path} cannot be opened ({reason}); name another with --train-split or '
-        '--val-split, or take a part of the training images with --val-fraction 0.2.'
+        f'The split "{split}" of hfds/{path} cannot be opened ({reason_of(missing)}); name another with --train-split '
+        'or --val-split, or take a part of the training images with --val-fraction 0.2.'
     ) from missing
 
 
@@ -162,9 +162,8 @@ def _open(path: str, cache: str | None, split: str, image: str, target: str) -> 
 
 
 def _unopened(path: str, error: Exception) -> RideError:
-    reason = ' '.join(str(error).split()).rstrip('.')
     return RideError(
-        f'The Hugging Face data set {path} cannot be opened ({reason}); check the name, or give a local folder.'
+        f'The Hugging Face data set {path} cannot be opened ({reason_of(error)}); check the name or give a folder.'
     )
 
 

@@ -418,6 +418,6 @@ def _check_repeats(parts: Parts, listed: Listed, file: str | Path) -> None:
             repeated.append(row)
     if repeated:
         _logger.warning(
-            '%d %ss of %s repeat an image, first %s %d (%s): it counts each time',
+            '%d %ss of %s repeat an image, first %s %d (%s); it counts each time',
             len(repeated), listed.unit, file, listed.unit, repeated[0].line, printable(repeated[0].path),
         )  # fmt: skip

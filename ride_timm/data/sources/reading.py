@@ -14,7 +14,7 @@ from ride_timm.data.sources.list_lines import parse_lines, read_text
 from ride_timm.data.sources.megadetector import read_megadetector
 from ride_timm.data.sources.rows import GUESS, Columns, Listed
 from ride_timm.data.sources.tables import divide, from_records, read_table
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = ['is_package', 'read_rows']
 
@@ -93,7 +93,7 @@ def _read_json(text: str, file: str, columns: Columns, labelled: bool) -> Listed
     except ValueError as error:
         if Path(file).suffix.lower() not in ('.json', '.jsonl'):
             return None
-        raise RideError(f'{file} is not valid JSON ({" ".join(str(error).split())[:200]}); correct it.') from None
+        raise RideError(f'{file} is not valid JSON ({reason_of(error, 200)}); correct it.') from None
     if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
         listed = read_table(from_records(content), file, columns, labelled)
         if listed is not None:

@@ -7,7 +7,7 @@ import numpy as np
 from timm.data import create_dataset
 
 from ride_timm.data.sources.base import Source
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = ['read_torchvision']
 
@@ -35,9 +35,8 @@ def read_torchvision(data_dir: str | Path, dataset: str, split: str, download: b
             f'timm knows no data set {dataset}; use for example torch/cifar100 or an image folder.'
         ) from error
     except (RuntimeError, OSError) as error:
-        reason = ' '.join(str(error).split()).rstrip('.')
         raise RideError(
-            f'{text} cannot be opened in {data_dir} ({reason}); pass --dataset-download to fetch it.'
+            f'{text} cannot be opened in {data_dir} ({reason_of(error)}); pass --dataset-download to fetch it.'
         ) from error
     labels = np.asarray(getattr(base, 'targets', ()))
     # ImageNet's names repeat, its ids do not

@@ -76,7 +76,7 @@ def test_labels_with_a_gap_are_names(root, caplog):
     with caplog.at_level(logging.INFO):
         split = train(root, 'images/a/0.png 0', 'images/b/0.png 1', 'images/c/0.png 3')
     assert split.class_names == ('0', '1', '3')
-    assert 'are numbers up to 3 without 2: they are taken as the names of 3 classes' in caplog.text
+    assert 'are numbers up to 3 without 2; they are taken as the names of 3 classes' in caplog.text
     val = write(root, 'val.txt', 'more/c/0.png 3')
     assert open_eval_split(root, list_file=val, class_names=split.class_names).targets.tolist() == [2]
 
