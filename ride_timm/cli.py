@@ -45,9 +45,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ride-timm COMMAND ...`.
 
-    Args:
-        argv: The arguments; None means those of the process.
-
     Returns:
         The exit status: 0, or 2 after an error of the user's.
     """
@@ -65,14 +62,11 @@ def _without_command(name: str) -> int:
     if name == '--version':
         print(f'ride-timm {__version__}')
         return 0
-    raise RideError(f'there is no command {shortened(name)}{did_you_mean(name, COMMANDS, ";")} see ride-timm --help.')
+    raise RideError(f'There is no command {shortened(name)}{did_you_mean(name, COMMANDS, ";")} see ride-timm --help.')
 
 
 def module_of(name: str) -> Any:
     """The module of a command, with `build_parser()` and `main(argv)`.
-
-    Args:
-        name: One of `COMMANDS`.
 
     Raises:
         InstallationError: torch, torchvision or timm cannot be imported.
@@ -115,7 +109,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         _complain(program, sentence)
         return 2
     except MemoryError:
-        _complain(program, 'the memory is full; take a smaller --batch-size, fewer --workers or smaller images.')
+        _complain(program, 'The memory is full; take a smaller --batch-size, fewer --workers or smaller images.')
         return 2
     except KeyboardInterrupt:
         return 130
@@ -138,7 +132,7 @@ def _of_the_system(error: OSError) -> str | None:
         path = shortened(os.fsdecode(error.filename))
         return f'{path} cannot be read or written ({error.strerror}); check its name, its permissions and the disk.'
     if error.errno in _FULL:
-        return f'the output cannot be written ({error.strerror}); make room, or send it elsewhere.'
+        return f'The output cannot be written ({error.strerror}); make room, or send it elsewhere.'
     return None
 
 

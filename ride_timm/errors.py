@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ride_timm.escaping import printable
 
-__all__ = ['InstallationError', 'RideError', 'did_you_mean', 'one_line']
+__all__ = ['InstallationError', 'RideError', 'did_you_mean', 'one_line', 'reason_of']
 
 
 class RideError(Exception):
@@ -33,6 +33,16 @@ def one_line(error: BaseException) -> str:
     """
     marker = f'{type(error).__module__}.{type(error).__qualname__}: '
     return printable(' '.join(str(error).rpartition(marker)[2].split()))
+
+
+def reason_of(error: BaseException, longest: int = 500) -> str:
+    """Another library's error as a clause: one line without its full stop.
+
+    Args:
+        error: Any exception; without words its type stands for it.
+        longest: Characters to keep.
+    """
+    return ' '.join(str(error).split())[:longest].rstrip('.') or type(error).__name__
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = '', cutoff: float = 0.6) -> str:

@@ -19,9 +19,6 @@ def printable(text: str) -> str:
 
     Control characters, line breaks, marks of direction and what is no character at all become escapes such as `\x1b`;
     letters and spaces of every script stay.
-
-    Args:
-        text: As it was found.
     """
     if text.isprintable():
         return text
@@ -55,9 +52,5 @@ def csv_cell(value: Any) -> Any:
 
 
 def from_csv_cell(text: str) -> str:
-    """The text that `csv_cell` made a cell of.
-
-    Args:
-        text: The cell.
-    """
+    """The text that `csv_cell` made a cell of."""
     return text[1:] if text.startswith("'") and csv_cell(text[1:]) == text else text

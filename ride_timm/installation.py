@@ -2,8 +2,12 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
+import sys
 
-__all__ = ['find_problem', 'version_of']
+from ride_timm.errors import RideError
+
+__all__ = ['find_problem', 'require', 'version_of']
 
 
 def find_problem() -> str | None:
@@ -34,12 +38,25 @@ def find_problem() -> str | None:
     return None
 
 
-def version_of(name: str) -> str | None:
-    """Version of an installed package, None where there is none.
+def require(what: str, install: str, *modules: str) -> None:
+    """Refuse what needs a package that is not installed.
 
     Args:
-        name: The package.
+        what: What needs it, for the message.
+        install: The package or extra that pip installs.
+        modules: What it is imported as.
+
+    Raises:
+        RideError: With the command that installs it.
     """
+    missing = [name for name in modules if sys.modules.get(name) is None and importlib.util.find_spec(name) is None]
+    if missing:
+        lack = f'{" and ".join(missing)}, which {"are" if missing[1:] else "is"} not installed'
+        raise RideError(f'{what} needs {lack}; run: pip install "{install}".')
+
+
+def version_of(name: str) -> str | None:
+    """Version of an installed package, None where there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

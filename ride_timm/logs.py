@@ -12,11 +12,7 @@ __all__ = ['clock', 'interactive', 'setup_logging']
 
 
 def setup_logging(level: int = logging.INFO) -> None:
-    """Send log lines to standard error, once, however often a command is called in a process.
-
-    Args:
-        level: Of the lines to show.
-    """
+    """Send log lines to standard error, once, however often a command is called in a process."""
     if not logging.getLogger().handlers:
         logging.basicConfig()
         for handler in logging.getLogger().handlers:

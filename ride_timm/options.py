@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ['DataForm', 'Option', 'base_of', 'duration', 'filled', 'flag', 'kinds_of', 'option', 'options_of', 'typed']
+__all__ = [
+    'AUGMENTATIONS', 'DataForm', 'Option', 'base_of', 'duration', 'filled', 'flag', 'kinds_of', 'option', 'options_of',
+    'typed',
+]  # fmt: skip
+
+AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 
 _Config = TypeVar('_Config')
 
@@ -58,9 +63,6 @@ def option(default: Any, group: str, text: str, metavar: str | None = None, **mo
 def duration(text: str) -> float:
     """Seconds of a text such as `90`, `90s`, `30m`, `2h` or `1h30m`.
 
-    Args:
-        text: What a person typed.
-
     Raises:
         ValueError: It has another form.
     """
@@ -81,11 +83,7 @@ def options_of(config: type) -> Mapping[str, Option]:
 
 
 def kinds_of(config: type) -> Mapping[str, Any]:
-    """The annotations of a dataclass, by the names of its fields.
-
-    Args:
-        config: A dataclass.
-    """
+    """The annotations of a dataclass, by the names of its fields."""
     return _read(config)[1]
 
 
@@ -97,11 +95,7 @@ def _read(config: type) -> tuple[Mapping[str, Option], Mapping[str, Any]]:
 
 
 def flag(name: str) -> str:
-    """The option of a field, as a person types it.
-
-    Args:
-        name: The field's.
-    """
+    """The option of a field, as a person types it."""
     return '--' + name.replace('_', '-')
 
 

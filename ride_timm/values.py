@@ -8,6 +8,7 @@ import torch
 from timm.optim import list_optimizers
 
 from ride_timm.errors import RideError, did_you_mean
+from ride_timm.options import flag
 
 __all__ = ['CORES', 'RANGES', 'check_device', 'check_values', 'choose_device']
 
@@ -148,7 +149,7 @@ def _check_number(name: str, value: float) -> None:
     if low <= value <= high:  # a number that is no number is in no range
         return
     most = f', and at most {high:g}' if value > high and high in (_WHOLE, _MOST) else ''
-    raise RideError(f'{_flag(name)} {value:g} was given; it is {text}{most}.')
+    raise RideError(f'{flag(name)} {value:g} was given; it is {text}{most}.')
 
 
 def _check_schedule(values: Mapping[str, Any]) -> None:
@@ -174,15 +175,11 @@ def _check_name(name: str, value: str, known: Sequence[str]) -> None:
     if not value or value in known:
         return
     hint = did_you_mean(value, known, f'; choose one of {", ".join(known)}.')
-    raise RideError(f'{_flag(name)} {value} was given and timm knows no such one{hint}')
+    raise RideError(f'{flag(name)} {value} was given and timm knows no such one{hint}')
 
 
 def _check_count(options: Mapping[str, Any], name: str, counts: Sequence[int]) -> None:
     values = options.get(name)
     if isinstance(values, (list, tuple)) and len(values) not in counts:
         wanted = ' or '.join(map(str, dict.fromkeys(counts)))
-        raise RideError(f'{_flag(name)} was given {len(values)} numbers; it takes {wanted}.')
-
-
-def _flag(name: str) -> str:
-    return '--' + name.replace('_', '-')
+        raise RideError(f'{flag(name)} was given {len(values)} numbers; it takes {wanted}.')

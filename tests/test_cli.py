@@ -90,7 +90,7 @@ def test_help_of_every_command(name, capsys):
 @pytest.mark.parametrize(('wrong', 'right'), [('trian', 'train'), ('val', 'validate'), ('quick', 'quickstart')])
 def test_unknown_command_with_the_closest_name(wrong, right, capsys):
     assert main([wrong]) == 2
-    assert f'there is no command {wrong}, did you mean {right}?' in capsys.readouterr().err
+    assert f'There is no command {wrong}, did you mean {right}?' in capsys.readouterr().err
     assert main(['zzzzzz']) == 2
     assert 'see ride-timm --help' in capsys.readouterr().err
 
@@ -134,7 +134,7 @@ def test_no_evaluation_images(data, tmp_path, fails, run):
     other = shutil.copytree(data, tmp_path / 'images')
     shutil.rmtree(other / 'val')
     for said in (fails(options(other, tmp_path, 'x', '--val-split', 'val')), fails(measuring(run, other))):
-        assert 'none for evaluation: add one named val' in said
+        assert 'none for evaluation; add one named val' in said
 
 
 @pytest.mark.parametrize('more', [[], ['--no-check-images'], ['--no-check-images', '-j', '2']], ids=' '.join)

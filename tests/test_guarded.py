@@ -35,7 +35,7 @@ def test_a_full_standard_output(argv):
         )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert 'the output cannot be written (No space left on device)' in line
+    assert 'The output cannot be written (No space left on device)' in line
 
 
 def raising(error):
@@ -54,8 +54,8 @@ def raising(error):
         ),
         (FileNotFoundError(2, 'No such file', b'a\xff'), r'a\udcff cannot be read or written (No such file)'),
         (OSError(36, 'File name too long', 'x' * 5000), '(File name too long)'),
-        (OSError(28, 'No space left on device'), 'the output cannot be written'),
-        (MemoryError(), 'the memory is full'),
+        (OSError(28, 'No space left on device'), 'The output cannot be written'),
+        (MemoryError(), 'The memory is full'),
     ],
 )
 def test_what_the_system_refuses_is_one_sentence(error, wanted, capsys):

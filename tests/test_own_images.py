@@ -152,7 +152,7 @@ def test_an_image_that_cannot_be_read(tmp_path, run, monkeypatch, content):
     status, out, err = run('predict', folder, data / 'val', '--json', '--device', 'cpu')
     assert status == 1
     assert len(json.loads(out)) == 5
-    assert err == f'ride-timm predict: the image {data}/val/c/0.png cannot be read ({why}): remove or replace it\n'
+    assert err == f'ride-timm predict: The image {data}/val/c/0.png cannot be read ({why}); remove or replace it.\n'
     status, out, _ = run('data', data)
     assert status == 1
     assert f'train/c/0.png ({why}, the only image of its class)' in out
@@ -179,11 +179,11 @@ def test_an_empty_folder(tmp_path, run):
     folder = train(data, tmp_path, 'run', '--model', CIFAR)
     empty = tmp_path / 'empty'
     empty.mkdir()
-    assert 'no image in' in sentence(run('train', '--data-dir', empty, '--output', tmp_path)[2])
-    assert 'no image in' in run('data', empty)[1]
+    assert 'No image in' in sentence(run('train', '--data-dir', empty, '--output', tmp_path)[2])
+    assert 'No image in' in run('data', empty)[1]
     found = sentence(run('predict', folder, empty, '--device', 'cpu')[2])
     assert f'no image lies in the folder {empty}' in found
-    assert 'no image in' in sentence(run('report', folder, '--data-dir', empty, '--device', 'cpu')[2])
+    assert 'No image in' in sentence(run('report', folder, '--data-dir', empty, '--device', 'cpu')[2])
 
 
 def test_images_on_both_sides(tmp_path, run, caplog):

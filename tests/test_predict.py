@@ -247,7 +247,7 @@ def test_bad_images_are_reported_and_skipped(experts, broken, run, monkeypatch, 
         ['truncated', 'not an image, or an empty file', 'not an image', 'pixels'],
         strict=True,
     ):
-        assert line.startswith(f'ride-timm predict: the image {broken}/{name} cannot be read (')
+        assert line.startswith(f'ride-timm predict: The image {broken}/{name} cannot be read (')
         assert reason in line
 
 
@@ -288,7 +288,7 @@ def test_logits_that_are_not_finite(experts, broken):
     trained = load(experts)
     torch.nn.init.constant_(trained.model.experts[1].fc.weight, torch.nan)
     (found,) = predict(trained, [str(broken / '1.jpg')])
-    assert found == (str(broken / '1.jpg'), f'the network gives the image {broken}/1.jpg no finite logits')
+    assert found == (str(broken / '1.jpg'), f'The network gives the image {broken}/1.jpg no finite logits.')
 
 
 def test_equal_logits_rank_by_index(experts, broken):

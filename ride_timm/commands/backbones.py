@@ -58,17 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`ride-timm backbones`: print a table of backbones.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: timm has no model of such a name.
-    """
+    """`ride-timm backbones`: print a table of backbones."""
     filters = build_parser().parse_args(argv).filter
     ours = {name for name in timm.list_models() if _is_ours(name)}
     names = list(dict.fromkeys(name.partition('.')[0] for name in BACKBONES))
@@ -93,9 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def backbone_cost(name: str) -> BackboneCost:
     """Count what experts on a backbone cost, on the meta device.
-
-    Args:
-        name: timm's name.
 
     Raises:
         RideError: It cannot be cut.

@@ -11,11 +11,10 @@ Both are noted in the checkpoint or folder of the network, or with `--output` in
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 
 from ride_timm.commands.keeping import find_target, keep
-from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
+from ride_timm.commands.options import add_loading_options, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
 from ride_timm.data.form import check_form
@@ -50,24 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--holdout', type=float, metavar='P', help='calibrate on the images that `train --holdout P` held out'
     )
     parser.add_argument('--output', metavar='DIR', help='write the calibrated network to this folder')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    add_device_option(parser)
+    add_loading_options(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Calibrate from a command line."""
     args = build_parser().parse_args(argv)
     form = filled(chosen(args, DataForm))
     check_form(form)
@@ -107,9 +94,3 @@ def _lines(found: Calibration) -> list[str]:
         f'Images answered with predict --abstain, at 95 % confidence (measured on {images}):',
         *lay_out(list(zip(*promises(found), strict=True)), gap=3),
     ]
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('calibrate', main))

@@ -1,7 +1,6 @@
 """`ride-timm card`: the model cards of published networks, written from their `results.json`; nothing is measured."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,17 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write cards from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `write_card` and `update_model_card`; nothing is written if a folder cannot be read.
-    """
+    """Write cards from a command line."""
     args = build_parser().parse_args(argv)
     folders = [Path(folder) for folder in args.folders]
     everything = [read_results(folder) for folder in folders]
@@ -57,9 +46,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         update_model_card(page, everything)
         print(f'{page}: {len(everything)} networks')
     return 0
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('card', main))

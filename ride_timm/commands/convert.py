@@ -5,7 +5,6 @@
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ride_timm.commands.options import KeyValues
 from ride_timm.commands.parser import Parser
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.files import check_folder
 from ride_timm.models import MultiExpertNet
 from ride_timm.models._factory import head_names
@@ -113,7 +112,9 @@ def convert(
     try:
         model = _create(name, found, mean, std, **model_kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RideError(f'{name} cannot be created with what {path} and the arguments say: {error}') from error
+        raise RideError(
+            f'{name} cannot be created with what {path} and the arguments say: {reason_of(error)}.'
+        ) from error
     misfit = _misfit(tensors, model)
     if misfit:
         fitting = _fitting(tensors, {})
@@ -215,17 +216,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `convert`.
-    """
+    """Convert from a command line."""
     try:
         args = build_parser().parse_args(argv)
     except ValueError as error:  # timm's parser of pairs
@@ -262,9 +253,3 @@ def _report(source: str, output: Path, model: MultiExpertNet) -> str:
 
 def _numbers(values: Floats) -> str:
     return ' '.join(f'{value:g}' for value in values)
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('convert', main))

@@ -1,7 +1,6 @@
 """`ride-timm data`: what a data set holds and what a training would make of it, before anything is trained."""
 
 import argparse
-import importlib.util
 import json
 import logging
 import shlex
@@ -23,6 +22,7 @@ from ride_timm.data.sources.reading import is_package
 from ride_timm.data.survey import Side, Survey, survey
 from ride_timm.errors import RideError
 from ride_timm.files import check_writable, writing
+from ride_timm.installation import require
 from ride_timm.logs import interactive, setup_logging
 from ride_timm.options import DataForm, filled, flag, options_of
 from ride_timm.pages.survey import render
@@ -49,17 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report on a data set from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status: 0, or 1 when a training would refuse the data.
-
-    Raises:
-        RideError: There is no data, or the plot cannot be written.
-    """
+    """Report on a data set from a command line; exit status 1 when a training would refuse the data."""
     args = build_parser().parse_args(argv)
     setup_logging()
     _place(args)
@@ -93,9 +83,6 @@ def _place(args: argparse.Namespace) -> None:
 
 def to_json(found: Survey) -> dict[str, Any]:
     """The findings as plain values.
-
-    Args:
-        found: Of `survey`.
 
     Returns:
         `trainable`, `form`, both sides, `groups`, all `classes` with their images, and `findings` with all examples.
@@ -144,10 +131,10 @@ def _check(args: argparse.Namespace, form: DataForm) -> None:
     check_values(vars(args))
     check_form(filled(form))
     if args.data_dir and '/' not in (args.dataset or '') and not Path(args.data_dir).is_dir():
-        raise RideError(f'the data folder {args.data_dir} does not exist: give a folder of images')
+        raise RideError(f'The data folder {args.data_dir} does not exist; give a folder of images.')
     check_writable(args.plot, '--plot')
-    if args.plot and importlib.util.find_spec('matplotlib') is None:
-        raise RideError("matplotlib is not installed; run: pip install 'ride-timm[quickstart]', or leave --plot out.")
+    if args.plot:
+        require('--plot', 'ride-timm[quickstart]', 'matplotlib')
 
 
 def _survey(args: argparse.Namespace, form: DataForm) -> tuple[DataForm, Survey]:
@@ -187,9 +174,3 @@ def _command(form: DataForm) -> str:
         if value is not None and value != entry.default and name != 'dataset_download':
             words += [flag(name), f'{value:g}' if isinstance(value, float) else str(value)]
     return shlex.join(words)
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('data', main))

@@ -43,6 +43,7 @@ from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prediction import UNKNOWN, Prediction, Skipped, predict
 from ride_timm.inference.prior import apply_options, is_corrected
 from ride_timm.inference.taxonomy import Taxonomy
+from ride_timm.installation import require
 from ride_timm.logs import setup_logging
 from ride_timm.models import count_experts
 from ride_timm.records.results import read_results
@@ -87,17 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl+C.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Serve the page until Ctrl+C."""
     args = build_parser().parse_args(argv)
     check_values(vars(args))
     setup_logging(logging.WARNING)
@@ -229,7 +220,7 @@ def _answer(
     found = next(predict(trained, [path], **options, device=device))
     if isinstance(found, Skipped):
         reason = html.escape(found.reason.replace(path, Path(path).name))
-        return [None, f'<p role="alert">No answer: {reason}.</p>', *[None, ''] * experts]
+        return [None, f'<p role="alert">No answer: {reason}</p>', *[None, ''] * experts]
     values: list[Any] = [_said(found), _cost(found, costs)]
     for index in range(experts):
         vote = found.experts[index]
@@ -384,14 +375,7 @@ def _serve(demo: 'gradio.Blocks', args: argparse.Namespace) -> None:
 def _gradio() -> Any:
     """Gradio, told to ask nobody about anything."""
     os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
-    try:
-        import gradio
-    except ImportError:
-        raise RideError("gradio is not installed; run: pip install 'ride-timm[demo]'.") from None
+    require('The demo', 'ride-timm[demo]', 'gradio')
+    import gradio
+
     return gradio
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('demo', main))

@@ -53,14 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report on the installation.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status: 0, or 1 where a problem was found.
-    """
+    """Report on the installation; exit status 1 where a problem was found."""
     args = build_parser().parse_args(argv)
     report = collect()
     if args.json:
@@ -69,7 +62,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, value in report.items():
             print(f'{name:<16} {", ".join(value) or "none" if isinstance(value, list) else value or "none"}')
     return 0 if report['problem'] is None else 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -13,7 +13,6 @@ Labels, preprocessing, threshold and temperatures are in the file's metadata.
 import argparse
 import logging
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -58,17 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Export from a command line."""
     args = build_parser().parse_args(argv)
     check_values(vars(args))
     check_writable(args.output, '--output')
@@ -121,9 +110,3 @@ def _same_answers(trained: TrainedNet, path: Path, threshold: float | None, batc
         wanted = forward_votes(trained.model, torch.from_numpy(batch), threshold).logits.argmax(1)
         same.append(net(batch)[0].argmax(1) == wanted.numpy())
     return np.concatenate(same)
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('export', main))

@@ -14,6 +14,7 @@ __all__ = [
     'KeyValues',
     'add_abstain_option',
     'add_device_option',
+    'add_loading_options',
     'add_model_argument',
     'add_options',
     'add_prior_option',
@@ -207,3 +208,12 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
         parser: Gets `--device`; `ride_timm.values.check_values` refuses one that is not there.
     """
     parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+
+
+def add_loading_options(parser: argparse.ArgumentParser, batch_size: int = 256) -> None:
+    """Add `--batch-size`, `--workers` and `--device`."""
+    parser.add_argument(
+        '-b', '--batch-size', type=int, default=batch_size, metavar='N', help=f'images a batch (default: {batch_size})'
+    )
+    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
+    add_device_option(parser)

@@ -6,11 +6,9 @@ measured is the network as it is stored: in the precision of `--dtype`.
 """
 
 import argparse
-import importlib.util
 import itertools
 import logging
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from ride_timm.files import check_folder
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
 from ride_timm.inference.prior import fold_logit_adjustment, remaining_adjustment
+from ride_timm.installation import require
 from ride_timm.logs import setup_logging
 from ride_timm.publishing.folder import save_folder, tensor_bytes
 from ride_timm.publishing.index import renew_entry
@@ -96,17 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Package from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `package`.
-    """
+    """Package from a command line."""
     args = build_parser().parse_args(argv)
     setup_logging()
     results = package(args)
@@ -121,9 +110,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def package(args: argparse.Namespace) -> Results:
     """Measure a trained network and write its folder.
 
-    Args:
-        args: Of `build_parser()`.
-
     Returns:
         The content of `results.json`.
 
@@ -134,8 +120,7 @@ def package(args: argparse.Namespace) -> Results:
 
     from ride_timm.pages.card import write_card
 
-    if importlib.util.find_spec('matplotlib') is None:  # known before anything is measured
-        raise RideError('matplotlib, which draws the card\'s plots, is missing: pip install "ride-timm[quickstart]"')
+    require('A card', 'ride-timm[quickstart]', 'matplotlib')  # known before anything is measured
     check_values(vars(args))
     check_folder(args.output, '--output')
     output = Path(args.output)
@@ -320,9 +305,3 @@ def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> lis
     if len({item['seed'] for item in rows}) < len(rows):
         raise RideError('--other-seeds names a run with a seed that is there already; name runs with other seeds.')
     return rows
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('package', main))

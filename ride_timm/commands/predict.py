@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 from ride_timm.commands.options import (
     add_abstain_option,
-    add_device_option,
+    add_loading_options,
     add_model_argument,
     add_options,
     add_prior_option,
@@ -117,24 +117,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_routing_options(parser)
     add_prior_option(parser, 'estimated (from the images themselves), ')
     add_abstain_option(parser)
-    parser.add_argument('-b', '--batch-size', type=int, default=64, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    add_device_option(parser)
+    add_loading_options(parser, batch_size=64)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status: 0, or 1 if an image could not be read or a name led to none.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Predict from a command line; exit status 1 if an image could not be read or a name led to none."""
     args = build_parser().parse_intermixed_args(argv)
     check_values(vars(args))
     check_writable(args.output, '--output')
@@ -386,9 +374,3 @@ def _column(name: str, votes: Sequence[Vote | None], longest: int, answers: Sequ
     width = max(map(text_width, labels))
     shares = ['' if vote is None else f'{100 * vote.confidence:5.1f} %' for vote in votes]
     return [name, *(f'{padded(label, width)} {share}' for label, share in zip(labels, shares, strict=True))]
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('predict', main))

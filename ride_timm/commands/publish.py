@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.weights import weights_root
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.inference.hub import hub_org, split_revision
 from ride_timm.logs import setup_logging
 from ride_timm.publishing.index import hash_folder, pin_copy
@@ -51,17 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Publish from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `publish`.
-    """
+    """Publish from a command line."""
     args = build_parser().parse_args(argv)
     _check(args)
     setup_logging()
@@ -76,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             publish(source, Target(repo_id, **target), message=args.message, data_name=args.data_name)
         except RideError as error:
             before = f' (of --all, {done} before it are done)' if done else ''
-            failure = f'{source}: {str(error).removesuffix(".")}{before}.' if args.all else str(error)
+            failure = f'{source}: {reason_of(error)}{before}.' if args.all else str(error)
         else:
             done += 1
             continue
@@ -196,13 +186,6 @@ def _pin(folder: Path, repo_id: str, revision: str, files: dict[str, dict[str, o
         if pin_copy(folder, repo_id, revision, files):
             print(f'Entered into {folder.parent / "index.json"}')
     except (OSError, RideError) as error:
-        reason = str(error).removesuffix('.')
         raise RideError(
-            f'{repo_id} is published at {revision}, which is not in the index ({reason}); publish again for that.'
+            f'{repo_id} is published at {revision}, which is not in the index ({reason_of(error)}); publish it again.'
         ) from None
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('publish', main))

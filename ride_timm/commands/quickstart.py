@@ -1,8 +1,6 @@
 """`ride-timm quickstart`: three experts and a plain network learn a long tail of real handwritten digits."""
 
 import argparse
-import importlib.util
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -28,11 +26,11 @@ from ride_timm.data import (
     open_eval_split,
     open_train_split,
 )
-from ride_timm.errors import RideError
 from ride_timm.evaluation.metrics import ClassResult
 from ride_timm.evaluation.one_pass import measure
 from ride_timm.evaluation.writing import environment, write_json
 from ride_timm.inference.load import load
+from ride_timm.installation import require
 from ride_timm.publishing.folder import save_folder
 from ride_timm.training.router import train_router
 from ride_timm.training.run_folder import checkpoints_in, locked
@@ -71,22 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the quickstart.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: scikit-learn or matplotlib is not installed.
-    """
+    """Run the quickstart."""
     args = build_parser().parse_args(argv)
     check_values(vars(args))
-    for package, module in (('scikit-learn', 'sklearn'), ('matplotlib', 'matplotlib')):
-        if importlib.util.find_spec(module) is None:
-            raise RideError(f"{package} is not installed; run: pip install 'ride-timm[quickstart]'")
+    require('The quickstart', 'ride-timm[quickstart]', 'sklearn', 'matplotlib')
     start = time.perf_counter()
     folder = Path(args.output)
     counts = write_digits(folder / 'digits', args.seed)
@@ -275,9 +261,3 @@ def _plot(path: Path, plain: Measured, ride: Measured) -> None:
     axes.set_title('A long tail of handwritten digits')
     axes.legend(loc='lower left')
     figure.savefig(path, dpi=120)
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('quickstart', main))

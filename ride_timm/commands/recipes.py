@@ -20,17 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`ride-timm recipes`: list the recipes, or print one.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: There is no such recipe, or it cannot be read.
-    """
+    """`ride-timm recipes`: list the recipes, or print one."""
     name = build_parser().parse_args(argv).name
     if name is not None:
         print('\n'.join(map(printable, recipe_text(name).splitlines())))

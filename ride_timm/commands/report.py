@@ -7,12 +7,11 @@ page holds its pictures and loads nothing; it shows small copies of the images w
 
 import argparse
 import csv
-import importlib.util
 import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import timm
 
-from ride_timm.commands.options import add_device_option, add_options, add_taxonomy_option, chosen
+from ride_timm.commands.options import add_loading_options, add_options, add_taxonomy_option, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.commands.validate import open_images
 from ride_timm.data import DataSplit
@@ -29,6 +28,7 @@ from ride_timm.data.image_groups import GROUPED_BY, is_grouped
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.by_group import said_by_group
+from ride_timm.evaluation.measure import as_record, describe_network
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
 from ride_timm.evaluation.writing import environment
@@ -37,6 +37,7 @@ from ride_timm.inference.abstention import promises
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
 from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
+from ride_timm.installation import require
 from ride_timm.logs import setup_logging
 from ride_timm.options import DataForm, filled
 from ride_timm.pages.figures import (
@@ -49,9 +50,11 @@ from ride_timm.pages.figures import (
     thumbnail,
 )
 from ride_timm.pages.report import Content, Example, render
+from ride_timm.records.fields import from_json
 from ride_timm.records.kinds import ARGS_SCHEMA
-from ride_timm.records.results import ClassRow, Data, Network, Results
+from ride_timm.records.results import Data, Network, Results
 from ride_timm.records.results import Measured as Figures
+from ride_timm.records.runs import plain
 from ride_timm.records.schema import read_object
 from ride_timm.values import check_values, choose_device
 
@@ -88,24 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--train-split', metavar='NAME', help="training split (default: the run's, or train)")
     add_taxonomy_option(parser, 'also show accuracy at each level above the classes, and what confused classes share')
     parser.add_argument('--output', metavar='FILE', help='default: report.html in the folder of the run, or here')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
-    add_device_option(parser)
+    add_loading_options(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write a report from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Write a report from a command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     setup_logging(logging.WARNING)  # not where timm finds each file
@@ -128,8 +119,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
         RideError: Something the user can fix.
     """
     check_values(vars(args))
-    if importlib.util.find_spec('matplotlib') is None:
-        raise RideError('matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"')
+    require('A report', 'ride-timm[quickstart]', 'matplotlib')
     run = _find_run(args.run)
     if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
         _refuse_without_images(args.run)
@@ -236,9 +226,7 @@ def _content(
 
 def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSplit) -> Results:
     """What was measured, as the plots take it."""
-    groups = measured.groups.groups if measured.groups else {}
-    rows = [row.plain() for row in measured.per_class]
-    names = [each.name for each in fields(ClassRow)]
+    network = describe_network(trained.model, measured.input_size)
     return Results(
         name=printable(trained.name),
         architecture=trained.name,
@@ -250,23 +238,9 @@ def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSpli
             test_images=len(measured.answers.targets),
             evaluated_on='val_fraction' if trained.record.val_part else 'test',
         ),
-        network=Network(
-            parameters=0,
-            gmacs=measured.metrics['gmacs'],
-            gmacs_by_experts=None,
-            num_experts=measured.num_experts or 1,
-            multi_expert=measured.num_experts > 0,
-            router=measured.routed is not None,
-            input_size=tuple(measured.input_size),
-        ),
+        network=from_json(Network, network, trained.name),
         training=(),
-        test=Figures(
-            all_experts=measured.metrics,
-            routed=measured.routed,
-            sweep=None if measured.sweep is None else tuple(measured.sweep),
-            groups={name: [int(index) for index in members] for name, members in groups.items()},
-            per_class=tuple(ClassRow(**{name: row[name] for name in names}) for row in rows),
-        ),
+        test=from_json(Figures, plain(as_record(measured)), trained.name),
         seeds=(),
     )
 
@@ -331,9 +305,3 @@ def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:
     if run.args.get('holdout'):
         note += ' During training the accuracy was measured on held-out training images, here on the evaluation images.'
     return note
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('report', main))

@@ -11,7 +11,6 @@ Threshold and certificate are noted in the checkpoint or folder of the network, 
 import argparse
 import dataclasses
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ride_timm.commands.keeping import find_target, keep
-from ride_timm.commands.options import add_device_option, add_model_argument, add_options, chosen
+from ride_timm.commands.options import add_loading_options, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, as_eval_split, open_source, open_unlabelled
 from ride_timm.data.finding import find_images
@@ -84,24 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--compare', action='store_true', help='print what rules without training would reach on the same images'
     )
     parser.add_argument('--output', metavar='DIR', help='write the network with its threshold to this folder')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
-    add_device_option(parser)
+    add_loading_options(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Choose and write a threshold from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: As `route`.
-    """
+    """Choose and write a threshold from a command line."""
     args = build_parser().parse_args(argv)
     setup_logging()
     choice, others = route(args)
@@ -117,9 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, ThresholdChoice]]:
     """Choose a threshold, and write it.
-
-    Args:
-        args: Of `build_parser()`.
 
     Returns:
         The choice, and with --compare what other rules come to, by their names.
@@ -291,9 +275,3 @@ def _readable(loader: Any, split: DataSplit) -> Iterator[tuple[torch.Tensor, tor
             _logger.warning(printable(f'Left out: {dataset.reason(first + row)}'))
         first += len(targets)
         yield batch, targets
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('route', main))

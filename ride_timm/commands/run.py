@@ -63,9 +63,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         sys.argv, sys.path = old_argv, old_path
     return 0
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('run', main))

@@ -31,26 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainConfig:
-    """What a command line asks for.
-
-    Args:
-        argv: The arguments; None means those of the process.
-    """
+    """What a command line asks for."""
     return chosen(build_parser().parse_args(argv), TrainConfig)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status: 0, or 143 and 130 after SIGTERM and SIGINT.
-
-    Raises:
-        RideError: An option, the data or the network is wrong.
-    """
+    """Train from a command line; exit status 143 and 130 after SIGTERM and SIGINT."""
     config = parse(argv)
     command = shlex.join(['ride-timm', 'train', *(sys.argv[1:] if argv is None else argv)])
 

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import shutil
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ import torch
 
 from ride_timm.commands.options import (
     KeyValues,
-    add_device_option,
+    add_loading_options,
     add_model_argument,
     add_options,
     add_prior_option,
@@ -79,14 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_prior_option(parser)
     add_taxonomy_option(parser, 'also measure accuracy at each level above the classes, as level1_top1, ...')
-    parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
-    parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
     parser.add_argument('--img-size', type=int, metavar='N')
     parser.add_argument('--crop-pct', type=float, metavar='P')
     parser.add_argument('--interpolation', default='', metavar='NAME')
     parser.add_argument('--mean', type=float, nargs='+', metavar='M')
     parser.add_argument('--std', type=float, nargs='+', metavar='S')
-    add_device_option(parser)
+    add_loading_options(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision, bfloat16')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--results-file', metavar='FILE', help='write the results as JSON')
@@ -95,17 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        RideError: Something the user can fix.
-    """
+    """Measure from a command line."""
     args = build_parser().parse_args(argv)
     setup_logging()
     results = validate(args)
@@ -124,9 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     """Measure a network.
-
-    Args:
-        args: Of `build_parser()`.
 
     Returns:
         Results in percent, counts, GMACs, and what they were measured on.
@@ -324,9 +308,3 @@ def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chan
         f'The weights name no classes and {form.data_dir} has no train folder to read them from; measure a '
         'checkpoint of ride-timm, which names them, or put train/ next to val/.'
     )
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('validate', main))

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List the weights from a command line.
-
-    Args:
-        argv: The arguments; None means those of the process.
-
-    Returns:
-        The exit status, 0.
-    """
+    """List the weights from a command line."""
     args = build_parser().parse_args(argv)
     rows = list_weights()
     if args.json:
@@ -125,9 +117,3 @@ def _where(row: dict[str, Any]) -> str:
         return 'results only' if row['bytes'] is None else 'not available'
     repo_id, _, revision = row['hub'].partition('@')
     return f'{repo_id}@{revision[:7]}'
-
-
-if __name__ == '__main__':
-    from ride_timm.cli import guarded
-
-    sys.exit(guarded('weights', main))

@@ -114,8 +114,8 @@ def as_train_split(
     missing = sorted(set(names) - set(known_names(source.names, names)))
     if missing:
         raise RideError(
-            f'{source.text} lacks {len(missing)} of the {len(names)} expected classes, first "{missing[0]}": '
-            'add their images, or train without the expected class names'
+            f'{source.text} lacks {len(missing)} of the {len(names)} expected classes, first "{missing[0]}"; '
+            'add their images, or train without the expected class names.'
         )
     if imb_factor is not None:
         source, labels = _cut(source, labels, names, imb_factor, seed)
@@ -181,15 +181,15 @@ def _refuse_empty_classes(source: Source) -> None:
     folder = Path(source.text) / empty[0]
     others = f' ({len(empty)} such {"folders" if folder.is_dir() else "classes"})' if len(empty) > 1 else ''
     if folder.is_dir():
-        raise RideError(f'the class folder {folder} holds no image{others}: add images of it, or remove the folder')
-    raise RideError(f'{source.text} holds no image of the class "{empty[0]}"{others}: add images of it')
+        raise RideError(f'The class folder {folder} holds no image{others}; add images of it, or remove the folder.')
+    raise RideError(f'{source.text} holds no image of the class "{empty[0]}"{others}; add images of it.')
 
 
 def _refuse_undecodable(source: Source) -> None:
     """Names that are no text could not be written into tables and checkpoints after the training."""
     wrong = next((name for name in source.names if not _is_text(name)), None)
     if wrong is not None:
-        raise RideError(f'the class name "{printable(wrong)}" of {source.text} is not in UTF-8: rename it')
+        raise RideError(f'The class name "{printable(wrong)}" of {source.text} is not in UTF-8; rename it.')
 
 
 def _is_text(name: str) -> bool:
@@ -204,14 +204,14 @@ def _labels_by_name(source: Source, names: tuple[str, ...]) -> IntArray:
     """Translate the source's labels into indices of `names`."""
     index = {name: i for i, name in enumerate(names)}
     if len(index) != len(names):
-        raise RideError('the class names repeat, so labels would be ambiguous: give every class its own name')
+        raise RideError('The class names repeat, so labels would be ambiguous; give every class its own name.')
     own = known_names(source.names, names)
     unknown = [name for name in own if name not in index]
     if unknown:
         hint = did_you_mean(unknown[0], names, ';')
         raise RideError(
             f'{source.text} has the class "{unknown[0]}"{f" and {len(unknown) - 1} more" if unknown[1:] else ""}, '
-            f'which is not one of the {len(names)} classes of the training set{hint} rename or remove it'
+            f'which is not one of the {len(names)} classes of the training set{hint} rename or remove it.'
         )
     return np.array([index[name] for name in own], dtype=np.int64)[source.labels]
 
@@ -224,17 +224,17 @@ def _cut(
     if found > _BALANCED:
         raise RideError(
             f'{source.text} is already imbalanced (largest over smallest class {found:.4g}) and '
-            'an imbalance factor is for cutting a balanced set: drop --imb-factor'
+            'an imbalance factor is for cutting a balanced set; drop --imb-factor.'
         )
     try:
         keep = long_tail_indices(labels, imb_factor, len(names), seed)
     except ValueError as error:
-        raise RideError(f'the cut of {source.text} cannot be made: {error}') from error
+        raise RideError(f'The cut of {source.text} cannot be made: {error}.') from error
     empty = np.flatnonzero(class_counts(labels[keep], len(names)) == 0)
     if empty.size:
         raise RideError(
-            f'an imbalance factor of {imb_factor:g} leaves {empty.size} classes of {source.text} without an image, '
-            f'first "{names[empty[0]]}": use at most {labels.size / len(names):g}'
+            f'An imbalance factor of {imb_factor:g} leaves {empty.size} classes of {source.text} without an image, '
+            f'first "{names[empty[0]]}"; use at most {labels.size / len(names):g}.'
         )
     text = f'{source.text} cut to imbalance factor {imb_factor:g}'
     return source._replace(rows=source.rows[keep], text=text), labels[keep]

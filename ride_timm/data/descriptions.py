@@ -18,9 +18,6 @@ def label_descriptions(names: Iterable[str]) -> dict[str, str]:
 
     Source: the WordNet lemmas that timm carries (`timm.data.ImageNetInfo`).
 
-    Args:
-        names: Of classes.
-
     Returns:
         From name to description, such as `{'n01443537': 'goldfish, Carassius auratus'}`, for those names alone that are
         WordNet ids of ImageNet's 21,844 classes.
@@ -31,9 +28,6 @@ def label_descriptions(names: Iterable[str]) -> dict[str, str]:
 
 def readable_label(name: str) -> str:
     """A class name for people.
-
-    Args:
-        name: Of a class.
 
     Returns:
         For a WordNet id its first lemma before it, `goldfish (n01443537)`, as several ids share a lemma; any other name

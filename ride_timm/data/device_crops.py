@@ -213,11 +213,7 @@ def blend(target: Tensor, images: Tensor, factor: Tensor) -> Tensor:
 
 
 def mean_grey(grey: Tensor) -> Tensor:
-    """The mean of grey levels (N, 1, H, W), rounded, int32 (N, 1, 1, 1).
-
-    Args:
-        grey: Of `grey_levels`.
-    """
+    """The mean of grey levels (N, 1, H, W), rounded, int32 (N, 1, 1, 1)."""
     return (grey.flatten(1).sum(1).double() / grey[0].numel() + 0.5).floor().int().view(-1, 1, 1, 1)
 
 

@@ -25,28 +25,17 @@ _OF_LISTS = ('image_column', 'label_column', 'split_column', 'group_column', 'cr
 
 
 def columns_of(form: DataForm) -> Columns:
-    """The columns of tables that the options name.
-
-    Args:
-        form: The options of the data.
-    """
+    """The columns of tables that the options name."""
     return Columns(form.image_column, form.label_column, form.split_column, form.group_column)
 
 
 def crop_of(form: DataForm) -> Crop | None:
-    """The parts of images that the options ask for.
-
-    Args:
-        form: The options of the data.
-    """
+    """The parts of images that the options ask for."""
     return Crop(form.crop, form.crop_confidence) if form.crop else None
 
 
 def check_form(form: DataForm) -> None:
     """Refuse options of the data that contradict each other or miss one.
-
-    Args:
-        form: The options of the data.
 
     Raises:
         RideError: Naming the options.
@@ -82,9 +71,6 @@ def check_form(form: DataForm) -> None:
 def open_train_source(form: DataForm) -> Source:
     """Open the training images that the options name, as they are stored.
 
-    Args:
-        form: The options of the data.
-
     Raises:
         RideError: They cannot be opened.
     """
@@ -93,10 +79,6 @@ def open_train_source(form: DataForm) -> Source:
 
 def open_eval_source(form: DataForm, split: str) -> Source:
     """Open the evaluation images that the options name, as they are stored.
-
-    Args:
-        form: The options of the data.
-        split: Name of the split.
 
     Raises:
         RideError: They cannot be opened.
@@ -135,12 +117,7 @@ def open_eval(form: DataForm, in_chans: int, class_names: tuple[str, ...], split
 
 
 def has_eval_images(form: DataForm, split: str) -> bool:
-    """Whether there are images to evaluate on next to those to train on; a named data set counts as having some.
-
-    Args:
-        form: The options of the data.
-        split: Name of the split.
-    """
+    """Whether there are images to evaluate on next to those to train on; a named data set counts as having some."""
     if form.table:
         return has_split(form.table, split, columns_of(form))
     if form.val_list or form.dataset not in ('', 'folder'):
@@ -150,11 +127,7 @@ def has_eval_images(form: DataForm, split: str) -> bool:
 
 
 def data_name(form: DataForm) -> str:
-    """A short name of the data, for the name of a run.
-
-    Args:
-        form: The options of the data.
-    """
+    """A short name of the data, for the name of a run."""
     named = form.dataset.partition('/')[2].rstrip('/')
     if named and form.dataset.partition('/')[0].lower() != 'wds':  # where anything may follow
         return str(named.rpartition('/')[2])

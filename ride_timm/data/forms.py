@@ -24,7 +24,7 @@ class OtherFormError(RideError):
 
     def __init__(self, data_dir: str | Path, dataset: str) -> None:
         files = 'Parquet or Arrow' if dataset == 'hfds' else 'tar'
-        super().__init__(f'{data_dir} holds no class folders of images but {files} files: add --dataset {dataset}')
+        super().__init__(f'{data_dir} holds no class folders of images but {files} files; add --dataset {dataset}.')
         self.dataset = dataset
 
 
@@ -72,7 +72,9 @@ def open_source(
     names = read_class_names(names_file) if names_file is not None else None
     if list_file is not None:
         if form not in ('', 'folder'):
-            raise RideError(f'the list {list_file} and --dataset {dataset} both say what the images are: leave one out')
+            raise RideError(
+                f'The list {list_file} and --dataset {dataset} both say what the images are; leave one out.'
+            )
         part = split if divided else None
         return read_list(list_file, data_dir, names, tell=training, columns=columns, split=part, crop=crop)
     if form in ('hfds', 'wds'):
@@ -80,14 +82,14 @@ def open_source(
         return read(data_dir, dataset, split, names, input_key=input_key, target_key=target_key, tell=training)
     _refuse_unused(dataset, {'--class-names': names_file, '--input-key': input_key, '--target-key': target_key})
     if data_dir is None:
-        raise RideError('no data folder was given: name one with --data-dir')
+        raise RideError('No data folder was given; name one with --data-dir.')
     if dataset in ('', 'folder'):
         return _open_folder(data_dir, split)
     if form == 'torch' and '/' in dataset:
         return read_torchvision(data_dir, dataset, split, download)
     raise RideError(
-        f'the data set "{dataset}" is not supported: use an image folder (no --dataset), torch/<name> (for example '
-        'torch/cifar100), hfds/<name> (Hugging Face) or wds (webdataset)'
+        f'The data set "{dataset}" is not supported; use an image folder (no --dataset), torch/<name> (for example '
+        'torch/cifar100), hfds/<name> (Hugging Face) or wds (webdataset).'
     )
 
 
@@ -126,4 +128,4 @@ def _refuse_unused(dataset: str, given: dict[str, object]) -> None:
     if option is not None:
         what = 'lists, hfds and wds' if option == '--class-names' else 'hfds and wds'
         have = dataset or 'image folders'
-        raise RideError(f'{option} is for {what}, and {have} name their classes themselves: leave it out')
+        raise RideError(f'{option} is for {what}, and {have} name their classes themselves; leave it out.')

@@ -102,23 +102,23 @@ def hold_out(
             parts = grouped_rows(targets, groups, fraction, split.num_classes, seed)
         train, held = (np.flatnonzero(np.isin(image, part)) for part in parts)
     except ValueError as error:
-        raise RideError(f'{option} cannot be done: {error}; 0.1 is a good start') from error
+        raise RideError(f'{option} cannot be done: {error}; 0.1 is a good start.') from error
     largest = class_counts(targets, split.num_classes).max()
     if not held.size and largest == 1:
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out, as every class has a single one, which is to '
-            'train on: add images'
+            'train on; add images.'
         )
     if not held.size and groups is not None:
         number = counted(len(set(groups)), 'group')
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out, as its {len(targets)} images are of {number} '
-            'and each class keeps images to train on: give a larger fraction, or smaller groups'
+            'and each class keeps images to train on; give a larger fraction, or smaller groups.'
         )
     if not held.size:
         raise RideError(
             f'{option} {fraction:g} of {split.source} holds no image out (the largest class has '
-            f'{largest}): give a larger fraction'
+            f'{largest}); give a larger fraction.'
         )
     how = 'held out' if option == '--holdout' else 'set apart'
     text = f'{held.size} of {len(split.targets)} training images of {split.source}, {how}'
@@ -158,7 +158,7 @@ def _groups(split: DataSplit, own: IntArray, image: IntArray) -> list[str]:
         if groups[row] != groups[first]:
             raise RideError(
                 f'{printable(split.dataset.filename(row))} stands in the groups {printable(groups[first])} and '
-                f'{printable(groups[row])} of {split.source}: give it one'
+                f'{printable(groups[row])} of {split.source}; give it one.'
             )
     return [groups[row] for row in own.tolist()]
 

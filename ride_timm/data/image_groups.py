@@ -20,11 +20,7 @@ GROUPED_BY = ('group_column', 'group_pattern')
 
 
 def is_grouped(form: DataForm) -> bool:
-    """Whether the options say which images belong together.
-
-    Args:
-        form: The options of the data.
-    """
+    """Whether the options say which images belong together."""
     return any(getattr(form, name) is not None for name in GROUPED_BY)
 
 
@@ -61,10 +57,6 @@ def match_groups(names: Sequence[str], pattern: str) -> tuple[str, ...]:
 def with_groups(split: DataSplit, form: DataForm) -> DataSplit:
     """The split with the groups that `--group-pattern` finds; without it, with those that its source knows.
 
-    Args:
-        split: Images.
-        form: The options of the data.
-
     Raises:
         RideError: As in `match_groups`, or no image has a `--group-column`.
     """
@@ -80,12 +72,7 @@ def with_groups(split: DataSplit, form: DataForm) -> DataSplit:
 
 
 def shared_groups(train: DataSplit, val: DataSplit) -> list[str]:
-    """The groups with images on both sides, sorted; none where groups are not known.
-
-    Args:
-        train: The training images.
-        val: The evaluation images.
-    """
+    """The groups with images on both sides, sorted; none where groups are not known."""
     return sorted(set(train.image_groups or ()) & set(val.image_groups or ()))
 
 

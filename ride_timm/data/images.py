@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from ride_timm.data.counts import IntArray
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = [
     'NPY',
@@ -68,11 +68,7 @@ def image_types() -> tuple[str, ...]:
 
 
 def is_image_name(text: str) -> bool:
-    """Whether a text ends as the name of a picture does.
-
-    Args:
-        text: What may be a name.
-    """
+    """Whether a text ends as the name of a picture does."""
     return text.strip().lower().endswith(image_types())
 
 
@@ -116,11 +112,7 @@ def convert_image(image: Image.Image, mode: str = 'RGB', pixel_range: PixelRange
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode an image, turned as its EXIF data say.
-
-    Args:
-        image: As opened.
-    """
+    """Decode an image, turned as its EXIF data say."""
     image.load()  # PNG files may have their EXIF data at the end
     if image.format in ('JPEG', 'PNG') and not any(key in image.info for key in _ORIENTED_BY):
         return image  # which getexif would find out in more time than decoding a small image takes
@@ -269,9 +261,6 @@ def _picture(array: np.ndarray[Any, Any], mode: str, pixel_range: PixelRange | N
 def open_regular(path: str | Path) -> IO[bytes]:
     """Open a file that is one, also behind links: a pipe would keep a reader waiting, and a device never end.
 
-    Args:
-        path: The file.
-
     Raises:
         OSError: It is something else, or cannot be read.
     """
@@ -288,9 +277,6 @@ def open_regular(path: str | Path) -> IO[bytes]:
 def failure_reason(error: Exception) -> str:
     """A few words on why an image could not be decoded.
 
-    Args:
-        error: What the decoder raised.
-
     Returns:
         The words.
     """
@@ -300,7 +286,7 @@ def failure_reason(error: Exception) -> str:
         return f'more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which Pillow refuses'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the caller names
-    return ' '.join(str(error).split()) or type(error).__name__
+    return reason_of(error)
 
 
 def _histogram(image: Image.Image) -> IntArray:
@@ -362,14 +348,11 @@ class ImageSet(Dataset[tuple[Any, int]]):
         except Exception as error:  # Pillow's decoders raise many types for a broken file
             reason = failure_reason(error)
             raise RideError(
-                f'the image {self.filename(index, absolute=True)} cannot be read ({reason}): remove or replace it'
+                f'The image {self.filename(index, absolute=True)} cannot be read ({reason}); remove or replace it.'
             ) from error
 
     def open(self, index: int) -> IO[bytes] | None:
         """Open the file behind an item.
-
-        Args:
-            index: Item number.
 
         Returns:
             The file at its first byte, or None in a source that has no files.
@@ -446,9 +429,6 @@ class ImageSet(Dataset[tuple[Any, int]]):
 
     def unreadable(self, index: int) -> str | None:
         """Reason why an item cannot be decoded.
-
-        Args:
-            index: Item number.
 
         Returns:
             A few words, or None for a readable image.

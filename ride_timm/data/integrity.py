@@ -71,7 +71,7 @@ def check_images(split: DataSplit, threads: int = 4) -> None:
     rest = f' and {len(found) - _NAMED} more' if len(found) > _NAMED else ''
     raise RideError(
         f'{len(found)} of {len(split.dataset)} images of {split.source} cannot be read: '
-        f'{named}{rest}; remove or replace them'
+        f'{named}{rest}; remove or replace them.'
     )
 
 
@@ -98,7 +98,7 @@ def check_apart(train: DataSplit, val: DataSplit) -> None:
         number = 'All' if len(shared) == len(val.targets) else f'{len(shared)} of the'
         raise RideError(
             f'{number} {len(val.targets)} evaluation images ({val.source}) are training images too, first '
-            f'{printable(shared[0])}: evaluate on images that were not trained on, such as those of --val-fraction 0.2'
+            f'{printable(shared[0])}; evaluate on images that were not trained on, such as those of --val-fraction 0.2.'
         )
 
 

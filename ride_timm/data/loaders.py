@@ -175,7 +175,7 @@ def _share(size: int, distributed: bool) -> int:
 def _fitting_batch(share: int, batch_size: int, source: str, mixing: bool) -> int:
     """Batch size that leaves at least one full batch, since timm drops the others."""
     if share < 2:
-        raise RideError(f'{source} has {share} images per process, and BatchNorm needs at least 2: add images')
+        raise RideError(f'{source} has {share} images per process, and BatchNorm needs at least 2; add images.')
     if share >= batch_size:
         return batch_size
     return share - share % 2 if mixing else share  # timm's mixup collate pairs the images of a batch

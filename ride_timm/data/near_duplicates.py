@@ -42,10 +42,6 @@ def near_duplicates(first: Sequence[bytes | None], second: Sequence[bytes | None
     All pairs are compared: two such images have hashes that differ in at most `DISTANCE` of the 64 bits, and pixels
     with a correlation of at least `CORRELATION`.
 
-    Args:
-        first: Of `fingerprint`.
-        second: Likewise.
-
     Returns:
         For numbers of images of the second sequence, ascending, the number of the most similar one of the first.
     """

@@ -179,7 +179,7 @@ def create_sampler(
         return SquareRootSampler(targets, num_classes, seed=seed, rank=rank, world_size=world_size)
     if name == 'progressive':
         return ProgressiveSampler(targets, num_classes, epochs=epochs, seed=seed, rank=rank, world_size=world_size)
-    raise RideError(f'the sampler "{name}" is unknown: use one of {", ".join(SAMPLERS)}')
+    raise RideError(f'The sampler "{name}" is unknown; use one of {", ".join(SAMPLERS)}.')
 
 
 def _power(counts: IntArray, q: float) -> NDArray[np.float64]:

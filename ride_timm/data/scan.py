@@ -77,11 +77,7 @@ def find_repeats(facts: Iterable[ImageFacts]) -> list[list[int]]:
 
 
 def content_digest(data: bytes) -> bytes:
-    """Identifies a file by its content.
-
-    Args:
-        data: The content.
-    """
+    """Identifies a file by its content."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 

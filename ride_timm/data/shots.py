@@ -24,11 +24,7 @@ class Shot(NamedTuple):
 
 
 def read_shot(image: Image.Image) -> Shot | None:
-    """What the EXIF data of an image say; None without any of it.
-
-    Args:
-        image: As opened.
-    """
+    """What the EXIF data of an image say; None without any of it."""
     if 'exif' not in image.info:  # getexif would take its time to find nothing
         return None
     try:
@@ -44,10 +40,6 @@ def read_shot(image: Image.Image) -> Shot | None:
 
 def same_bursts(first: Sequence[Shot | None], second: Sequence[Shot | None]) -> dict[int, int]:
     """Find the photographs of the second sequence that were taken together with one of the first.
-
-    Args:
-        first: Photographs.
-        second: Likewise.
 
     Returns:
         For numbers of photographs of the second sequence, ascending, the number of the one of the first, of the same

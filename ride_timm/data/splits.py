@@ -47,10 +47,6 @@ def is_same_split(plan: SplitPlan, known: SplitPlan | None) -> bool:
 def for_groups_of(form: _Form, *plans: SplitPlan | None) -> _Form:
     """The options of the data with the groups by which an earlier run set images apart.
 
-    Args:
-        form: The options of the data.
-        *plans: Of the split.
-
     Raises:
         RideError: The options name other groups.
     """

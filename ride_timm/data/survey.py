@@ -199,7 +199,7 @@ def _check_files(found: Survey) -> None:
                 broken.append(f'{side.place(index)} ({fact.problem}{only})')
     number = modes.total() + len(broken)
     if broken:
-        text = f'{len(broken)} of {number:,} images cannot be read: remove or replace them'
+        text = f'{len(broken)} of {number:,} images cannot be read; remove or replace them'
         found.findings.append(Finding(ERROR, text, broken))
     elif number:
         found.findings.append(Finding(OK, f'all {number:,} images can be read'))

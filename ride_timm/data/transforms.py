@@ -9,13 +9,12 @@ from timm.data.transforms import MaybePILToTensor, str_to_interp_mode
 from torchvision import transforms
 
 from ride_timm.errors import RideError
+from ride_timm.options import AUGMENTATIONS
 
 __all__ = [
     'AUGMENTATIONS', 'Cutout', 'cifar_aa_train_transform', 'cifar_train_transform', 'create_train_transform',
     'flip_train_transform',
 ]  # fmt: skip
-
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 
 
 class Cutout:
@@ -151,10 +150,10 @@ def create_train_transform(
         return flip_train_transform(input_size, **kwargs)
     made_by = {'cifar': cifar_train_transform, 'cifar_aa': cifar_aa_train_transform}
     if augmentation not in made_by:
-        raise RideError(f'the augmentation "{augmentation}" is unknown: use one of {", ".join(AUGMENTATIONS)}')
+        raise RideError(f'The augmentation "{augmentation}" is unknown; use one of {", ".join(AUGMENTATIONS)}.')
     sides = {input_size} if isinstance(input_size, int) else set(input_size[-2:])
     if len(sides) != 1:
         raise RideError(
-            f'the {augmentation} augmentation makes square images, not {input_size}: use the timm augmentation'
+            f'The {augmentation} augmentation makes square images, not {input_size}; use the timm augmentation.'
         )
     return made_by[augmentation](sides.pop(), **kwargs)

@@ -7,12 +7,12 @@ import torch
 
 from ride_timm.data import DataSplit
 from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
-from ride_timm.evaluation.one_pass import measure_split
+from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
 from ride_timm.evaluation.writing import environment
 from ride_timm.models import count_experts
 
-__all__ = ['describe_network', 'measure']
+__all__ = ['as_record', 'describe_network', 'measure']
 
 
 def measure(
@@ -44,12 +44,17 @@ def measure(
         model, split, class_counts, config, batch_size=batch_size, workers=workers, device=device,
         routed=getattr(model, 'router', None) is not None, thresholds=THRESHOLDS,
     )  # fmt: skip
-    assert found.groups is not None
+    return as_record(found)
+
+
+def as_record(found: Measured) -> dict[str, Any]:
+    """What was measured, as `results.json` holds it; see `measure`."""
+    groups = found.groups.groups if found.groups else {}
     return {
         'all_experts': dict(found.metrics),
         'routed': dict(found.routed) if found.routed is not None else None,
         'sweep': found.sweep,
-        'groups': {name: [int(index) for index in members] for name, members in found.groups.groups.items()},
+        'groups': {name: [int(index) for index in members] for name, members in groups.items()},
         'per_class': [row.plain() for row in found.per_class],
         'environment': environment(),
     }

@@ -77,9 +77,6 @@ def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:
 def class_precision(confusion: ArrayLike) -> NDArray[np.float64]:
     """Of the images that are taken for a class, the share that is of it.
 
-    Args:
-        confusion: As in `class_accuracy`.
-
     Returns:
         (C,) percent, NaN for a class that no image is taken for.
     """
@@ -106,9 +103,6 @@ def mean_accuracy(accuracy: ArrayLike) -> float:
 
 def macro_f1(confusion: ArrayLike) -> float:
     """Mean over the tested classes of F1, the harmonic mean of accuracy and precision of a class.
-
-    Args:
-        confusion: As in `class_accuracy`.
 
     Returns:
         Percent; NaN if no class has test images.
@@ -312,9 +306,6 @@ class LongTailEvaluator(Evaluator):
 
     def per_class(self, distributed: bool = False) -> list[ClassResult]:
         """The per-class table.
-
-        Args:
-            distributed: As in `compute`.
 
         Returns:
             One row per class, in label order.

@@ -161,9 +161,6 @@ def check_counts(model: Any, counts: ArrayLike) -> None:
 def require_router(model: Any) -> None:
     """Check that a network can route.
 
-    Args:
-        model: The network.
-
     Raises:
         RideError: It has no router.
     """

@@ -154,11 +154,7 @@ def images_for(curve: ConfidenceCurve, rate: float, confidence: float = 0.95) ->
 
 
 def curves_of(calibration: Calibration) -> dict[str, ConfidenceCurve]:
-    """The curves of a network by what they are of, for people.
-
-    Args:
-        calibration: Of the network.
-    """
+    """The curves of a network by what they are of, for people."""
     curves = {'all experts' if len(calibration.temperatures) > 1 else 'network': calibration.full}
     if calibration.routed is not None:
         curves[f'routed, threshold {calibration.routed.threshold:g}'] = calibration.routed
@@ -167,9 +163,6 @@ def curves_of(calibration: Calibration) -> dict[str, ConfidenceCurve]:
 
 def promises(calibration: Calibration) -> list[list[str]]:
     """What a network can promise of its answers at 95 % confidence, as a table.
-
-    Args:
-        calibration: Of the network.
 
     Returns:
         The heading, and a row for each of some shares of wrong answers: the share, which answers are said of all

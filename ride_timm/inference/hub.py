@@ -38,9 +38,6 @@ def hub_org() -> str:
 def split_revision(source: str) -> tuple[str, str | None]:
     """Split `[hf-hub:]org/name[@revision]`.
 
-    Args:
-        source: What the user typed.
-
     Returns:
         Repository, and revision or None.
 
@@ -181,11 +178,7 @@ def _explained(error: Exception, repo_id: str, name: str, revision: str | None) 
 
 
 def redacted(error: BaseException) -> str:
-    """The message of an error in one line, without access tokens, which a server's answer may repeat.
-
-    Args:
-        error: What the Hub's client raised.
-    """
+    """The message of an error in one line, without access tokens, which a server's answer may repeat."""
     from huggingface_hub import get_token
 
     parts = [str(error) or type(error).__name__]

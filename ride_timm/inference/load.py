@@ -12,7 +12,7 @@ import timm
 import torch
 from timm.models import adapt_input_conv, clean_state_dict
 
-from ride_timm.errors import RideError, did_you_mean
+from ride_timm.errors import RideError, did_you_mean, reason_of
 from ride_timm.inference.hub import UnreachableError, fetch, is_unreachable, split_revision, without_retries
 from ride_timm.inference.network import DATA_CONFIG_KEYS, check_architecture, is_fetched
 from ride_timm.records.checkpoint import misfit, read_checkpoint
@@ -345,6 +345,5 @@ def _create(name: str, pretrained: bool, num_classes: int | None, kwargs: dict[s
                 f'The weights {name} are not in the cache and the Hugging Face Hub cannot be reached; connect once '
                 '(without HF_HUB_OFFLINE=1) to fill the cache.'
             ) from None
-        reason = ' '.join(str(error).split())[:500] or type(error).__name__
-        raise RideError(f'{name} cannot be created: {reason}') from error
+        raise RideError(f'{name} cannot be created: {reason_of(error)}.') from error
     return model

@@ -225,9 +225,6 @@ def _printable(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict from a command line.
 
-    Args:
-        argv: The arguments; None means those of the process.
-
     Returns:
         The exit status: 0, or 1 if an image could not be read; argparse's 2 if the model could not.
     """

@@ -150,7 +150,7 @@ def _answers(voted: 'VotedBatch', names: Sequence[str], top_k: int) -> Iterator[
     found = _predictions(voted.votes, names, top_k)
     for path, problem, prediction in zip(voted.paths, voted.problems, found, strict=True):
         if prediction is None or problem is not None:
-            yield Skipped(path, problem or f'the network gives the image {path} no finite logits')
+            yield Skipped(path, problem or f'The network gives the image {path} no finite logits.')
         else:
             yield prediction._replace(path=path)
 
@@ -337,5 +337,5 @@ class _LenientSet(ImageSet):
         except RideError as error:
             return str(error)
         except Exception as error:
-            return f'the image {name} cannot be prepared ({failure_reason(error)})'
-        return f'the image {name} could not be read, but can be now: something is writing it'
+            return f'The image {name} cannot be prepared ({failure_reason(error)}).'
+        return f'The image {name} could not be read, but can be now; something is writing it.'

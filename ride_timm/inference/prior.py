@@ -162,11 +162,7 @@ def _set_offset(model: nn.Module, offset: Tensor | None) -> None:
 
 
 def is_corrected(model: nn.Module) -> bool:
-    """Whether a network answers for other class frequencies, or with a logit adjustment.
-
-    Args:
-        model: Any.
-    """
+    """Whether a network answers for other class frequencies, or with a logit adjustment."""
     if count_experts(model):
         return getattr(model, 'logit_offset', None) is not None
     return any(isinstance(hook, _Shift) for hook in get_forward_hooks(model).values())

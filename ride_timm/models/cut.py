@@ -259,7 +259,7 @@ def _trace(host: nn.Module, method: str, paths: Sequence[str], **fixed: Any) -> 
             graphs.append(tracer.trace(host.train(mode), concrete_args=defaults | fixed))
     except Exception as error:  # whatever the host's own Python says to a proxy
         reason = str(error).split('\n')[0].split('. ')[0]
-        raise RideError(f'{name} cannot be traced, so this backbone cannot be cut: {reason}') from error
+        raise RideError(f'{name} cannot be traced, so this backbone cannot be cut: {reason}.') from error
     finally:
         host.train(training)
     if method == 'forward_head':  # the dropout before the head belongs to whoever owns the head

@@ -34,9 +34,6 @@ def worst_pairs(confusion: Ints, most: int = 15) -> list[tuple[int, int, int, in
 def reliability(answers: Answers) -> tuple[Ints, Floats, Floats]:
     """Accuracy over confidence, in the bins of the calibration error (arXiv:1706.04599).
 
-    Args:
-        answers: What was said.
-
     Returns:
         For each of the M bins the images, the share of right answers and the mean confidence, (M,) each; NaN for an
         empty bin.

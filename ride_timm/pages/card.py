@@ -148,9 +148,6 @@ def write_card(folder: str | Path, others: Sequence[Results] = (), *, repo_id: s
 def models_table(all_results: Sequence[Results]) -> str:
     """The table of all published networks, for the page next to the folder `weights/`.
 
-    Args:
-        all_results: Of each.
-
     Returns:
         A table in Markdown, sorted by data and name, plain networks first: accuracies in percent, GMACs per image.
     """

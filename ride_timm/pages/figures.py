@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from ride_timm.data.descriptions import readable_label
-from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.metrics import accuracy_interval
 from ride_timm.evaluation.one_pass import Answers
 from ride_timm.files import write_whole
+from ride_timm.installation import require
 from ride_timm.pages.answers import reliability
 from ride_timm.records.results import ClassRow, Results, comparable
 
@@ -194,11 +194,7 @@ def routing_figure(
 
 
 def as_bytes(save: Callable[[Path], None]) -> bytes:
-    """What a function that writes a file writes.
-
-    Args:
-        save: Takes the path.
-    """
+    """What a function that writes a file writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'figure.png')
         save(path)
@@ -285,9 +281,6 @@ def draw_curves(curves: Curves) -> bytes:
 
 def read_curves(text: str) -> dict[str, list[float]]:
     """Read a `summary.csv`.
-
-    Args:
-        text: Its content.
 
     Returns:
         Values of every epoch by name, NaN where a field is empty or no number; empty without epochs.
@@ -441,14 +434,10 @@ def new_figure(height: float) -> Iterator[tuple[Any, Any]]:
     Raises:
         RideError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure  # without pyplot, which would look for a display
-    except ImportError as error:
-        raise RideError(
-            'matplotlib, which draws the plots, is not installed; run: pip install "ride-timm[quickstart]"'
-        ) from error
+    require('A figure', 'ride-timm[quickstart]', 'matplotlib')
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
     with style.context(['default', {**STYLE, 'font.family': list(font_families())}]), warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Glyph .* missing')  # a script that the font has not: boxes

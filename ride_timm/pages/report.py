@@ -79,9 +79,6 @@ class Content:
 def render(content: Content) -> str:
     """Write the page.
 
-    Args:
-        content: What it shows.
-
     Returns:
         HTML that can be encoded in UTF-8, whatever bytes names of files are of.
     """

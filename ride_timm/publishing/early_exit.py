@@ -163,12 +163,7 @@ def _names(index: int) -> list[str]:
 
 
 def _join(graphs: Sequence[onnx.GraphProto], shape: Sequence[int | str]) -> None:
-    """Make each graph but the first a branch of the one before it, whose values it sees by name.
-
-    Args:
-        graphs: Of all experts.
-        shape: Of the logits.
-    """
+    """Make each graph but the first a branch of the one before it, whose values it sees by name."""
     branch: onnx.GraphProto | None = None
     for i, graph in reversed(list(enumerate(graphs))):
         *found, active = _names(i)

@@ -87,11 +87,7 @@ def save_folder(
 
 
 def tensor_bytes(folder: Path) -> int:
-    """Size in bytes of the files with tensors in a folder.
-
-    Args:
-        folder: Of a weight.
-    """
+    """Size in bytes of the files with tensors in a folder."""
     return sum(file.stat().st_size for file in folder.glob('*.safetensors'))
 
 

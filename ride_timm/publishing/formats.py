@@ -3,7 +3,6 @@
 Both carry what a prediction needs besides the tensors: labels, how images are prepared, threshold and temperatures.
 """
 
-import importlib.util
 import io
 import json
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim
 
-from ride_timm.errors import RideError
 from ride_timm.files import write_whole
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
+from ride_timm.installation import require
 from ride_timm.models import count_experts
 
 __all__ = ['METADATA', 'describe', 'write_onnx', 'write_program']
@@ -65,8 +64,7 @@ def write_onnx(
     Raises:
         RideError: onnx or onnxscript are missing.
     """
-    if not all(map(importlib.util.find_spec, ('onnx', 'onnxscript'))):
-        raise RideError('onnx and onnxscript, which write the file, are missing: pip install "ride-timm[onnx]"')
+    require('An ONNX file', 'ride-timm[onnx]', 'onnx', 'onnxscript')
     from ride_timm.publishing.early_exit import export_graph, joined, quiet, routed_pieces
 
     images = _examples(trained)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.files import write_whole
 from ride_timm.records.published import INDEX, SHARD_INDEX, PretrainedError, read_index
 from ride_timm.records.schema import parse_object, read_text
@@ -17,9 +17,6 @@ __all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 
 def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file of a weight's folder; hidden files are left out.
-
-    Args:
-        folder: The folder.
 
     Returns:
         By file name, sorted: `size` in bytes and `sha256` in hexadecimal digits.
@@ -94,7 +91,7 @@ def _change(folder: Path, change: Callable[[dict[str, Any]], bool]) -> bool:
         read_index(folder.parent)
     except PretrainedError as error:
         write_whole(path, old)
-        raise RideError(f'{folder} does not make an entry of {path}: {error}') from error
+        raise RideError(f'{folder} does not make an entry of {path}: {reason_of(error)}.') from error
     return True
 
 

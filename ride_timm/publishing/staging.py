@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.evaluation.measure import describe_network
 from ride_timm.evaluation.writing import write_json
 from ride_timm.inference.load import load
@@ -173,7 +173,7 @@ def _check_loads(folder: Path) -> None:
         needed = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RideError(
-            f'No network can be made from the {CONFIG} and {WEIGHTS} to be published ({" ".join(str(error).split())}); '
+            f'No network can be made from the {CONFIG} and {WEIGHTS} to be published ({reason_of(error)}); '
             'write the folder again with `ride-timm package`.'
         ) from None
     wrong = next((key for key in sorted({*stored, *needed}) if stored.get(key) != needed.get(key)), None)

@@ -69,11 +69,7 @@ def add_segment(
 
 
 def hub_datasets(args: Mapping[str, Any]) -> list[str] | None:
-    """The data sets of the Hugging Face Hub that a run was trained on, for the card; None if it was none of them.
-
-    Args:
-        args: The run's arguments.
-    """
+    """The data sets of the Hugging Face Hub that a run was trained on, for the card; None if it was none of them."""
     dataset = args.get('dataset') or ''
     name = _ON_THE_HUB.get(dataset, dataset.partition('hfds/')[2])
     return [name] if re.fullmatch(r'[\w.-]+/[\w.-]+', name) and not Path(name).exists() else None

@@ -188,10 +188,6 @@ class Weight:
 def check_bytes(path: Path, expected: FileHash) -> bytes:
     """Read a file that must have this size and hash.
 
-    Args:
-        path: The file.
-        expected: What it must be.
-
     Returns:
         Its content.
 
@@ -239,7 +235,7 @@ def read_index(root: Path) -> dict[str, Weight]:
 def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
     if not re.fullmatch(r'\w+\.\w+', name):
         raise ValueError(f'{name!r} is not ARCHITECTURE.TAG')
-    check_record(entry, _ENTRY, f'the entry of {name}', needed=('files',))
+    check_record(entry, _ENTRY, f'The entry of {name}', needed=('files',))
     hub = entry.get('hub')
     copy = None
     if hub is not None:
@@ -252,7 +248,7 @@ def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
 def _hashes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileHash]:
     hashes = {}
     for name, about in files.items():
-        check_record(about, {'size': whole(0, 2**50)}, f'the entry of the file {name}', needed=('size',))
+        check_record(about, {'size': whole(0, 2**50)}, f'The entry of the file {name}', needed=('size',))
         found = FileHash(about['size'], about['sha256'])
         if not re.fullmatch(r'[0-9a-f]{64}', found.sha256) or not re.fullmatch(r'\w[\w.-]*', name):
             raise ValueError(f'the entry of the file {name!r} has no proper name or SHA-256')

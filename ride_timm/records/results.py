@@ -378,12 +378,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def comparable(results: Results, others: Sequence[Results]) -> list[Results]:
-    """The results of other networks on the same images, sorted by name.
-
-    Args:
-        results: Of a network.
-        others: Of any.
-    """
+    """The results of other networks on the same images, sorted by name."""
     data = (results.data.name, results.data.evaluated_on)
     same = [
         other for other in others if (other.data.name, other.data.evaluated_on) == data and other.name != results.name

@@ -84,9 +84,6 @@ def run_results(
 def read_run(folder: Path) -> Results:
     """What a finished run wrote into its `results.json`.
 
-    Args:
-        folder: The run's folder.
-
     Raises:
         RideError: There is none, or it is of another program.
     """
@@ -129,9 +126,6 @@ def join_stages(folder: Path) -> Results:
     A router's stage measures all experts together only; where the stage before was evaluated on the same images, its
     results of each class and each expert are those of this network too.
 
-    Args:
-        folder: The run's folder.
-
     Raises:
         RideError: The run is not finished.
     """
@@ -165,20 +159,13 @@ def join_stages(folder: Path) -> Results:
 
 
 def data_name(args: Mapping[str, Any]) -> str:
-    """What to call the data of a run: the data set's name or the folder's.
-
-    Args:
-        args: The run's arguments.
-    """
+    """What to call the data of a run: the data set's name or the folder's."""
     name = (args.get('dataset') or '').rpartition('/')[2] or Path(args.get('data_dir') or 'data').resolve().name
     return f'{name}-LT' if args.get('imb_factor') else name
 
 
 def read_per_class(path: Path) -> list[dict[str, Any]]:
     """Read a `per_class.csv`.
-
-    Args:
-        path: The file.
 
     Returns:
         A row a class: `label`, `name`, `group`, `train_images`, `test_images`, `accuracy` (percent, or None).

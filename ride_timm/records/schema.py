@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = [
     'FLAG', 'OBJECT', 'TEXT', 'Kind', 'Schema', 'check_record', 'list_of', 'nullable', 'number', 'one_of',
@@ -182,8 +182,9 @@ def parse_object(source: str, name: str, form: str = 'JSON') -> dict[str, Any]:
     except RecursionError:
         raise RideError(f'{name} is nested too deeply to be a file of ride-timm; get the file again.') from None
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # PyYAML's constructors raise any of them
-        reason = ' '.join(str(error).split())[:200]
-        raise RideError(f'{name} is not valid {form} ({reason}); correct it, or get the file again.') from None
+        raise RideError(
+            f'{name} is not valid {form} ({reason_of(error, 200)}); correct it, or get the file again.'
+        ) from None
     if not OBJECT.fits(content):
         wanted = '`argument: value` lines' if form == 'YAML' else 'JSON object'
         raise RideError(f'{name} holds no {wanted}; correct it, or get the file again.')

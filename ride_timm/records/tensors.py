@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = ['check_archive', 'read_safetensors', 'read_shapes']
 
@@ -45,9 +45,6 @@ def check_archive(path: str | Path) -> None:
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file.
 
-    Args:
-        path: The file.
-
     Raises:
         RideError: It cannot be read, is none, or is damaged.
     """
@@ -60,9 +57,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors of a safetensors file, from its header, which is compared with the file's size.
 
-    Args:
-        path: The file.
-
     Raises:
         RideError: As `read_safetensors`.
     """
@@ -74,4 +68,4 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    return f'{path} is no whole safetensors file ({" ".join(str(error).split())[:200]}); get it again.'
+    return f'{path} is no whole safetensors file ({reason_of(error, 200)}); get it again.'

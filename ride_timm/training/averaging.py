@@ -46,11 +46,7 @@ class EpochMean(ModelEmaV3):
 
 
 def is_averaged(settings: Mapping[str, Any]) -> bool:
-    """Whether a run is measured by averaged weights, which its checkpoints hold next to the plain ones.
-
-    Args:
-        settings: The run's options.
-    """
+    """Whether a run is measured by averaged weights, which its checkpoints hold next to the plain ones."""
     return bool(settings.get('model_ema') or settings.get('average_epochs'))
 
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ride_timm.errors import RideError
-from ride_timm.options import DATA, DataForm, duration, flag, option, options_of, typed
+from ride_timm.options import AUGMENTATIONS, DATA, DataForm, duration, flag, option, options_of, typed
 
 __all__ = ['LOSSES', 'STAGES', 'ResolvedConfig', 'TrainConfig']
 
 STAGES = ('experts', 'router', 'heads')
 LOSSES = ('balanced_softmax', 'balpoe', 'ce', 'focal', 'ldam', 'logit_adjusted', 'ride', 'sade')
 TAILS = ('auto', 'none', 'weights', 'sampler', 'loss')
-AUGMENTATIONS = ('timm', 'cifar', 'cifar_aa', 'flip')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
 RECIPE, STAGE, MODEL, LOSS, OPTIMIZER = 'recipe', 'stage', 'model', 'loss and sampling', 'optimizer'
@@ -322,12 +321,13 @@ class ResolvedConfig(TrainConfig):
         """Options that the command line, the caller or the recipe set."""
         return self.explicit | self.from_recipe
 
-    def but(self, **values: Any) -> 'ResolvedConfig':
-        """The same with other values.
+    @property
+    def from_weights(self) -> bool:
+        """Whether the network is initialised from trained weights."""
+        return bool(self.init) or self.pretrained
 
-        Args:
-            **values: By field.
-        """
+    def but(self, **values: Any) -> 'ResolvedConfig':
+        """The same with other values."""
         return dataclasses.replace(self, **values)
 
     def settings(self) -> dict[str, Any]:

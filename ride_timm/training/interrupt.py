@@ -13,7 +13,7 @@ from typing import Any
 from timm.data.loader import PrefetchLoader
 
 from ride_timm._compat import get_batches
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = ['Interrupted', 'StopRequest', 'reraise_explained', 'reraise_interrupted', 'shield_workers']
 
@@ -84,10 +84,6 @@ def shield_workers(loader: PrefetchLoader) -> None:
 def reraise_interrupted(error: Exception, stop: StopRequest) -> None:
     """Take the loss of a loading process for what it is, if a signal took it.
 
-    Args:
-        error: What ended the training.
-        stop: Knows of the signal.
-
     Raises:
         Interrupted: It was that.
     """
@@ -101,9 +97,6 @@ def reraise_interrupted(error: Exception, stop: StopRequest) -> None:
 def reraise_explained(error: Exception) -> None:
     """Say in one sentence that a loading process is gone, or that the disk is full; return for any other error.
 
-    Args:
-        error: What ended the training.
-
     Raises:
         RideError: It was one of these.
     """
@@ -113,8 +106,9 @@ def reraise_explained(error: Exception) -> None:
             'make room, then go on with --resume auto.'
         ) from error
     if _is_worker_loss(error):
-        text = ' '.join(str(error).split())
-        raise RideError(f'A loading process ended ({text}); if memory was short, use fewer --workers.') from error
+        raise RideError(
+            f'A loading process ended ({reason_of(error)}); if memory was short, use fewer --workers.'
+        ) from error
 
 
 def _is_worker_loss(error: Exception) -> bool:

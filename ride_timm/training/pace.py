@@ -112,11 +112,7 @@ def measure_paces(
 
 
 def spoken(seconds: float) -> str:
-    """A duration in words, such as `41 minutes`.
-
-    Args:
-        seconds: Its seconds.
-    """
+    """A duration in words, such as `41 minutes`."""
     unit, size = next((unit, size) for unit, size, most in _UNITS if seconds < most * size)
     number = seconds / size
     text = f'{number:.1f}' if number < 10 and size > 60 else f'{number:.0f}'

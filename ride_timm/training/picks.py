@@ -64,14 +64,7 @@ LAYER_DECAY = 0.8
 
 
 def pick(config: ResolvedConfig, name: str, value: Any, why: str) -> ResolvedConfig:
-    """Set an option that is still open, that is None, and say so.
-
-    Args:
-        config: The options so far.
-        name: The option.
-        value: What it becomes.
-        why: The reason.
-    """
+    """Set an option that is still open, that is None, and say so."""
     return config if getattr(config, name) is not None else replace(config, name, value, why, indent='')
 
 
@@ -131,7 +124,6 @@ def from_images(
     """
     images = len(train.targets)
     on_gpu = str(config.device).startswith('cuda')
-    tuned = init is not None or config.pretrained
     small = side <= SMALL_IMAGE
     config = replace(
         config, 'model', _scratch_model(small, on_gpu), f'{_sized(side)} on the {"GPU" if on_gpu else "CPU"}'
@@ -147,7 +139,7 @@ def from_images(
         config = replace(config, 'opt', 'adamw', 'new heads on a pretrained backbone')
         config = replace(config, 'layer_decay', LAYER_DECAY, 'the same')
     measured = rate if config.opt == 'adamw' else None
-    config = _with_rate(config, measured or RATES.get(config.opt, (None, None))[tuned], batch)
+    config = _with_rate(config, measured or RATES.get(config.opt, (None, None))[config.from_weights], batch)
     config = _with_loss(config, train)
     return replace(config, 'hflip', config.hflip, 'mirrored images; 0 where left and right differ, as in text')
 
@@ -225,13 +217,12 @@ def ways_to_compute(config: ResolvedConfig) -> list[ResolvedConfig]:
     return [*layouts, layouts[-1].but(amp=True, amp_dtype='bfloat16')]
 
 
-def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Sequence[Pace]) -> ResolvedConfig:
+def from_paces(config: ResolvedConfig, train: DataSplit, paces: Sequence[Pace]) -> ResolvedConfig:
     """Pick how to compute, where that is clearly faster than the plain way, and the number of epochs; say how long.
 
     Args:
         config: The options so far; what is set explicitly stays.
         train: The training images.
-        tuned: Whether the weights are trained.
         paces: Of each of `ways_to_compute`.
     """
     ways = ways_to_compute(config)
@@ -245,10 +236,10 @@ def from_paces(config: ResolvedConfig, train: DataSplit, tuned: bool, paces: Seq
         config = replace(config, 'channels_last', True, why)
     budget = config.time_budget or BUDGET
     steps = max(len(train.targets) // (config.batch_size * config.world_size * config.grad_accum_steps), 1)
-    wanted, (least, most) = (STEPS_TUNED, (20, 100)) if tuned else (STEPS_FRESH, (60, 200))
+    wanted, (least, most) = (STEPS_TUNED, (20, 100)) if config.from_weights else (STEPS_FRESH, (60, 200))
     wanted = min(max(math.ceil(wanted / steps), least), most)
     epochs = next((n for n in range(wanted, 1, -1) if pace.seconds(n, config.val_interval) <= budget), 1)
-    why = f'{steps} steps an epoch, from {"trained" if tuned else "random"} weights'
+    why = f'{steps} steps an epoch, from {"trained" if config.from_weights else "random"} weights'
     if epochs < wanted:
         enough = math.ceil(pace.seconds(wanted, config.val_interval) / 60)
         why = f'the most that fit into {spoken(budget)}; --time-budget {enough}m for {wanted}'

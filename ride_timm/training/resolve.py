@@ -116,9 +116,6 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
 def recipe_values(name: str) -> dict[str, Any]:
     """The options that a recipe sets.
 
-    Args:
-        name: Of `ride_timm.recipes.load_recipe`.
-
     Raises:
         RideError: A key is no option, or its value none that the option takes.
     """
@@ -189,9 +186,6 @@ def _warn_unreached(config: ResolvedConfig) -> None:
 def join_processes(config: ResolvedConfig) -> tuple[ResolvedConfig, torch.device]:
     """Pick the device, and join the other processes under `torchrun`.
 
-    Args:
-        config: Of `start`.
-
     Raises:
         RideError: The device is not there.
     """
@@ -220,10 +214,6 @@ def join_processes(config: ResolvedConfig) -> tuple[ResolvedConfig, torch.device
 
 def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig:
     """Take from `--init` what is open: architecture, and in later stages the augmentation.
-
-    Args:
-        config: The options so far.
-        init: The network to initialise from.
 
     Raises:
         RideError: A plain network is to be trained on in a later stage.
@@ -260,11 +250,7 @@ def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig
 
 
 def for_evaluation(config: ResolvedConfig) -> ResolvedConfig:
-    """Evaluate on a part of the training images where there are no others.
-
-    Args:
-        config: The options so far.
-    """
+    """Evaluate on a part of the training images where there are no others."""
     if not is_open(config):
         return config
     place = config.table or config.data_dir or config.train_list
@@ -279,11 +265,6 @@ def from_data(
     config: ResolvedConfig, data: RunData, init: TrainedNet | None
 ) -> tuple[ResolvedConfig, TrainedNet | None]:
     """Note which images the run has; where choices are open pick weights, model, image size, batch, schedule and loss.
-
-    Args:
-        config: The options so far.
-        data: The images.
-        init: The network of `--init`.
 
     Returns:
         The options, and the network to initialise from.
@@ -311,10 +292,6 @@ def from_data(
 def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
     """Make the choices that depend on the network.
 
-    Args:
-        config: The options so far.
-        model: The network to train.
-
     Raises:
         RideError: `--scale-lr` has nothing to scale by, or the loss does not take its options.
     """
@@ -331,7 +308,6 @@ def from_model(config: ResolvedConfig, model: Any) -> ResolvedConfig:
 def from_pace(
     config: ResolvedConfig,
     data: RunData,
-    init: TrainedNet | None,
     before: Mapping[str, Any] | None,
     measure: Callable[[Sequence[ResolvedConfig]], list[Pace]],
 ) -> ResolvedConfig:
@@ -340,7 +316,6 @@ def from_pace(
     Args:
         config: The options so far.
         data: The images.
-        init: The network to initialise from.
         before: Settings of the checkpoint that the run goes on from; None without one.
         measure: Times a few steps of each of several ways to train.
     """
@@ -348,8 +323,7 @@ def from_pace(
         if before is not None:
             config = picks.from_settings(config, before)
         else:
-            tuned = init is not None or config.pretrained
-            config = picks.from_paces(config, data.train, tuned, measure(picks.ways_to_compute(config)))
+            config = picks.from_paces(config, data.train, measure(picks.ways_to_compute(config)))
     if 'loss' in STAGES[config.stage].useless_options:
         return config
     fitting = fitting_options(str(config.loss), epochs=config.epochs)
@@ -385,11 +359,7 @@ def _pixels(config: ResolvedConfig) -> str:
 
 
 def is_open(config: ResolvedConfig) -> bool:
-    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`.
-
-    Args:
-        config: The options so far.
-    """
+    """Whether choices are made here: in the first stage, without a recipe or with one that says `pick_rest`."""
     return config.open and STAGES[config.stage].first
 
 

@@ -58,11 +58,6 @@ class Resumed(NamedTuple):
 def find_checkpoint(config: ResolvedConfig, folder: Path, data: RunData) -> Resumed | None:
     """Read the checkpoint that `--resume` names; `auto` means the newest whole one in the run's folder.
 
-    Args:
-        config: The run's options.
-        folder: The run's folder.
-        data: The images.
-
     Returns:
         The checkpoint, or None for a run from the start.
 
@@ -100,9 +95,6 @@ def settings_before(config: ResolvedConfig) -> Mapping[str, Any] | None:
     """Settings of the run to go on with, while its model is still to be picked; None for a run from the start.
 
     Of runs without a name `auto` means the newest in `--output` that the options may have made.
-
-    Args:
-        config: The options so far.
     """
     if not config.resume:
         return None
@@ -132,11 +124,6 @@ def _settings_of(folder: Path) -> Mapping[str, Any] | None:
 
 def check_resumed(config: ResolvedConfig, data: RunData, checkpoint: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of another stage, or on other images than it held out.
-
-    Args:
-        config: The run's options.
-        data: The images.
-        checkpoint: Of `read_checkpoint`.
 
     Raises:
         RideError: They differ.

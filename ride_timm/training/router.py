@@ -87,7 +87,7 @@ def train_router(
     for epoch in range(epochs):
         start_epoch(loader, seed=seed, epoch=epoch)
         means = train_epoch(trainer, epoch)
-        _logger.info(f'router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
+        _logger.info(f'Router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
     check_router(means, pos_weight)
     for parameter, requires_grad in trained:
         parameter.requires_grad_(requires_grad)

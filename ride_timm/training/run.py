@@ -188,7 +188,7 @@ def _prepare(config: ResolvedConfig, device: torch.device, kept: ExitStack) -> R
     before = None if checkpoint is None else checkpoint.get('args')
     config = resolve.from_checkpoint(config, data, before)
     parts = Parts(stage, init, data, model, folder, resumed)
-    config = resolve.from_pace(config, data, init, before, partial(_measure_paces, parts, config, device))
+    config = resolve.from_pace(config, data, before, partial(_measure_paces, parts, config, device))
     return _build(config, device, kept, parts)
 
 

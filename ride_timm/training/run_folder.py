@@ -93,9 +93,6 @@ def discard_results(folder: Path) -> None:
     """Remove what the end of a run wrote, before it gets another `last`: the results are of the weights as they were.
 
     They could pass for those of the new weights else, also where a kill keeps the new results from being written.
-
-    Args:
-        folder: The run's folder.
     """
     for name in _RESULTS:
         (folder / name).unlink(missing_ok=True)
@@ -110,9 +107,6 @@ def locked(folder: Path) -> Iterator[None]:
     elsewhere goes on. A file that merely exists would stay behind, and process numbers mean nothing across machines
     and containers. It is POSIX's (`fcntl`), not `flock`: loading processes, which are forks, would hold the latter on
     for seconds after a kill. What the file says is for the message only.
-
-    Args:
-        folder: The run's folder.
 
     Raises:
         RideError: The folder cannot be written, or another process has it.
@@ -218,11 +212,7 @@ def _held(path: Path) -> str:
 
 
 def experiment_name(config: ResolvedConfig) -> str:
-    """Name of a run that was given none: model, data, and loss or stage.
-
-    Args:
-        config: The run's options, all choices made.
-    """
+    """Name of a run that was given none: model, data, and loss or stage."""
     data = data_name(config)
     factor = f'_if{config.imb_factor:g}' if config.imb_factor else ''
     what = config.stage if config.stage == 'router' else f'{config.stage}_{config.loss}'.removeprefix('experts_')

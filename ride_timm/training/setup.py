@@ -18,7 +18,7 @@ from ride_timm.data import (
     create_train_loader,
     hold_on_device,
 )
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.inference.hub import is_unreachable, without_retries
 from ride_timm.inference.network import check_architecture, is_fetched, unreachable
 from ride_timm.losses import ExpertLoss, create_loss, fitting_options
@@ -70,7 +70,7 @@ def build_model(config: ResolvedConfig, device: torch.device, router: bool | Non
     except (TypeError, ValueError, RuntimeError, OSError) as error:  # OSError: not on the Hub, or no way there
         if is_unreachable(error):
             raise unreachable(config.model, config.model) from None
-        raise RideError(f'{config.model} cannot be created: {" ".join(str(error).split())}') from error
+        raise RideError(f'{config.model} cannot be created: {reason_of(error)}.') from error
     if config.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     if config.distributed and config.sync_bn:

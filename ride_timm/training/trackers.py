@@ -5,19 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ride_timm.errors import RideError
+from ride_timm.installation import require
 
-__all__ = ['TRACKERS', 'Tracker']
-
-TRACKERS = {'tensorboard': 'tensorboard', 'trackio': 'trackio', 'wandb': 'wandb'}
-"""What `--log` takes, and the package behind it."""
+__all__ = ['Tracker']
 
 
 class Tracker:
     """Sends each epoch's metrics to one tracker; does nothing without a name.
 
     Args:
-        name: A key of `TRACKERS`, or None.
+        name: One of `TRACKERS` of `training/config.py`, or None.
         folder: The run's folder; TensorBoard's files go into it, and its name is the run's.
         settings: The run's arguments, shown with the curves.
         project: What groups runs in trackio and wandb.
@@ -37,17 +34,14 @@ class Tracker:
         self._module: Any = None
         if name is None:
             return
-        package = TRACKERS[name]
-        try:
-            if name == 'tensorboard':
-                board = importlib.import_module('torch.utils.tensorboard')
-                self._writer = board.SummaryWriter(str(folder / 'tensorboard'))
-            else:
-                self._module = importlib.import_module(package)
-                # trackio has wandb's interface
-                self._module.init(project=project, name=folder.name, config=dict(settings or {}))
-        except ImportError:
-            raise RideError(f"--log {name} needs the package {package}; run: pip install '{package}'") from None
+        require(f'--log {name}', name, name)
+        if name == 'tensorboard':
+            board = importlib.import_module('torch.utils.tensorboard')
+            self._writer = board.SummaryWriter(str(folder / 'tensorboard'))
+        else:
+            self._module = importlib.import_module(name)
+            # trackio has wandb's interface
+            self._module.init(project=project, name=folder.name, config=dict(settings or {}))
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Send the metrics of an epoch.

@@ -146,7 +146,7 @@ def test_no_answer_is_a_sentence_without_the_place_on_the_server(folder, tmp_pat
     label, told, *rest = answer(load(folder), str(bad), 0.5)
     assert label is None
     assert rest == [None, ''] * 3
-    assert 'No answer: the image a &lt;b&gt;.png cannot be read (not an image' in told
+    assert 'No answer: The image a &lt;b&gt;.png cannot be read (not an image' in told
     assert str(tmp_path) not in told
 
 
@@ -215,7 +215,7 @@ def test_wrong_arguments(folder, tmp_path):
 
 def test_without_gradio(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, 'gradio', None)
-    with pytest.raises(RideError, match=r"gradio is not installed; run: pip install 'ride-timm\[demo\]'"):
+    with pytest.raises(RideError, match=r'gradio, which is not installed; run: pip install "ride-timm\[demo\]"'):
         main([str(folder)])
 
 

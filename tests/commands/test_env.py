@@ -78,10 +78,8 @@ def test_a_command_on_a_broken_pair_is_one_sentence(broken, tmp_path):
     assert REPAIR in line
 
 
-@pytest.mark.parametrize('start', ['ride_timm.commands.env', 'ride_timm.cli'])
-def test_env_works_on_a_broken_pair(broken, tmp_path, start):
-    more = ['env'] if start == 'ride_timm.cli' else []
-    done = python('-m', start, *more, '--json', path=broken, cwd=tmp_path)
+def test_env_works_on_a_broken_pair(broken, tmp_path):
+    done = python('-m', 'ride_timm', 'env', '--json', path=broken, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert done.stderr == ''
     problem = json.loads(done.stdout)['problem']

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import timm
@@ -90,8 +91,8 @@ def test_another_seed_leaves_no_stale_images(tmp_path):
 
 
 def test_missing_extra_is_one_sentence(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(quickstart.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setitem(sys.modules, 'sklearn', None)
     assert main(['quickstart', '--output', str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1
-    assert "pip install 'ride-timm[quickstart]'" in error
+    assert 'pip install "ride-timm[quickstart]"' in error

@@ -66,7 +66,7 @@ def test_in_a_fresh_interpreter(tmp_path):
     (tmp_path / 'scripts' / 'timm' / '__init__.py').write_text('raise SystemError("the wrong timm")\n')
     root = str(Path(run.__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, '-m', 'ride_timm.commands.run', str(script), '--model', 'x'],
+        [sys.executable, '-m', 'ride_timm', 'run', str(script), '--model', 'x'],
         cwd=tmp_path,
         env={**os.environ, 'PYTHONPATH': root},
         capture_output=True,

@@ -75,7 +75,7 @@ def test_training_set_without_an_expected_class(make_folder):
 
 def test_empty_class_folder_in_training(make_folder):
     root = make_folder({'train': {'a': 1, 'b': 0}})
-    with pytest.raises(RideError, match=r'class folder .*train/b holds no image: add images of it, or remove'):
+    with pytest.raises(RideError, match=r'class folder .*train/b holds no image; add images of it, or remove'):
         open_train_split(root)
 
 
@@ -94,12 +94,12 @@ def test_names_of_the_validation_folder(make_folder, folder):
 def test_training_images_are_never_evaluated_by_accident(make_folder):
     root = make_folder({'train': {'a': 1}})
     for split in ('val', 'test'):
-        with pytest.raises(RideError, match=f'training folder but none for evaluation: add one named {split}'):
+        with pytest.raises(RideError, match=f'training folder but none for evaluation; add one named {split}'):
             open_eval_split(root, class_names=('a',), split=split)
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(RideError, match=r'nowhere does not exist: give a folder with train/<class>/<image>'):
+    with pytest.raises(RideError, match=r'nowhere does not exist; give a folder with train/<class>/<image>'):
         open_train_split(tmp_path / 'nowhere')
     (tmp_path / 'file').touch()
     with pytest.raises(RideError, match='is not a folder'):
@@ -107,7 +107,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_no_images_at_all(make_folder):
-    with pytest.raises(RideError, match=r'no image in .*train: put images \(.jpg, .png, '):
+    with pytest.raises(RideError, match=r'No image in .*train; put images \(.jpg, .png, '):
         open_train_split(make_folder({'train': {'a': 0, 'b': 0}}))
 
 
@@ -157,7 +157,7 @@ def test_long_tailed_cut_of_a_folder(make_folder):
 
 def test_cut_that_does_not_fit(make_folder):
     root = make_folder({'train': {'a': 4, 'b': 4}})
-    with pytest.raises(RideError, match=r'leaves 1 classes .* first "b": use at most 4'):
+    with pytest.raises(RideError, match=r'leaves 1 classes .* first "b"; use at most 4'):
         open_train_split(root, imb_factor=100)
     with pytest.raises(RideError, match=r'at least 1, not 0\.01'):
         open_train_split(root, imb_factor=0.01)

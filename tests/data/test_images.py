@@ -51,7 +51,7 @@ def test_broken_image_is_never_replaced_by_its_neighbour(folder_with_broken_file
     for index in range(len(split.dataset)):
         if index in bad:
             with pytest.raises(
-                RideError, match=r'^the image .*/train/[ab]/.* cannot be read \(.*\): remove or replace it$'
+                RideError, match=r'^The image .*/train/[ab]/.* cannot be read \(.*\); remove or replace it.$'
             ):
                 split.dataset[index]
         else:

@@ -162,7 +162,7 @@ def test_unreadable_image_ends_in_one_line_that_names_it(split, workers):
     with pytest.raises(RideError) as error:
         batches(loader)
     assert one_line(error.value) == (
-        f'the image {path} cannot be read (not an image, or an empty file): remove or replace it'
+        f'The image {path} cannot be read (not an image, or an empty file); remove or replace it.'
     )
 
 

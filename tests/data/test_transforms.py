@@ -53,7 +53,7 @@ def test_transform_by_name():
         out = create_train_transform(name, (3, 24, 24))(image)
         assert (out.dtype, tuple(out.shape)) == (torch.uint8, (3, 24, 24))
     assert create_train_transform('cifar', 24, degrees=0)(image).shape == (3, 24, 24)
-    with pytest.raises(RideError, match='"nope" is unknown: use one of timm, cifar'):
+    with pytest.raises(RideError, match='"nope" is unknown; use one of timm, cifar'):
         create_train_transform('nope')
     with pytest.raises(RideError, match='square'):
         create_train_transform('cifar', (3, 32, 48))

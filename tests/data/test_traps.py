@@ -145,7 +145,7 @@ def test_names_of_classes(make_folder, name):
 def test_a_class_name_that_is_no_text(make_folder):
     root = make_folder({'train': {'a': 1, 'b': 1}})
     (root / 'train/b').rename(root / 'train' / os.fsdecode(b'caf\xe9'))
-    with pytest.raises(RideError, match=r'class name "caf\\udce9" of .*train is not in UTF-8: rename it') as error:
+    with pytest.raises(RideError, match=r'class name "caf\\udce9" of .*train is not in UTF-8; rename it') as error:
         open_train_split(root)
     str(error.value).encode()
 
@@ -194,15 +194,6 @@ def test_copies_on_both_sides_and_under_two_classes_are_spoken_of(make_folder, c
     assert 'train/b/copy.png; ' in classes
 
 
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_an_empty_folder(tmp_path, split):
-    with pytest.raises(RideError, match=r'no image in .*: put images \(.jpg, .*\) into'):
-        if split == 'train':
-            open_train_split(tmp_path)
-        else:
-            open_eval_split(tmp_path, class_names=('a',))
-
-
 @pytest.mark.parametrize('known', [None, 'train'])
 def test_a_class_name_in_another_unicode_form(make_folder, known):
     """A folder that was unpacked from a Mac's archive looks the same and is named by other characters."""
@@ -228,7 +219,7 @@ def test_images_of_types_that_pillow_does_not_read(make_folder, split):
     for path in (root / split).glob('*/*'):
         path.rename(path.with_suffix('.svg'))
     number = 3 if split == 'train' else 2
-    with pytest.raises(RideError, match=rf'no image in .*{split}, and {number} of types .* first .*\.svg'):
+    with pytest.raises(RideError, match=rf'No image in .*{split}, and {number} of types .* first .*\.svg'):
         if split == 'train':
             open_train_split(root)
         else:
@@ -237,7 +228,7 @@ def test_images_of_types_that_pillow_does_not_read(make_folder, split):
 
 def test_splits_under_names_of_their_own(make_folder):
     root = make_folder({'Train': {'a': 2, 'b': 1}, 'Test': {'a': 1, 'b': 1}})
-    with pytest.raises(RideError, match=r'one folder deep: .* or name the folders of classes with --train-split'):
+    with pytest.raises(RideError, match=r'one folder deep; .* or name the folders of classes with --train-split'):
         open_train_split(root)
     assert open_train_split(root, split='Train').class_counts.tolist() == [2, 1]
 

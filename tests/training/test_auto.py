@@ -43,11 +43,10 @@ FAST = Pace(0.001, 10, 0.001)
 def chosen(counts, size=(32, 32), *options, init=None, device='cpu', world=1, pace=FAST):
     config = resolved(['--data-dir', 'x', *options]).but(device=device, world_size=world)
     if init is not None:
-        config = config.but(model=init.name)
+        config = config.but(model=init.name, init=init.source)
     images = split(counts, size)
     config = picks.from_images(config, images, picks.short_side(images), init)
-    tuned = init is not None or config.pretrained
-    return picks.from_paces(config, images, tuned, [pace] * len(picks.ways_to_compute(config)))
+    return picks.from_paces(config, images, [pace] * len(picks.ways_to_compute(config)))
 
 
 def trained(name='ride_resnet18_3e', size=(64, 64), names=('a', 'b')):
@@ -115,7 +114,7 @@ def computed(monkeypatch, steps, *options, bfloat16=('avx512_bf16',)):
     monkeypatch.setattr(picks, 'bfloat16_on_cpu', lambda: list(bfloat16))
     config = resolved(['--data-dir', 'x', *options]).but(device='cpu')
     assert len(picks.ways_to_compute(config)) == len(steps)
-    config = picks.from_paces(config, split([10]), True, [Pace(step, 10, 1.0) for step in steps])
+    config = picks.from_paces(config, split([10]), [Pace(step, 10, 1.0) for step in steps])
     return config.amp, config.channels_last
 
 
@@ -230,7 +229,8 @@ def test_new_heads_on_a_pretrained_backbone_train_with_adamw():
 def test_a_rate_that_was_measured_is_that_of_adamw():
     images, backbone = split([5000, 50], (64, 64)), trained(size=(224, 224), names=None)
     for options, wanted in (([], 8e-3 / 2), (['--opt', 'sgd'], 0.02 / 4)):
-        config = resolved(['--data-dir', 'x', '-b', '32', *options]).but(device='cpu', model=backbone.name)
+        config = resolved(['--data-dir', 'x', '-b', '32', *options])
+        config = config.but(device='cpu', model=backbone.name, init=backbone.source)
         assert picks.from_images(config, images, 64, backbone, 8e-3).lr == pytest.approx(wanted)
 
 

@@ -155,14 +155,14 @@ def _translate(
         numbered = names[number] if 0 <= number < len(names) else None
         if label in own and numbered not in (None, label):
             raise RideError(
-                f'the label {label} in {text} is a class name and also the number of the class "{numbered}": give '
-                'class names that are no numbers, or write names instead of numbers'
+                f'The label {label} in {text} is a class name and also the number of the class "{numbered}"; give '
+                'class names that are no numbers, or write names instead of numbers.'
             )
         if label not in own and numbered is None:
             where = place(labels.index(label)) if place else text
             raise RideError(
-                f'the label "{printable(label)}" ({where}) is none of the {len(names)} class names and no number from '
-                f'0 to {len(names) - 1}: fix the label, or the file of class names'
+                f'The label "{printable(label)}" ({where}) is none of the {len(names)} class names and no number from '
+                f'0 to {len(names) - 1}; fix the label, or the file of class names.'
             )
         known[label] = label if label in own else str(numbered)
     return known
@@ -177,7 +177,7 @@ def _tell_gap(names: tuple[str, ...], text: str) -> None:
     missing = next((first + i for i, number in enumerate(numbers) if number != first + i), None)
     if missing is not None:
         _logger.info(
-            'the labels of %s are numbers up to %d without %d: they are taken as the names of %d classes',
+            'The labels of %s are numbers up to %d without %d; they are taken as the names of %d classes',
             text, numbers[-1], missing, len(names),
         )  # fmt: skip
 
@@ -186,6 +186,6 @@ def _tell_unused(names: Sequence[str], used: set[str], text: str) -> None:
     unused = [name for name in names if name not in used]
     if unused:
         _logger.info(
-            '%d of the %d class names have no image in %s, first "%s": they are left out',
+            '%d of the %d class names have no image in %s, first "%s"; they are left out',
             len(unused), len(names), text, printable(unused[0]),
         )  # fmt: skip

@@ -47,7 +47,7 @@ def read_camtrap(content: dict[str, Any], file: str, labelled: bool = True) -> L
     media = _table(content, 'media', file, ('mediaID', 'filePath'))
     images = [row for _, row in media if not row.get('fileMediatype', '').startswith(('video', 'audio'))]
     if not images:
-        raise RideError(f'the media of {file} have no image: give a package with images')
+        raise RideError(f'The media of {file} have no image; give a package with images.')
     seen: dict[str, list[tuple[str, Box | None]]] = {row['mediaID']: [] for row in images}
     notes = [f'{len(media) - len(images)} videos are left out'] if len(media) > len(images) else []
     others: Counter[str] = Counter()
@@ -70,7 +70,7 @@ def read_camtrap(content: dict[str, Any], file: str, labelled: bool = True) -> L
         for label, box in seen[row['mediaID']] or ([] if labelled else [('', None)]):
             rows.append(ImageRow(path, label, line, None, group, box))
     if not rows:
-        raise RideError(f'{file} has no observation of an animal with a scientificName: give a package with some')
+        raise RideError(f'{file} has no observation of an animal with a scientificName; give a package with some.')
     if others:
         kinds = ', '.join(f'{number} {printable(kind)}' for kind, number in others.most_common())
         notes.append(f'observations of other types are left out ({kinds})')
@@ -102,7 +102,7 @@ class _Events:
         start, end = _time(row.get('eventStart', '')), _time(row.get('eventEnd', ''))
         if start is None or end is None:
             raise RideError(
-                f'{place} is of no medium, and its event has no eventStart and eventEnd: give it a mediaID, or both'
+                f'{place} is of no medium, and its event has no eventStart and eventEnd; give it a mediaID, or both.'
             )
         times = self.by_time.get(row.get('deploymentID', ''), [])
         found = times[bisect.bisect_left(times, (start, '')) : bisect.bisect_right(times, (end, '\U0010ffff'))]
@@ -113,18 +113,18 @@ def _table(content: dict[str, Any], name: str, file: str, needed: tuple[str, ...
     """Place and cells, by column, of each row of a resource."""
     resources = [resource for resource in content['resources'] if resource.get('name') == name]
     if len(resources) != 1:
-        raise RideError(f'{file} has {len(resources)} resources called "{name}" and must have one: correct it')
-    check_record(resources[0], _RESOURCE, f'the resource {name} of {file}', ('path',))
+        raise RideError(f'{file} has {len(resources)} resources called "{name}" and must have one; correct it.')
+    check_record(resources[0], _RESOURCE, f'The resource {name} of {file}', ('path',))
     path = resources[0]['path']
     if '://' in path or PureWindowsPath(path).drive or path.startswith(('/', '\\')) or '..' in path.split('/'):
         raise RideError(
-            f'the resource {name} of {file} lies at {printable(path)}, outside of the package: put it next to the file'
+            f'The resource {name} of {file} lies at {printable(path)}, outside of the package; put it next to the file.'
         )
-    table = divide(read_text(Path(file).parent / path, f'the {name} of {file}'), path)
+    table = divide(read_text(Path(file).parent / path, f'The {name} of {file}'), path)
     missing = [column for column in needed if table is None or column not in table.header]
     if table is None or missing:
         raise RideError(
-            f'{Path(file).parent / path} lacks the column {", ".join(missing)}: give the {name} of a Camtrap DP'
+            f'{Path(file).parent / path} lacks the column {", ".join(missing)}; give the {name} of a Camtrap DP.'
         )
     return list(_named(table.header, table.body, str(Path(file).parent / path)))
 
@@ -133,9 +133,9 @@ def _named(header: list[str], body: list[tuple[int, list[str]]], path: str) -> I
     for line, cells in body:
         if len(cells) != len(header):
             raise RideError(
-                f'line {line} of {path} has {len(cells)} fields and the first line {len(header)}: correct it'
+                f'Line {line} of {path} has {len(cells)} fields and the first line {len(header)}; correct it.'
             )
-        yield f'line {line} of {path}', dict(zip(header, map(str.strip, cells), strict=True))
+        yield f'Line {line} of {path}', dict(zip(header, map(str.strip, cells), strict=True))
 
 
 def _time(text: str) -> float | None:
@@ -154,5 +154,5 @@ def _box(row: _Row, place: str) -> Box | None:
     except ValueError:
         x = y = width = height = -1.0
     if not all(0 <= value <= 1 for value in (x, y, width, height)):
-        raise RideError(f'{place} has the box {printable(", ".join(values))}: give four numbers from 0 to 1, or none')
+        raise RideError(f'{place} has the box {printable(", ".join(values))}; give four numbers from 0 to 1, or none.')
     return Box(x, y, width, height, relative=True) if width > 0 and height > 0 else None

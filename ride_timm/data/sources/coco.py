@@ -41,26 +41,26 @@ def read_coco(content: dict[str, Any], file: str, labelled: bool = True) -> List
     check_record(content, _COCO, file)
     names: dict[Any, str] = {}
     for i, category in enumerate(content['categories'], 1):
-        check_record(category, _CATEGORY, f'category {i} of {file}', ('id', 'name'))
+        check_record(category, _CATEGORY, f'Category {i} of {file}', ('id', 'name'))
         name = category['name'].strip()
         if category['id'] in names or not name:
             what = 'has no name' if not name else f'has the id {shown(category["id"])} of another'
-            raise RideError(f'category {i} of {file} {what}: give each category an id and a name of its own')
+            raise RideError(f'Category {i} of {file} {what}; give each category an id and a name of its own.')
         names[category['id']] = name
     images: dict[Any, dict[str, Any]] = {}
     for i, image in enumerate(content['images'], 1):
-        check_record(image, _IMAGE, f'image {i} of {file}', ('id', 'file_name'))
+        check_record(image, _IMAGE, f'Image {i} of {file}', ('id', 'file_name'))
         if image['id'] in images:
-            raise RideError(f'image {i} of {file} has the id {shown(image["id"])} of another: give each its own')
+            raise RideError(f'Image {i} of {file} has the id {shown(image["id"])} of another; give each its own.')
         images[image['id']] = image
     seen: dict[Any, list[tuple[str, Box | None]]] = {key: [] for key in images}
     strays = 0
     for i, annotation in enumerate(content['annotations'], 1):
-        check_record(annotation, _ANNOTATION, f'annotation {i} of {file}', ('image_id', 'category_id'))
+        check_record(annotation, _ANNOTATION, f'Annotation {i} of {file}', ('image_id', 'category_id'))
         if annotation['category_id'] not in names:
             raise RideError(
-                f'annotation {i} of {file} is of the category {shown(annotation["category_id"])}, which is none of its '
-                f'{len(names)} categories: add it to "categories"'
+                f'Annotation {i} of {file} is of the category {shown(annotation["category_id"])}, which is none of its '
+                f'{len(names)} categories; add it to "categories".'
             )
         found = seen.get(annotation['image_id'])
         strays += found is None
@@ -79,7 +79,7 @@ def read_coco(content: dict[str, Any], file: str, labelled: bool = True) -> List
     if strays:
         notes.append(f'{strays} annotations are of images that are not listed and left out')
     if not rows:
-        raise RideError(f'{file} has no annotated image: give a COCO file with "images" and "annotations"')
+        raise RideError(f'{file} has no annotated image; give a COCO file with "images" and "annotations".')
     twice = [name for name, number in Counter(names.values()).items() if number > 1]
     if twice:
         notes.append(f'several categories are called {printable(min(twice))} and count as one class')

@@ -38,9 +38,6 @@ def with_boxes(
 def one_label_each(rows: Sequence[ImageRow]) -> tuple[list[ImageRow], int]:
     """A row for each whole image, of images with a row for each thing seen on them.
 
-    Args:
-        rows: The rows.
-
     Returns:
         The rows, without boxes, of the images whose rows have one label, and the number of images that have several.
     """

@@ -43,15 +43,15 @@ def find_split_folder(data_dir: str | Path, split: str) -> Path:
     root = Path(data_dir)
     if not root.is_dir():
         found = 'is not a folder' if root.exists() else 'does not exist'
-        raise RideError(f'the data folder {root} {found}: give a folder with train/<class>/<image> in it')
+        raise RideError(f'The data folder {root} {found}; give a folder with train/<class>/<image> in it.')
     names = split_names(split)
     for name in names:
         if has_split(root, name):
             return root / name
     if split not in TRAIN_NAMES and any(has_split(root, name) for name in TRAIN_NAMES):
         raise RideError(
-            f'{root} has a training folder but none for evaluation: add one named {", ".join(names)}, or take a part '
-            'of the training images with --val-fraction 0.2'
+            f'{root} has a training folder but none for evaluation; add one named {", ".join(names)}, or take a part '
+            'of the training images with --val-fraction 0.2.'
         )
     return root
 
@@ -79,9 +79,6 @@ def read_folder(folder: Path) -> Source:
     Hidden names, as `.git` and `__MACOSX`, are passed over. timm labels an image by the innermost folder, so that
     `a/x/1.png` and `b/x/2.png` become one class `x`; here images anywhere but directly in a class folder are refused.
 
-    Args:
-        folder: The folder of class folders.
-
     Returns:
         The images, of all types that Pillow reads, and their labels; class folders without images are among the names.
 
@@ -102,10 +99,12 @@ def read_folder(folder: Path) -> Source:
         deep = len(parts[wrong]) > 2
         where = 'more than one folder deep' if deep else 'without a class folder'
         hint = ', or name the folders of classes with --train-split and --val-split' if deep else ''
-        raise RideError(f'the image {images[wrong]} lies {where}: expected {folder}/<class>/<image>, so move it{hint}')
+        raise RideError(f'The image {images[wrong]} lies {where}; expected {folder}/<class>/<image>, so move it{hint}.')
     if not images:
         hint = f', and {len(others)} of types that Pillow does not read here, first {others[0]}' if others else ''
-        raise NoImagesError(f'no image in {folder}{hint}: put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/')
+        raise NoImagesError(
+            f'No image in {folder}{hint}; put images ({", ".join(_USUAL)}, ...) into {folder}/<class>/.'
+        )
     tell_others(folder, others)
     index = {name: i for i, name in enumerate(names)}
     labels = np.array([index[each[0]] for each in parts], dtype=np.int64)
@@ -132,4 +131,4 @@ def _entries(folder: Path) -> tuple[tuple[str, ...], list[Path]]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise RideError(f'{error.filename} cannot be read ({error.strerror}): allow it, or take it out of the data')
+    raise RideError(f'{error.filename} cannot be read ({error.strerror}); allow it, or take it out of the data.')

@@ -1,6 +1,5 @@
 """Hugging Face datasets, opened by timm's reader: from the Hub, a local folder of files, or a saved data set."""
 
-import importlib.util
 import io
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,10 @@ from timm.data import create_dataset
 
 from ride_timm._compat import Reader
 from ride_timm.data.sources.base import TRAIN_NAMES, Source, split_names, wrap_reader
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
+from ride_timm.installation import require
 
-__all__ = ['read_hugging_face', 'require']
+__all__ = ['read_hugging_face']
 
 _SAVED = 'state.json'  # what `Dataset.save_to_disk` leaves in its folder
 
@@ -58,20 +58,6 @@ class _SavedReader(Reader):
         return f'row {index}'
 
 
-def require(module: str, form: str) -> None:
-    """Refuse a form of data whose library is not installed.
-
-    Args:
-        module: The library, under the name that it is imported and installed by.
-        form: What needs it, for the message.
-
-    Raises:
-        RideError: With the command that installs it.
-    """
-    if importlib.util.find_spec(module) is None:
-        raise RideError(f'{form} needs the package {module}, which is not installed: run pip install {module}')
-
-
 def read_hugging_face(
     data_dir: str | Path | None,
     dataset: str,
@@ -102,10 +88,12 @@ def read_hugging_face(
         RideError: If `datasets` is not installed, the data or the split is not there, or a column is missing or holds
             no labels.
     """
-    require('datasets', 'a Hugging Face data set (hfds)')
+    require('A Hugging Face data set (hfds)', 'datasets', 'datasets')
     path = dataset.partition('/')[2] or str(data_dir or '')
     if not path:
-        raise RideError('--dataset hfds was given without a data set: use hfds/NAME, or --data-dir with a local folder')
+        raise RideError(
+            '--dataset hfds was given without a data set; use hfds/NAME, or --data-dir with a local folder.'
+        )
     cache = str(data_dir) if data_dir is not None and '/' in dataset else None
     with _quiet_where_nobody_watches():
         features, found = _look(path, cache, split)
@@ -115,7 +103,7 @@ def read_hugging_face(
         reader = _open(path, cache, found, image, target)
     declared = getattr(features[target], 'names', None)
     if names is not None and declared is not None:
-        raise RideError(f'--class-names is for labels that are numbers, and {text} names its classes: leave it out')
+        raise RideError(f'--class-names is for labels that are numbers, and {text} names its classes; leave it out.')
     values = reader.dataset.select_columns([target])[:][target]
     labels = [_label(value, declared, row, text) for row, value in enumerate(values)]
     return wrap_reader(
@@ -145,7 +133,7 @@ def _look(path: str, cache: str | None, split: str) -> tuple[Any, str]:
 
     if Path(path, _SAVED).is_file():
         if split not in TRAIN_NAMES:
-            raise RideError(f'{path} is one saved data set without splits: take a part of it with --val-fraction 0.2')
+            raise RideError(f'{path} is one saved data set without splits; take a part of it with --val-fraction 0.2.')
         return datasets.load_from_disk(path).features, split
     missing: Exception | None = None
     for name in split_names(split):
@@ -157,10 +145,10 @@ def _look(path: str, cache: str | None, split: str) -> tuple[Any, str]:
             missing = missing or error  # of the name that was asked for
         except Exception as error:  # the library's and its file systems' own, without a common type
             raise _unopened(path, error) from error
-    reason = ' '.join(str(missing).split()).rstrip('.')
+    assert missing is not None
     raise RideError(
-        f'the split "{split}" of hfds/{path} cannot be opened ({reason}): name another with --train-split or '
-        '--val-split, or take a part of the training images with --val-fraction 0.2'
+        f'The split "{split}" of hfds/{path} cannot be opened ({reason_of(missing)}); name another with --train-split '
+        'or --val-split, or take a part of the training images with --val-fraction 0.2.'
     ) from missing
 
 
@@ -174,9 +162,8 @@ def _open(path: str, cache: str | None, split: str, image: str, target: str) -> 
 
 
 def _unopened(path: str, error: Exception) -> RideError:
-    reason = ' '.join(str(error).split()).rstrip('.')
     return RideError(
-        f'the Hugging Face data set {path} cannot be opened ({reason}): check the name, or give a local folder'
+        f'The Hugging Face data set {path} cannot be opened ({reason_of(error)}); check the name or give a folder.'
     )
 
 
@@ -187,7 +174,7 @@ def _column(features: Any, usual: str, kind: str, wanted: str | None, option: st
         wanted = alike[0] if len(alike) == 1 else None
     column = wanted or usual
     if column not in features:
-        raise RideError(f'{text} has no column "{column}" but {", ".join(features)}: choose one of them with {option}')
+        raise RideError(f'{text} has no column "{column}" but {", ".join(features)}; choose one of them with {option}.')
     return column
 
 
@@ -197,5 +184,5 @@ def _label(value: Any, names: Sequence[str] | None, row: int, text: str) -> str:
     if isinstance(value, int) and 0 <= value < (len(names) if names is not None else value + 1):
         return str(int(value)) if names is None else names[value]
     raise RideError(
-        f'row {row} of {text} has the label {value!r}: every image needs one class, a name or a number from 0'
+        f'Row {row} of {text} has the label {value!r}; every image needs one class, a name or a number from 0.'
     )

@@ -34,28 +34,24 @@ def read_text(file: str | Path, what: str) -> str:
             data = opened.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, 'strerror', None) or error
-        raise RideError(f'{what} {file} cannot be read ({reason}): give the path of a text file') from error
+        raise RideError(f'{what} {file} cannot be read ({reason}); give the path of a text file.') from error
     if len(data) > _MAX_BYTES:
         raise RideError(
-            f'{what} {file} has more than {_MAX_BYTES:,} bytes: give the path of a text file, or parts of it'
+            f'{what} {file} has more than {_MAX_BYTES:,} bytes; give the path of a text file, or parts of it.'
         )
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode('utf-16' if utf16 else 'utf-8-sig')
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b'\n') + 1
-        raise RideError(f'{what} {file} is not in UTF-8 (line {line}): save it in that encoding') from error
+        raise RideError(f'{what} {file} is not in UTF-8 (line {line}); save it in that encoding.') from error
     if not text.strip():
-        raise RideError(f'{what} {file} is empty: write one entry on each line')
+        raise RideError(f'{what} {file} is empty; write one entry on each line.')
     return text
 
 
 def read_lines(file: str | Path, what: str) -> list[tuple[int, str]]:
     """Read the lines of a text file that are not blank, with any line ends.
-
-    Args:
-        file: As in `read_text`.
-        what: See there.
 
     Returns:
         (number from 1, text without blanks around it) of each line.
@@ -98,7 +94,7 @@ def parse_lines(text: str, file: str, labelled: bool = True) -> Listed:
     if names_columns(fields(lines[0][1])):
         lines = lines[1:]
     if not lines:
-        raise RideError(f'the list {file} has a header and no image: write "path label" on each line')
+        raise RideError(f'The list {file} has a header and no image; write "path label" on each line.')
     found = []
     for number, line in lines:
         row = [field.strip() for field in fields(line)]
@@ -106,8 +102,8 @@ def parse_lines(text: str, file: str, labelled: bool = True) -> Listed:
             row = [line, '']
         elif len(row) != 2 or not all(row) or is_image_name(row[1]):
             raise RideError(
-                f'line {number} of {file}, "{printable(line[:100])}", is no image and label: write "path label", in '
-                'a table a header that names the columns'
+                f'Line {number} of {file}, "{printable(line[:100])}", is no image and label; write "path label", in '
+                'a table a header that names the columns.'
             )
         found.append(ImageRow(row[0], row[1], number))
     return Listed(found, 'a list of images')

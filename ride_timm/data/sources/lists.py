@@ -186,7 +186,7 @@ def find_parts(
     own = Path(file) if Path(file).is_dir() else Path(file).parent  # a package may be named by its folder
     root = Path(data_dir) if data_dir is not None else own
     if not root.is_dir():
-        raise RideError(f'the data folder {root} of the list {file} does not exist: give the folder its paths are in')
+        raise RideError(f'The data folder {root} of the list {file} does not exist; give the folder its paths are in.')
     rows = listed.rows if split is None else _of_split(listed.rows, file, split)
     if listed.many and (crop is None or crop.boxes != BOXES):
         rows, several = one_label_each(rows)
@@ -196,7 +196,7 @@ def find_parts(
                 several, several + len(rows), file,
             )  # fmt: skip
         if not rows:
-            raise RideError(f'every image of {file} shows several classes: give one with boxes and --crop boxes')
+            raise RideError(f'Every image of {file} shows several classes; give one with boxes and --crop boxes.')
     paths = _find_files(rows, listed, file, root, lenient)
     if crop is None:
         return Parts(list(rows), paths, [row.path for row in rows])
@@ -205,8 +205,8 @@ def find_parts(
     where = file if boxes is None else crop.boxes
     if not found:
         raise RideError(
-            f'{where} has no box of confidence {crop.confidence:g} or more on the {len(rows)} images: give a file with '
-            'boxes, a lower --crop-confidence, or leave --crop out'
+            f'{where} has no box of confidence {crop.confidence:g} or more on the {len(rows)} images; give a file with '
+            'boxes, a lower --crop-confidence, or leave --crop out.'
         )
     images = len(set(paths))
     _logger.info(
@@ -241,8 +241,8 @@ def _of_split(rows: Sequence[ImageRow], file: str | Path, split: str) -> list[Im
         if split in TRAIN_NAMES:
             return list(rows)
         raise RideError(
-            f'{file} does not say which images are to evaluate on: name the column with --split-column, or take a part '
-            'of the training images with --val-fraction 0.2'
+            f'{file} does not say which images are to evaluate on; name the column with --split-column, or take a part '
+            'of the training images with --val-fraction 0.2.'
         )
     counts: dict[str, int] = {}
     for row in rows:
@@ -253,7 +253,7 @@ def _of_split(rows: Sequence[ImageRow], file: str | Path, split: str) -> list[Im
             return found
     have = ', '.join(f'"{printable(name)}" ({number})' for name, number in list(counts.items())[:12])
     raise RideError(
-        f'{file} has no images of the split {split} but of {have}: name one of them with --train-split or --val-split'
+        f'{file} has no images of the split {split} but of {have}; name one of them with --train-split or --val-split.'
     )
 
 
@@ -279,20 +279,20 @@ def read_class_names(file: str | Path) -> tuple[str, ...]:
     Raises:
         RideError: If the file cannot be read, has a blank line between names, or a name twice.
     """
-    lines = read_lines(file, 'the file of class names')
+    lines = read_lines(file, 'The file of class names')
     first: dict[str, int] = {}
     for number, name in lines:
         if name in first:
             raise RideError(
-                f'the file of class names {file} has "{printable(name)}" on the lines {first[name]} and {number}: '
-                'give every class a name of its own'
+                f'The file of class names {file} has "{printable(name)}" on the lines {first[name]} and {number}; '
+                'give every class a name of its own.'
             )
         first[name] = number
     gap = next((place for place, (number, _) in enumerate(lines, 1) if number != place), None)
     if gap is not None:
         raise RideError(
-            f'line {gap} of the file of class names {file} is blank, so the numbers of the later classes are unclear: '
-            'fill or remove it'
+            f'Line {gap} of the file of class names {file} is blank, so the numbers of the later classes are unclear; '
+            'fill or remove it.'
         )
     return tuple(first)
 
@@ -320,8 +320,8 @@ def _find_files(
         places = below.get(unicodedata.normalize('NFC', row.path), []) if _is_plain(row) else []
         if len(places) > 1:
             raise RideError(
-                f'the image {printable(row.path)} ({listed.unit} {row.line} of {file}) may be {printable(places[0])} '
-                f'or {printable(places[1])}: write the folder before the name, or give another --data-dir'
+                f'The image {printable(row.path)} ({listed.unit} {row.line} of {file}) may be {printable(places[0])} '
+                f'or {printable(places[1])}; write the folder before the name, or give another --data-dir.'
             )
         if len(places) == 1:
             paths[index] = places[0]
@@ -332,10 +332,10 @@ def _find_files(
         _logger.info('%d of the %d images of %s lie in folders below %s', number, len(rows), file, root)
     if still and not lenient:
         first = rows[still[0]]
-        which = f'{len(still)} of the {len(rows)} images' if len(still) > 1 else 'an image'
+        which = f'{len(still)} of the {len(rows)} images' if len(still) > 1 else 'An image'
         raise RideError(
             f'{which} of {file} cannot be found, first {printable(str(root / first.path))} ({listed.unit} '
-            f'{first.line}): check the data folder (--data-dir), which the paths are relative to'
+            f'{first.line}); check the data folder (--data-dir), which the paths are relative to.'
         )
     return paths
 
@@ -350,14 +350,14 @@ def _refuse_outside(row: ImageRow, listed: Listed, file: str | Path, root: Path)
     parts = PurePosixPath(row.path.replace('\\', '/'))
     if '://' in row.path:
         raise RideError(
-            f'{listed.unit} {row.line} of {file} is at the address {printable(row.path)}: download the images, and '
-            'write their paths'
+            f'{listed.unit.capitalize()} {row.line} of {file} is at the address {printable(row.path)}; download '
+            'the images, and write their paths.'
         )
     outside = parts.is_absolute() and not parts.is_relative_to(root.absolute())
     if '..' in parts.parts or PureWindowsPath(row.path).drive or outside:
         raise RideError(
-            f'{listed.unit} {row.line} of {file} names {printable(row.path)}, which may lie outside of {root}: write '
-            'paths relative to the data folder'
+            f'{listed.unit.capitalize()} {row.line} of {file} names {printable(row.path)}, which may lie outside of '
+            f'{root}; write paths relative to the data folder.'
         )
 
 
@@ -412,12 +412,12 @@ def _check_repeats(parts: Parts, listed: Listed, file: str | Path) -> None:
         if other.label != row.label:
             raise RideError(
                 f'{file} gives the image {printable(row.path)} two labels, {printable(other.label)} on {listed.unit} '
-                f'{other.line} and {printable(row.label)} on {listed.unit} {row.line}: remove the wrong one'
+                f'{other.line} and {printable(row.label)} on {listed.unit} {row.line}; remove the wrong one.'
             )
         if other is not row:
             repeated.append(row)
     if repeated:
         _logger.warning(
-            '%d %ss of %s repeat an image, first %s %d (%s): it counts each time',
+            '%d %ss of %s repeat an image, first %s %d (%s); it counts each time',
             len(repeated), listed.unit, file, listed.unit, repeated[0].line, printable(repeated[0].path),
         )  # fmt: skip

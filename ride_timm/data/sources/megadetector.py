@@ -37,14 +37,14 @@ def read_megadetector(content: dict[str, Any], file: str, labelled: bool = True)
     """
     if labelled:
         raise RideError(
-            f'{file} holds results of MegaDetector, which name no species: give a table with labels, and this file '
-            f'with --crop {file}'
+            f'{file} holds results of MegaDetector, which name no species; give a table with labels, and this file '
+            f'with --crop {file}.'
         )
     check_record(content, _FILE, file)
     animals = {key for key, name in content['detection_categories'].items() if name == _ANIMAL}
     rows = []
     for line, image in enumerate(content['images'], 1):
-        place = f'image {line} of {file}'
+        place = f'Image {line} of {file}'
         check_record(image, _IMAGE, place, ('file',))
         boxes: list[Box] = []
         for detection in image.get('detections') or ():
@@ -54,5 +54,5 @@ def read_megadetector(content: dict[str, Any], file: str, labelled: bool = True)
                 boxes.append(Box(x, y, width, height, relative=True, confidence=float(detection['conf'])))
         rows += [ImageRow(image['file'].strip(), '', line, box=box) for box in boxes or (None,)]
     if not rows:
-        raise RideError(f'{file} names no image: give results of MegaDetector with some')
+        raise RideError(f'{file} names no image; give results of MegaDetector with some.')
     return Listed(rows, "MegaDetector's results", 'image', contained=True, many=True)

@@ -14,7 +14,7 @@ from ride_timm.data.sources.list_lines import parse_lines, read_text
 from ride_timm.data.sources.megadetector import read_megadetector
 from ride_timm.data.sources.rows import GUESS, Columns, Listed
 from ride_timm.data.sources.tables import divide, from_records, read_table
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 
 __all__ = ['is_package', 'read_rows']
 
@@ -30,11 +30,7 @@ _FORMS: tuple[tuple[frozenset[str], Callable[[dict[str, Any], str, bool], Listed
 
 
 def is_package(folder: str | Path) -> bool:
-    """Whether a folder is a data package, such as a Camtrap DP.
-
-    Args:
-        folder: The folder.
-    """
+    """Whether a folder is a data package, such as a Camtrap DP."""
     return Path(folder, _PACKAGE).is_file()
 
 
@@ -72,7 +68,7 @@ def _known(file: str, columns: Columns, labelled: bool, state: tuple[int, int, s
 
 
 def _read(file: str, columns: Columns, labelled: bool) -> Listed:
-    text = read_text(file, 'the list')
+    text = read_text(file, 'The list')
     if text.lstrip()[:1] in ('{', '['):
         found = _read_json(text, file, columns, labelled)
         if found is not None:
@@ -83,7 +79,7 @@ def _read(file: str, columns: Columns, labelled: bool) -> Listed:
         return listed
     if any(columns):
         raise RideError(
-            f'{file} has no first line that names columns: leave --image-column, --label-column and the like out'
+            f'{file} has no first line that names columns; leave --image-column, --label-column and the like out.'
         )
     return parse_lines(text, file, labelled)
 
@@ -93,11 +89,11 @@ def _read_json(text: str, file: str, columns: Columns, labelled: bool) -> Listed
     try:
         content = _parse(text)
     except RecursionError:
-        raise RideError(f'{file} is nested too deeply for a list of images: give another file') from None
+        raise RideError(f'{file} is nested too deeply for a list of images; give another file.') from None
     except ValueError as error:
         if Path(file).suffix.lower() not in ('.json', '.jsonl'):
             return None
-        raise RideError(f'{file} is not valid JSON ({" ".join(str(error).split())[:200]}): correct it') from None
+        raise RideError(f'{file} is not valid JSON ({reason_of(error, 200)}); correct it.') from None
     if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
         listed = read_table(from_records(content), file, columns, labelled)
         if listed is not None:
@@ -106,11 +102,11 @@ def _read_json(text: str, file: str, columns: Columns, labelled: bool) -> Listed
         for keys, read in _FORMS:
             if keys <= content.keys():
                 if any(columns):
-                    raise RideError(f'{file} has no columns: leave --image-column, --label-column and the like out')
+                    raise RideError(f'{file} has no columns; leave --image-column, --label-column and the like out.')
                 return read(content, file, labelled)
     raise RideError(
         f'{file} is JSON of no form that is read: give a list of objects such as {{"image": "a.jpg", "label": "cat"}}, '
-        'COCO, a Camtrap DP datapackage.json, or results of MegaDetector'
+        'COCO, a Camtrap DP datapackage.json, or results of MegaDetector.'
     )
 
 

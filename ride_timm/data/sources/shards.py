@@ -16,10 +16,10 @@ from timm.data import create_dataset
 
 from ride_timm._compat import Reader, quiet_shards, shard_names
 from ride_timm.data.sources.base import Source, split_names, wrap_reader
-from ride_timm.data.sources.hugging_face import require
 from ride_timm.data.sources.lists import read_class_names
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.installation import require
 
 __all__ = ['ShardReader', 'read_shards']
 
@@ -91,9 +91,9 @@ def read_shards(
         RideError: If `webdataset` is not installed, there are no shards, one cannot be read, or a sample lacks an image
             or a label.
     """
-    require('webdataset', 'a data set in shards (wds)')
+    require('A data set in shards (wds)', 'webdataset', 'webdataset')
     if data_dir is None or not Path(data_dir).is_dir():
-        raise RideError(f'the folder of shards {data_dir} does not exist: give it with --data-dir')
+        raise RideError(f'The folder of shards {data_dir} does not exist; give it with --data-dir.')
     written = Path(data_dir, _NAMES_FILE)
     if names is None and written.is_file():
         names = read_class_names(written)
@@ -111,7 +111,7 @@ def read_shards(
                 labels.append(label)
     text = f'{len(shards)} shards of {data_dir} ({split})' if len(shards) > 1 else shards[0]
     if not members:
-        raise RideError(f'{text} holds no labelled image: it needs KEY.jpg and KEY.cls, or --target-key and KEY.json')
+        raise RideError(f'{text} holds no labelled image; it needs KEY.jpg and KEY.cls, or --target-key and KEY.json.')
     if skipped:
         _logger.warning('%d samples of %s are marked as unlabelled (-1) and left out', skipped, text)
     return wrap_reader(ShardReader(members), labels, text, names=names, tell=tell)
@@ -128,18 +128,18 @@ def _find_shards(root: Path, dataset: str, split: str) -> list[str]:
         except RuntimeError:  # the split is not in the file
             continue
         except (KeyError, TypeError, ValueError) as error:
-            raise RideError(f'{root}/_info.json is not as timm writes it ({error!r}): fix or remove it') from error
+            raise RideError(f'{root}/_info.json is not as timm writes it ({error!r}); fix or remove it.') from error
         files = [str(root / name) for name in shard_names(opened)]
         absent = [file for file in files if not Path(file).is_file()]
         if absent:
             raise RideError(
-                f'the shard {absent[0]} of the split "{split}" is not there: shards are read from local folders, so '
-                'download it first'
+                f'The shard {absent[0]} of the split "{split}" is not there; shards are read from local folders, so '
+                'download it first.'
             )
         return files
     raise RideError(
-        f'{root} has no shards of the split "{split}": name another with --train-split or --val-split, or take a part '
-        'of the training images with --val-fraction 0.2'
+        f'{root} has no shards of the split "{split}"; name another with --train-split or --val-split, or take a part '
+        'of the training images with --val-fraction 0.2.'
     )
 
 
@@ -152,8 +152,8 @@ def _by_name(root: Path, split: str) -> str:
         if files:
             return '::'.join(str(path.relative_to(root)) for path in files)
     raise RideError(
-        f'{root} has no {split}*.tar: name the shards with --train-split and --val-split (such as '
-        'data-{0000..0015}.tar), or take a part of the training images with --val-fraction 0.2'
+        f'{root} has no {split}*.tar; name the shards with --train-split and --val-split (such as '
+        'data-{0000..0015}.tar), or take a part of the training images with --val-fraction 0.2.'
     )
 
 
@@ -174,9 +174,7 @@ def _samples(shard: str) -> Iterator[tuple[str, dict[str, _Member]]]:
                 key = prefix
                 files[suffix.lower()] = _Member(shard, info.name, info.offset_data, info.size)
     except tarfile.TarError as error:
-        raise RideError(
-            f'the shard {shard} cannot be read ({error}): shards are plain tar files; replace it'
-        ) from error
+        raise RideError(f'The shard {shard} cannot be read ({error}); replace it with a plain tar file.') from error
     if key is not None:
         yield key, files
 
@@ -185,8 +183,8 @@ def _image(files: dict[str, _Member], suffixes: Sequence[str], shard: str, key: 
     found = next((files[suffix] for suffix in suffixes if suffix in files), None)
     if found is None:
         raise RideError(
-            f'the sample {printable(key)} of {shard} has {", ".join(sorted(files))} and no image '
-            f'({", ".join(suffixes)}): name its suffix with --input-key'
+            f'The sample {printable(key)} of {shard} has {", ".join(sorted(files))} and no image '
+            f'({", ".join(suffixes)}); name its suffix with --input-key.'
         )
     return found
 
@@ -194,18 +192,18 @@ def _image(files: dict[str, _Member], suffixes: Sequence[str], shard: str, key: 
 def _label(files: dict[str, _Member], target_key: str | None, shard: str, key: str) -> str | None:
     """The label as text; None for a sample that is marked as unlabelled, with -1."""
     wanted = 'cls' if target_key is None else 'json'
-    where = f'the sample {printable(key)} of {shard}'
+    where = f'sample {printable(key)} of {shard}'
     if wanted not in files:
-        hint = ' name the field of its json with --target-key' if 'json' in files else ' add it'
-        raise RideError(f'{where} has {", ".join(sorted(files))} and no {wanted} with a label:{hint}')
+        hint = 'name the field of its json with --target-key' if 'json' in files else 'add it'
+        raise RideError(f'The {where} has {", ".join(sorted(files))} and no {wanted} with a label; {hint}.')
     data = _read(files[wanted])
     value: Any = None
     try:
         value = data.decode().strip() if target_key is None else json.loads(data)[target_key]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RideError(f'the label of {where} cannot be read ({error!r}): fix its {wanted}') from error
+        raise RideError(f'The label of the {where} cannot be read ({error!r}); fix its {wanted}.') from error
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == '':
-        raise RideError(f'the label of {where} is {value!r}: every image needs one class, a name or a number')
+        raise RideError(f'The label of the {where} is {value!r}; every image needs one class, a name or a number.')
     return None if str(value) == '-1' else str(value).strip()
 
 

@@ -85,11 +85,7 @@ def from_records(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def names_columns(header: Sequence[str]) -> bool:
-    """Whether the fields are usual names of a column of images and one of labels.
-
-    Args:
-        header: The fields.
-    """
+    """Whether the fields are usual names of a column of images and one of labels."""
     keys = list(map(_key, header))
     return _usual(keys, _IMAGE) is not None and _usual(keys, _LABEL) is not None
 
@@ -121,26 +117,26 @@ def read_table(table: Table, file: str, columns: Columns, labelled: bool = True)
     if image is None and columns.label is None:
         return None
     if image is None:
-        raise RideError(f'{file} has {_columns(table.header)}, none known to hold images: name it with --image-column')
+        raise RideError(f'{file} has {_columns(table.header)}, none known to hold images; name it with --image-column.')
     body, ecotaxa, notes = _without_types(_even(table, file), keys, file, labelled)
     if not body:
-        raise RideError(f'{file} has a header and no image below it: write a row for each image')
+        raise RideError(f'{file} has a header and no image below it; write a row for each image.')
     chosen = _choose(table.header, body, image, columns, file, labelled, ecotaxa)
     names = [table.header[i] for i in chosen.hot]
     rows = []
     for line, cells in body:
-        place = f'{table.unit} {line} of {file}'
+        place = f'{table.unit.capitalize()} {line} of {file}'
         path = cells[image].strip()
         if not path:
             column = printable(table.header[image])
-            raise RideError(f'{place} names no image in the column "{column}": fill it in, or remove the row')
+            raise RideError(f'{place} names no image in the column "{column}"; fill it in, or remove the row.')
         label = '' if chosen.label is None else cells[chosen.label].strip()
         if names:
             label = _hot(cells, chosen.hot, names, place)
         elif labelled and not label:
             column = printable(table.header[chosen.label or 0])
             raise RideError(
-                f'{place} has no label in the column "{column}" ({printable(path)}): fill it in, or remove the row'
+                f'{place} has no label in the column "{column}" ({printable(path)}); fill it in, or remove the row.'
             )
         split = None if chosen.split is None else cells[chosen.split].strip()
         group = None if chosen.group is None else cells[chosen.group].strip() or None
@@ -184,7 +180,7 @@ def _choose(
         label = _label_column(keys, others)
     hot = _one_hot(body, others) if labelled and label is None else []
     if labelled and label is None and not hot:
-        raise RideError(f'{file} has {_columns(header)}, none known to hold labels: name it with --label-column')
+        raise RideError(f'{file} has {_columns(header)}, none known to hold labels; name it with --label-column.')
     return _Chosen(image, label, split, group, hot)
 
 
@@ -217,7 +213,7 @@ def _rows(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list[str]
             if any(map(str.strip, cells)):
                 yield start, cells
     except csv.Error as error:
-        raise RideError(f'line {line} of {file} cannot be divided ({error}): correct it') from None
+        raise RideError(f'Line {line} of {file} cannot be divided ({error}); correct it.') from None
 
 
 def _even(table: Table, file: str) -> list[tuple[int, list[str]]]:
@@ -226,8 +222,8 @@ def _even(table: Table, file: str) -> list[tuple[int, list[str]]]:
     for line, cells in table.body:
         if len(cells) < width or any(cell.strip() for cell in cells[width:]):
             raise RideError(
-                f'{table.unit} {line} of {file} has {len(cells)} fields and the first line {width}: write as many in '
-                'each line, and quote fields with the delimiter in them'
+                f'{table.unit.capitalize()} {line} of {file} has {len(cells)} fields and the first line {width}; write '
+                'as many in each line, and quote fields with the delimiter in them.'
             )
         body.append((line, cells))
     return body
@@ -258,8 +254,10 @@ def _column(header: Sequence[str], wanted: str | None, option: str, file: str) -
         return None
     if wanted in header:
         return list(header).index(wanted)
-    hint = did_you_mean(wanted, header, ':')
-    raise RideError(f'{file} has {_columns(header)}, and none called "{wanted}"{hint} choose one of them with {option}')
+    hint = did_you_mean(wanted, header, ';')
+    raise RideError(
+        f'{file} has {_columns(header)}, and none called "{wanted}"{hint} choose one of them with {option}.'
+    )
 
 
 def _by_content(table: Table) -> int | None:
@@ -286,7 +284,7 @@ def _without_types(
     taken = [row for row in body if row[1][status].strip().lower() == 'validated']
     if body and not taken:
         raise RideError(
-            f'none of the {len(body)} rows of {file} is validated: validate some in EcoTaxa, and export again'
+            f'None of the {len(body)} rows of {file} is validated; validate some in EcoTaxa, and export again.'
         )
     left = len(body) - len(taken)
     return taken, True, [f'{left} of {len(body)} rows are not validated and left out'] if left else []
@@ -319,5 +317,5 @@ def _hot(cells: Sequence[str], hot: Sequence[int], names: Sequence[str], place: 
     found = [name for i, name in zip(hot, names, strict=True) if _BITS[cells[i].strip()]]
     if len(found) != 1:
         what = f'1 for {" and ".join(map(printable, found))}' if found else 'no 1 for any class'
-        raise RideError(f'{place} has {what}: give each image exactly one class, or name one column (--label-column)')
+        raise RideError(f'{place} has {what}; give each image exactly one class, or name one column (--label-column).')
     return found[0]

@@ -19,10 +19,6 @@ def expert_streams(module: nn.Module, device: torch.device) -> Iterator[None]:
 
     For the capture of a CUDA graph, in which memory has one fixed use: elsewhere the allocator would hand memory that
     one stream still reads to another.
-
-    Args:
-        module: Holds the networks.
-        device: The GPU.
     """
     with ExitStack() as stack:
         nets: list[Any] = [net for net in module.modules() if count_experts(net) > 1]

@@ -127,10 +127,6 @@ class GraphedStep:
 def check_cuda_graph(config: ResolvedConfig, device: torch.device) -> None:
     """Refuse what does not go into a graph.
 
-    Args:
-        config: The run's options.
-        device: Where it computes.
-
     Raises:
         RideError: The run cannot be captured.
     """

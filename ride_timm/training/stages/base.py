@@ -13,7 +13,7 @@ from timm.utils import is_primary
 from torch import nn
 
 from ride_timm.data.splits import is_same_split, val_plan
-from ride_timm.errors import RideError
+from ride_timm.errors import RideError, reason_of
 from ride_timm.inference.load import TrainedNet
 from ride_timm.models import count_experts
 from ride_timm.options import flag
@@ -52,9 +52,6 @@ class Stage(ABC):
     def read_init(self, config: ResolvedConfig) -> TrainedNet | None:
         """Read `--init`.
 
-        Args:
-            config: The run's options.
-
         Returns:
             The network to initialise from, or None.
 
@@ -79,10 +76,6 @@ class Stage(ABC):
 
     def open_data(self, config: ResolvedConfig, init: TrainedNet | None) -> RunData:
         """Open the images, in the order of the classes that `--init` knows, and with the images held out that it knows.
-
-        Args:
-            config: The run's options.
-            init: The network to initialise from.
 
         Raises:
             RideError: The data cannot be opened, or has other classes or other held-out images than the stage needs.
@@ -119,13 +112,7 @@ class Stage(ABC):
         return self.needs_same_classes(config)
 
     def model_options(self, config: ResolvedConfig, init: TrainedNet | None, data: RunData) -> ResolvedConfig:
-        """The options with the arguments of the architecture that the stage asks for.
-
-        Args:
-            config: The run's options.
-            init: The network to initialise from.
-            data: The images.
-        """
+        """The options with the arguments of the architecture that the stage asks for."""
         config = _with_size(config, init)
         old_head = getattr(getattr(init, 'model', None), 'head', None)
         if init is None or old_head != 'biased_cosine' or self.keeps_heads(config, init, data):
@@ -136,12 +123,6 @@ class Stage(ABC):
         self, config: ResolvedConfig, init: TrainedNet | None, data: RunData, device: torch.device
     ) -> nn.Module:
         """Create the network, and copy the weights of `--init` into it.
-
-        Args:
-            config: Of `model_options`.
-            init: The network to initialise from.
-            data: The images.
-            device: Where the network goes.
 
         Raises:
             RideError: The network cannot be created, or the weights do not fit it.
@@ -197,9 +178,8 @@ class Stage(ABC):
                 trained, **optimizer_kwargs(config), **config.opt_kwargs
             )
         except (AssertionError, ImportError, TypeError, ValueError) as error:
-            reason = ' '.join(str(error).split()).rstrip('.')
             raise RideError(
-                f'--opt {config.opt} cannot be created ({reason}); check --opt, --opt-kwargs and --lr.'
+                f'--opt {config.opt} cannot be created ({reason_of(error)}); check --opt, --opt-kwargs and --lr.'
             ) from error
         return optimizer
 
@@ -268,21 +248,12 @@ def _with_size(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfi
 
 
 def warn(config: ResolvedConfig, text: str) -> None:
-    """Log a warning, in one of the processes.
-
-    Args:
-        config: Knows the process.
-        text: The warning.
-    """
+    """Log a warning, in one of the processes."""
     if is_primary(config):
         _logger.warning(text)
 
 
 def experts_record(init: TrainedNet) -> dict[str, Any]:
-    """What users of trained experts need to know of their training, which a router does not change.
-
-    Args:
-        init: The experts.
-    """
+    """What users of trained experts need to know of their training, which a router does not change."""
     counts = {} if init.class_counts is None else {'class_counts': list(init.class_counts)}
     return {**init.record.for_later_users.to_json(), **counts}

@@ -95,7 +95,7 @@ def test_images_of_a_package(package, photos, folder):
         ({'media': 'mediaID,file\nm1,x\n'}, 'lacks the column filePath'),
         ({'observations': COLUMNS + 'o1,d1,m1,e1,,,media,animal,Anas,1,0.5,x,1,1\n'}, 'has the box 0.5, x'),
         ({'observations': COLUMNS + 'o1,d1,,e1,,,event,animal,Anas,1,,,,\n'}, 'no eventStart and eventEnd'),
-        ({'observations': COLUMNS + 'o1,d1,m1,e1\n'}, 'line 2 .* 4 fields'),
+        ({'observations': COLUMNS + 'o1,d1,m1,e1\n'}, 'Line 2 .* 4 fields'),
         ({'observations': COLUMNS}, 'no observation of an animal'),
     ],
 )

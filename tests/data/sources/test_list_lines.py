@@ -80,14 +80,14 @@ def test_lines_keep_their_numbers(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'content', 'words'),
     [
-        ('list.txt', 'a.jpg 0\nb.jpg\n', 'line 2 of .*"b.jpg"'),
-        ('list.csv', 'a.jpg,0\nb.jpg,\n', 'line 2 of .*"b.jpg,"'),
-        ('list.csv', 'a.jpg,0\n,1\n', 'line 2 of .*",1"'),
-        ('list.txt', 'a.jpg 0\nb.jpg c.jpg\n', 'line 2 of .*"b.jpg c.jpg"'),
-        ('list.tsv', 'a.jpg\tcat\tid1\nb.jpg\tcat\tid2\n', 'line 1 of .*header'),
-        ('list.txt', '0 a.jpg\n1 b.jpg\n', 'line 1 of .*"0 a.jpg"'),
+        ('list.txt', 'a.jpg 0\nb.jpg\n', 'Line 2 of .*"b.jpg"'),
+        ('list.csv', 'a.jpg,0\nb.jpg,\n', 'Line 2 of .*"b.jpg,"'),
+        ('list.csv', 'a.jpg,0\n,1\n', 'Line 2 of .*",1"'),
+        ('list.txt', 'a.jpg 0\nb.jpg c.jpg\n', 'Line 2 of .*"b.jpg c.jpg"'),
+        ('list.tsv', 'a.jpg\tcat\tid1\nb.jpg\tcat\tid2\n', 'Line 1 of .*header'),
+        ('list.txt', '0 a.jpg\n1 b.jpg\n', 'Line 1 of .*"0 a.jpg"'),
         ('list.csv', 'a,b,c\nx.jpg,1,2\n', 'columns a, b, c, none known to hold labels.*--label-column'),
-        ('list.csv', 'path,size,label\nx.jpg,1\n', 'line 2 of '),
+        ('list.csv', 'path,size,label\nx.jpg,1\n', 'Line 2 of '),
         ('list.csv', 'path,label\n', 'has a header and no image'),
         ('list.txt', '', 'is empty'),
         ('list.txt', '\n \r\n', 'is empty'),
@@ -101,7 +101,7 @@ def test_malformed_lists_are_one_sentence(listed, name, content, words):
 
 
 def test_missing_list(tmp_path):
-    with pytest.raises(RideError, match=r'the list .*none.txt cannot be read \(No such file'):
+    with pytest.raises(RideError, match=r'The list .*none.txt cannot be read \(No such file'):
         read_rows(tmp_path / 'none.txt')
     with pytest.raises(RideError, match='cannot be read'):
         read_rows(tmp_path)
@@ -148,7 +148,7 @@ def test_class_names(tmp_path):
     with pytest.raises(RideError, match=r'has "a" on the lines 1 and 3'):
         read_class_names(file)
     file.write_text('a\n\nb\n')
-    with pytest.raises(RideError, match=r'line 2 of the file of class names .* is blank'):
+    with pytest.raises(RideError, match=r'Line 2 of the file of class names .* is blank'):
         read_class_names(file)
 
 

@@ -76,7 +76,7 @@ def test_labels_with_a_gap_are_names(root, caplog):
     with caplog.at_level(logging.INFO):
         split = train(root, 'images/a/0.png 0', 'images/b/0.png 1', 'images/c/0.png 3')
     assert split.class_names == ('0', '1', '3')
-    assert 'are numbers up to 3 without 2: they are taken as the names of 3 classes' in caplog.text
+    assert 'are numbers up to 3 without 2; they are taken as the names of 3 classes' in caplog.text
     val = write(root, 'val.txt', 'more/c/0.png 3')
     assert open_eval_split(root, list_file=val, class_names=split.class_names).targets.tolist() == [2]
 
@@ -111,9 +111,9 @@ def test_class_names_for_numbers(root, caplog):
 @pytest.mark.parametrize(
     ('label', 'names', 'words'),
     [
-        ('4', ('x', 'y'), r'the label "4" \(line 2 of .*train.txt\) is none of the 2 class names and no number from 0'),
-        ('-1', ('x', 'y'), 'the label "-1"'),
-        ('z', ('x', 'y'), 'the label "z"'),
+        ('4', ('x', 'y'), r'The label "4" \(line 2 of .*train.txt\) is none of the 2 class names and no number from 0'),
+        ('-1', ('x', 'y'), 'The label "-1"'),
+        ('z', ('x', 'y'), 'The label "z"'),
         ('1', ('1', '0'), 'is a class name and also the number of the class "0"'),
     ],
 )
@@ -126,13 +126,13 @@ def test_labels_that_the_names_do_not_explain(root, label, names, words):
 def test_missing_files_are_counted_and_the_first_named(root):
     with pytest.raises(
         RideError,
-        match=r'2 of the 3 images of .*train.txt cannot be found, first .*/images/a/9.png \(line 2\): check the data '
+        match=r'2 of the 3 images of .*train.txt cannot be found, first .*/images/a/9.png \(line 2\); check the data '
         r'folder \(--data-dir\)',
     ):
         train(root, 'images/a/0.png 0', 'images/a/9.png 0', 'nowhere/x.png 1')
-    with pytest.raises(RideError, match=r'an image of .* cannot be found'):
+    with pytest.raises(RideError, match=r'An image of .* cannot be found'):
         train(root, 'images/a 0')  # a folder has no image's name
-    with pytest.raises(RideError, match=r'the data folder .*nowhere of the list .* does not exist'):
+    with pytest.raises(RideError, match=r'The data folder .*nowhere of the list .* does not exist'):
         open_train_split(root / 'nowhere', list_file=write(root, 'train.txt', 'x.png 0'))
 
 
@@ -187,7 +187,7 @@ def test_an_unreadable_image_of_a_list(root):
 
 
 def test_lists_and_other_forms_exclude_each_other(root):
-    with pytest.raises(RideError, match=r'the list .* and --dataset torch/cifar10 both say'):
+    with pytest.raises(RideError, match=r'The list .* and --dataset torch/cifar10 both say'):
         open_train_split(root, 'torch/cifar10', list_file=write(root, 'train.txt', *NUMBERED))
     with pytest.raises(RideError, match='--class-names is for lists, hfds and wds, and image folders name'):
         open_train_split(root / 'images', names_file=write(root, 'names.txt', 'a'))

@@ -69,10 +69,10 @@ def test_what_is_guessed_is_said(read, caplog):
         ('image,label\na.jpg,cat\n', Columns(split='split'), '--split-column'),
         ('image,age,sex\na.jpg,7,m\n', Columns(), 'columns image, age, sex.*--label-column'),
         ('foto,art,ort\nx,7,m\n', Columns(label='art'), '--image-column'),
-        ('image,label\na.jpg,cat\nb.jpg,\n', Columns(), 'line 3 .*no label in the column "label"'),
-        ('image,label\na.jpg,cat\n,dog\n', Columns(), 'line 3 .*names no image in the column "image"'),
-        ('image,label\na.jpg,cat\nb.jpg,dog,x\n', Columns(), 'line 3 .* 3 fields and the first line 2'),
-        ('image,label\n"a.jpg,cat\nb.jpg,dog\n', Columns(), 'line 2 .* 1 fields and the first line 2'),
+        ('image,label\na.jpg,cat\nb.jpg,\n', Columns(), 'Line 3 .*no label in the column "label"'),
+        ('image,label\na.jpg,cat\n,dog\n', Columns(), 'Line 3 .*names no image in the column "image"'),
+        ('image,label\na.jpg,cat\nb.jpg,dog,x\n', Columns(), 'Line 3 .* 3 fields and the first line 2'),
+        ('image,label\n"a.jpg,cat\nb.jpg,dog\n', Columns(), 'Line 2 .* 1 fields and the first line 2'),
         ('image,label\n', Columns(), 'no image below it'),
         ('a.jpg 1\n', Columns(label='dx'), 'no first line that names columns'),
     ],
@@ -101,7 +101,7 @@ def test_a_column_for_each_class(read):
     }
 
 
-@pytest.mark.parametrize(('row', 'words'), [('0,0,0', 'line 4 .*no 1'), ('1.0,0,1', 'line 4 .*1 for MEL and BCC')])
+@pytest.mark.parametrize(('row', 'words'), [('0,0,0', 'Line 4 .*no 1'), ('1.0,0,1', 'Line 4 .*1 for MEL and BCC')])
 def test_a_row_without_a_single_class_is_named(read, row, words):
     with pytest.raises(RideError, match=words):
         read(f'{ISIC}x,{row}\n')
@@ -125,7 +125,7 @@ def test_ecotaxa(read, caplog):
     ]
     assert '1 of 3 rows are not validated' in caplog.text
     assert len(read(ECOTAXA, 'ecotaxa_export.tsv', labelled=False)) == 3
-    with pytest.raises(RideError, match='none of the 3 rows'):
+    with pytest.raises(RideError, match='None of the 3 rows'):
         read(ECOTAXA.replace('validated', 'predicted'), 'ecotaxa_export.tsv')
 
 
@@ -160,7 +160,7 @@ def test_ids_find_their_files_in_folders_below(photos, tmp_path):
         open_train_split(None, list_file=table)
     table.write_text('image_id,dx\nISIC_1,nv\nISIC_9,mel\n')
     (tmp_path / 'part_3/ISIC_1.jpg').unlink()
-    with pytest.raises(RideError, match=r'an image of .* cannot be found, first .*ISIC_9 \(line 3\)'):
+    with pytest.raises(RideError, match=r'An image of .* cannot be found, first .*ISIC_9 \(line 3\)'):
         open_train_split(None, list_file=table)
 
 
