@@ -66,6 +66,9 @@ STEPS = {
     'tau_tcl': Step('aa_no_mixup', '--loss-kwargs tau=tcl'),
     'schedule': Step('aa_no_mixup', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
     'schedule_tcl': Step('schedule', '--mutual-gated 0.33 --soft-suppression 0.0067'),
+    'schedule_tcl_tau': Step('schedule_tcl', '--loss-kwargs tau=tcl'),
+    'schedule_tcl_heads': Step('schedule_tcl', f'{HEADS} --augmentation cifar_aa', later=True),
+    'schedule_mixup': Step('aa', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
     'mutual': Step('aa_no_mixup', '--mutual 0.67'),  # as much as `gated`, without its gate
     'gated': Step('aa_no_mixup', '--mutual-gated 0.33'),
     'suppression': Step('aa_no_mixup', '--soft-suppression 0.0067'),
