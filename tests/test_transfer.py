@@ -36,7 +36,7 @@ def test_both_sides_differ_in_their_beginning_alone(tmp_path):
         json.loads((tmp_path / 'runs' / f'{way}-1' / 'results.json').read_text())['args']
         for way in ('tuned', 'scratch')
     )
-    ours = {'command', 'experiment', 'init', 'lr', 'model_kwargs'}
+    ours = {'command', 'experiment', 'from_scratch', 'init', 'lr', 'model_kwargs'}
     assert {key for key in tuned if tuned[key] != scratch[key]} <= ours
     assert tuned['model'] == IMAGENET
     assert (tuned['lr'], scratch['lr']) == (0.00125, 0.00625)
