@@ -5,13 +5,14 @@ from typing import Any
 
 import timm
 from timm.data import resolve_data_config
+from timm.models import PretrainedCfg
 from torch import nn
 
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.hub import UnreachableError
 from ride_timm.records.published import figures_alone, published_weights
 
-__all__ = ['DATA_CONFIG_KEYS', 'check_architecture', 'data_config', 'is_fetched', 'unreachable']
+__all__ = ['DATA_CONFIG_KEYS', 'check_architecture', 'data_config', 'is_fetched', 'known_cfg', 'unreachable']
 
 DATA_CONFIG_KEYS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
@@ -30,8 +31,13 @@ def check_architecture(name: str) -> None:
 
 def is_fetched(name: str) -> bool:
     """Whether the weights of a registered name come from the Hub, or its cache."""
-    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    cfg = known_cfg(name)
     return bool(cfg is not None and cfg.hf_hub_id and not cfg.file)
+
+
+def known_cfg(name: str) -> PretrainedCfg | None:
+    """The pretrained cfg of a registered name; None of others, such as `hf-hub:ORG/NAME`."""
+    return None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
 
 
 def unreachable(weights: str, model: str) -> UnreachableError:

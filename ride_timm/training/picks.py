@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from timm.utils import is_primary
@@ -20,7 +19,7 @@ from timm.utils import is_primary
 from ride_timm._compat import bfloat16_on_cpu
 from ride_timm.data import DataSplit
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.network import check_architecture
+from ride_timm.inference.network import check_architecture, known_cfg
 from ride_timm.options import flag
 from ride_timm.tables import counted
 from ride_timm.training.config import ResolvedConfig
@@ -152,7 +151,7 @@ def _with_size(config: ResolvedConfig, side: int, init: TrainedNet | None) -> Re
         height, width = init.model.pretrained_cfg['input_size'][1:]
         return replace(config, 'img_size', width, f'that of {init.source}') if height == width else config
     model = str(config.model)
-    cfg = None if ':' in model else timm.get_pretrained_cfg(model, allow_unregistered=True)
+    cfg = known_cfg(model)
     own = max(cfg.input_size[1:]) if cfg is not None else LARGEST_SIDE
     if (cfg is not None and cfg.fixed_input_size) or 'img_size' in config.model_kwargs:
         return config

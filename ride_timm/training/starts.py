@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from timm.utils import is_primary
 
 from ride_timm.errors import RideError
 from ride_timm.inference.hub import UnreachableError
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.network import check_architecture
+from ride_timm.inference.network import check_architecture, known_cfg
 from ride_timm.models.ride_zoo import backbone_of
 from ride_timm.records.published import default_tag
 from ride_timm.training.config import ResolvedConfig
@@ -173,7 +172,7 @@ def own_weights(model: str, model_kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _has_weights(model: str) -> bool:
-    cfg = None if ':' in model else timm.get_pretrained_cfg(model, allow_unregistered=True)
+    cfg = known_cfg(model)
     return ':' in model or bool(cfg is not None and cfg.has_weights)
 
 

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import timm
 import torch
 from timm.models import get_model_args
 from timm.optim import create_optimizer_v2, optimizer_kwargs
@@ -15,6 +14,7 @@ from torch import nn
 from ride_timm.data.splits import is_same_split, val_plan
 from ride_timm.errors import RideError, reason_of
 from ride_timm.inference.load import TrainedNet
+from ride_timm.inference.network import known_cfg
 from ride_timm.models import count_experts
 from ride_timm.options import flag
 from ride_timm.records.training_record import SplitPlan
@@ -240,8 +240,7 @@ class LaterStage(Stage):
 def _with_size(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig:
     """Build what takes images of one size alone, such as a ViT, for --img-size, else for the size of the weights."""
     size = config.img_size or (None if init is None else get_model_args(init.model).get('img_size'))
-    name = str(config.model_kwargs.get('backbone', config.model))
-    cfg = None if ':' in name else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    cfg = known_cfg(str(config.model_kwargs.get('backbone', config.model)))
     if size is None or cfg is None or not cfg.fixed_input_size:
         return config
     return config.but(model_kwargs={'img_size': size, **config.model_kwargs})
