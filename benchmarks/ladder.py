@@ -69,6 +69,7 @@ STEPS = {
     'schedule_tcl_tau': Step('schedule_tcl', '--loss-kwargs tau=tcl'),
     'schedule_tcl_heads': Step('schedule_tcl', f'{HEADS} --augmentation cifar_aa', later=True),
     'schedule_mixup': Step('aa', '--lr 0.15 --warmup-lr 0.05 --opt momentum'),
+    'schedule_mixup_tcl': Step('schedule_mixup', '--mutual-gated 0.33 --soft-suppression 0.0067'),
     'mutual': Step('aa_no_mixup', '--mutual 0.67'),  # as much as `gated`, without its gate
     'gated': Step('aa_no_mixup', '--mutual-gated 0.33'),
     'suppression': Step('aa_no_mixup', '--soft-suppression 0.0067'),
