@@ -153,7 +153,7 @@ def run_row(row: str, seed: int, data: Path, args: argparse.Namespace) -> Path:
     options += [*row_options(row, args.weights), *length, *shlex.split(args.options)]
     shutil.rmtree(run, ignore_errors=True)
     began, cpu = time.perf_counter(), time.process_time()
-    if train([*options, '--output', str(folder), '--experiment', name, '--quiet']):
+    if train([*options, '--output', str(folder), '--experiment', name]):
         raise SystemExit(f'{name} was stopped; the same command goes on.')
     took = {'cpu_seconds': time.process_time() - cpu, 'wall_seconds': time.perf_counter() - began}
     write_json(run / 'took.json', {'settings': settings_of(args), 'took': took})
