@@ -5,7 +5,7 @@ r"""Train, route, measure and export the published networks of a data set, one a
 
 Every network with a router is trained twice. Run A holds a tenth of the training images out, stratified, and chooses
 the router's threshold there. Run B is trained on all images and takes that choice; it is what `weights/NAME` publishes,
-and its figures are the first and only look at the test images. With several seeds, B is trained with each and the one
+and its results are the first and only look at the test images. With several seeds, B is trained with each and the one
 with the median overall accuracy is published, beside the mean and standard deviation of all.
 
 `--one-run` saves half of that where a training is dear: there is no run B, every network of the plan is trained without
@@ -150,7 +150,7 @@ class Zoo:
         return list(dict.fromkeys([*known, *self.args.seeds]))
 
     def recorded(self, run: Path) -> Path | None:
-        """Where the figures of a finished stage lie: in its own folder or among the records; None if nowhere."""
+        """Where the results of a finished stage lie: in its own folder or among the records; None if nowhere."""
         return next((path for path in (run, self.records / run.name) if (path / 'results.json').is_file()), None)
 
     def _record(self, run: Path) -> None:
@@ -226,7 +226,7 @@ class Zoo:
         command = [sys.executable, '-m', 'ride_timm.cli', 'package', *map(str, stages)]
         command += ['--output', str(self.exported(net, seed)), '--data-dir', self.args.data_dir]
         command += ['--device', self.args.device, '--data-name', self.plan.data_name, '--data-id', self.plan.data_id]
-        command += self.plan.export if net.kept else ['--figures-only']
+        command += self.plan.export if net.kept else ['--results-only']
         chooser = seed if self.args.one_run else self.seeds(net)[0]
         choices = [str(found) for run in self.stages(net, 'A', chooser) if (found := self.recorded(run)) is not None]
         command += ['--choices', *choices] if net.router else []
@@ -240,7 +240,7 @@ class Zoo:
 
 
 def _seeds(results: dict[str, Any]) -> list[Any]:
-    """Seeds that a published network has figures of, its own first."""
+    """Seeds that a published network has results of, its own first."""
     return [row['seed'] for row in results['seeds']]
 
 
@@ -332,8 +332,8 @@ def main() -> int:
         for kind in ('all_experts', 'routed'):
             measured = results['test'][kind]
             if measured is not None:
-                figures = ', '.join(f'{key} {measured[key]:.2f}' for key in SHOWN if key in measured)
-                print(f'{net.name:<42} {kind:<11} {figures}, {measured["gmacs"]:.4f} GMACs')
+                values = ', '.join(f'{key} {measured[key]:.2f}' for key in SHOWN if key in measured)
+                print(f'{net.name:<42} {kind:<11} {values}, {measured["gmacs"]:.4f} GMACs')
     _renew_cards(Path(args.weights))
     if missing:
         print(f'Not finished: {", ".join(missing)}; the same command goes on.')

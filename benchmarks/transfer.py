@@ -56,7 +56,7 @@ def command(args: argparse.Namespace, folder: Path, way: str, seed: int) -> list
 
 
 def run(args: argparse.Namespace, folder: Path, way: str, seed: int) -> dict[str, float]:
-    """Train one side and return the figures of its last epoch."""
+    """Train one side and return the metrics of its last epoch."""
     results = folder / f'{way}-{seed}' / 'results.json'
     if not results.is_file() and train(command(args, folder, way, seed)):
         raise SystemExit(f'{way}-{seed} did not finish; with --runs DIR the same command goes on.')
@@ -86,8 +86,8 @@ def main() -> None:
     print(f'{args.weights} fine-tuned beside the same network from scratch; mean ± standard deviation, percent')
     print(f'{where["hardware"]}, torch {where["torch"]}')
     print(f'{"":<18}' + ''.join(f'{name:>16}' for name in table['tuned']))
-    for way, figures in table.items():
-        cells = [f'{value["mean"]:.2f} ± {value["std"]:.2f}' for value in figures.values()]
+    for way, metrics in table.items():
+        cells = [f'{value["mean"]:.2f} ± {value["std"]:.2f}' for value in metrics.values()]
         print(f'{way:<18}' + ''.join(f'{cell:>16}' for cell in cells))
     gains = {name: table['tuned'][name]['mean'] - table['scratch'][name]['mean'] for name in table['tuned']}
     print(f'{"tuned - scratch":<18}' + ''.join(f'{gain:>+16.2f}' for gain in gains.values()))

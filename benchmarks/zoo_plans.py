@@ -9,8 +9,8 @@ __all__ = ['PLANS', 'TEACHER', 'Net', 'Plan']
 class Net:
     """A network: its name, the recipe of its experts, further options, whether it gets a router and keeps its tensors.
 
-    `router_options` are those of its router's training. `kept` false leaves its figures alone in `weights/`, for the
-    others to be compared with. `note` is what its card says of the training beside commands and figures.
+    `router_options` are those of its router's training. `kept` false leaves its results alone in `weights/`, for the
+    others to be compared with. `note` is what its card says of the training next to commands and results.
     """
 
     name: str

@@ -52,7 +52,7 @@ def root(tmp_path_factory, data, runs):
     common = ['--data-dir', str(data), '--data-name', 'Tiny-ImageNet-LT']
     stored = ['--dtype', 'float16', '--max-shard-size', str(SHARD), '--choices', *folders]
     assert package([*folders, '--output', str(root / NAME), *common, *stored]) == 0
-    assert package([str(runs / 'plain'), '--output', str(root / PLAIN), *common, '--figures-only']) == 0
+    assert package([str(runs / 'plain'), '--output', str(root / PLAIN), *common, '--results-only']) == 0
     return root
 
 
@@ -97,7 +97,7 @@ def test_the_card_is_honest(root):
     assert '3x64x64' in text
 
 
-def test_the_plain_network_is_figures_alone(root):
+def test_the_plain_network_is_results_alone(root):
     assert {path.suffix for path in (root / PLAIN).iterdir()} == {'.json', '.md', '.png'}
     assert not read_index(root)[PLAIN].has_tensors
     results = read_results(root / PLAIN)

@@ -246,7 +246,7 @@ def test_one_run_is_published_beside_a_plain_network(tmp_path):
     }  # fmt: skip
     plain = json.loads((tmp_path / 'weights' / TINY_PLAIN / 'results.json').read_text())
     assert plain['training'][0]['images'] == 81
-    assert plain['figures_only']
+    assert plain['results_only']
     table = (tmp_path / 'MODEL_CARD.md').read_text()
     assert table.count('Tiny-ImageNet-LT (90 % of the images)') == 2
     index = json.loads((tmp_path / 'weights' / 'index.json').read_text())['weights']

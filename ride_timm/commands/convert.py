@@ -130,7 +130,7 @@ def convert(
 def _create(
     name: str, found: _Found, mean: Floats | None = None, std: Floats | None = None, **kwargs: Any
 ) -> MultiExpertNet:
-    """A network as found; its cfg is given whole, so that nothing of a published weight's cfg (labels!) gets in."""
+    """A network as found; its cfg is given whole, so that nothing of a published checkpoint's cfg (labels!) gets in."""
     cfg: dict[str, Any] = {
         **(_IMAGENET if found.four_stages else _CIFAR),
         'interpolation': 'bilinear',

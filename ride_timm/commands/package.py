@@ -1,7 +1,7 @@
-"""`ride-timm package`: from finished runs to the folder of a published weight, measured on the way.
+"""`ride-timm package`: from finished runs to the folder of a published checkpoint, measured on the way.
 
 The folder holds what is uploaded: `model.safetensors`, `config.json`, `results.json` with every figure, and the card
-with its pictures. If an `index.json` lies next to the folder, the weight is entered there with its hashes. What is
+with its pictures. If an `index.json` lies next to the folder, the checkpoint is entered there with its hashes. What is
 measured is the network as it is stored: in the precision of `--dtype`.
 """
 
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm package`."""
     parser = Parser(
         prog='ride-timm package',
-        description='Make the folder of a published weight out of finished runs: tensors, configuration, measured '
+        description='Make the folder of a published checkpoint out of finished runs: tensors, configuration, measured '
         'plots and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
     )
     parser.add_argument(
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         'file; ride-timm reads either, and publishes one)',
     )  # fmt: skip
     tensors.add_argument(
-        '--figures-only', action='store_true',
+        '--results-only', action='store_true',
         help='leave the tensors out, for a network that others are only compared with',
     )  # fmt: skip
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
@@ -153,10 +153,10 @@ def package(args: argparse.Namespace) -> Results:
         record = replace(record, calibration=None, holdout=trained.record.holdout)  # its router is still to be trained
     save_folder(
         trained.model, output, trained.class_names, counts, record.to_json(),
-        dtype=dtype, with_tensors=not args.figures_only,
+        dtype=dtype, with_tensors=not args.results_only,
         max_shard_size=None if args.max_shard_size is None else int(args.max_shard_size * 2**20),
     )  # fmt: skip
-    stored = {'bytes': None} if args.figures_only else {'bytes': tensor_bytes(output), 'dtype': args.dtype}
+    stored = {'bytes': None} if args.results_only else {'bytes': tensor_bytes(output), 'dtype': args.dtype}
     content = {
         'format': FORMAT,
         'name': name,
@@ -180,7 +180,7 @@ def package(args: argparse.Namespace) -> Results:
         'choices': None if choices is None else to_json(choices),
         'test': test,
         'seeds': seed_rows(stages[0].seed, test['all_experts'], [Path(folder) for folder in args.other_seeds]),
-        'figures_only': args.figures_only,
+        'results_only': args.results_only,
         'note': args.note,
     }
     results = Results.from_json(content, str(output / 'results.json'))
@@ -279,23 +279,23 @@ def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
     return replace(last.choices, training=tuple(run.training[-1] for run in made))
 
 
-def seed_rows(seed: Any, figures: Mapping[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
+def seed_rows(seed: Any, metrics: Mapping[str, Any], folders: list[Path]) -> list[dict[str, Any]]:
     """The results of every seed, the published one first.
 
     Args:
         seed: Of the published run.
-        figures: Its results on the test images.
+        metrics: Its results on the test images.
         folders: What `ride-timm package` made of the others.
 
     Raises:
         RideError: A folder is none of those, or a seed comes twice.
     """
 
-    def row(seed: Any, figures: Mapping[str, Any], published: bool) -> dict[str, Any]:
-        known = {key: figures.get(key) for key in SEED_RESULTS}
+    def row(seed: Any, metrics: Mapping[str, Any], published: bool) -> dict[str, Any]:
+        known = {key: metrics.get(key) for key in SEED_RESULTS}
         return {'seed': seed, **known, 'published': published}
 
-    rows = [row(seed, figures, True)]
+    rows = [row(seed, metrics, True)]
     for folder in folders:
         try:
             other = read_results(folder)

@@ -20,7 +20,7 @@ from ride_timm.logs import setup_logging
 from ride_timm.publishing.index import hash_folder, pin_copy
 from ride_timm.publishing.staging import Staged, stage
 from ride_timm.publishing.upload import Published, Target, upload
-from ride_timm.records.published import Weight
+from ride_timm.records.published import PublishedCheckpoint
 from ride_timm.version import __version__
 
 __all__ = ['build_parser', 'main', 'publish']
@@ -115,23 +115,23 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Path, str]]:
     if not args.all:
         return [(Path(args.source), args.repo_id.removeprefix('hf-hub:'))]
     root, weights = weights_root()
-    here = [weight for weight in weights.values() if weight.is_local]
-    for weight in weights.values():
-        if not weight.has_tensors:
-            print(f'{weight.name}: only its results are kept, left out', file=sys.stderr)
-        elif not weight.is_local:
-            _check_absent(weight)
-            print(f'{weight.name}: its tensors are on the Hub already and not here, left out', file=sys.stderr)
+    here = [checkpoint for checkpoint in weights.values() if checkpoint.is_local]
+    for checkpoint in weights.values():
+        if not checkpoint.has_tensors:
+            print(f'{checkpoint.name}: only its results are kept, left out', file=sys.stderr)
+        elif not checkpoint.is_local:
+            _check_absent(checkpoint)
+            print(f'{checkpoint.name}: its tensors are on the Hub already and not here, left out', file=sys.stderr)
     if not here:
         raise RideError(f'{root} holds nothing to publish; name the folder of the weights in RIDE_TIMM_WEIGHTS.')
-    return [(weight.folder, f'{hub_org()}/{weight.name}') for weight in here]
+    return [(checkpoint.folder, f'{hub_org()}/{checkpoint.name}') for checkpoint in here]
 
 
-def _check_absent(weight: Weight) -> None:
-    if weight.hub is None:
+def _check_absent(checkpoint: PublishedCheckpoint) -> None:
+    if checkpoint.hub is None:
         raise RideError(
-            f'The tensors of {weight.name} are neither in {weight.folder} nor on the Hub, so nothing was published; '
-            'fetch them first.'
+            f'The tensors of {checkpoint.name} are neither in {checkpoint.folder} nor on the Hub, so nothing was '
+            'published; fetch them first.'
         )
 
 

@@ -10,7 +10,13 @@ from typing import Any
 from ride_timm.commands.parser import Parser
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
-from ride_timm.records.published import PretrainedError, Weight, package_root, published_weights, read_index
+from ride_timm.records.published import (
+    PretrainedError,
+    PublishedCheckpoint,
+    package_root,
+    published_weights,
+    read_index,
+)
 from ride_timm.records.results import Results, read_results
 from ride_timm.tables import lay_out
 
@@ -51,10 +57,10 @@ def list_weights() -> list[dict[str, Any]]:
         image), `routed` (`overall` and `gmacs` with its router, or None), `bytes`, and where it is: `path`, or None if
         the tensors are not on this machine, and `hub` (`org/name@commit`), or None. What is not known is None.
     """
-    return [_describe(weight) for weight in published_weights().values()]
+    return [_describe(checkpoint) for checkpoint in published_weights().values()]
 
 
-def weights_root() -> tuple[Path, dict[str, Weight]]:
+def weights_root() -> tuple[Path, dict[str, PublishedCheckpoint]]:
     """The folder with the weights' index, and the weights: `RIDE_TIMM_WEIGHTS`, or what came with the package.
 
     Raises:
@@ -69,24 +75,24 @@ def weights_root() -> tuple[Path, dict[str, Weight]]:
     raise RideError(failure)
 
 
-def _describe(weight: Weight) -> dict[str, Any]:
+def _describe(checkpoint: PublishedCheckpoint) -> dict[str, Any]:
     try:
-        results: Results | None = read_results(weight.folder)
+        results: Results | None = read_results(checkpoint.folder)
     except RideError:
         results = None
     everything = {} if results is None else results.test.all_experts
     routed = None if results is None else results.test.routed
-    sizes = [weight.files[name].size for name in weight.tensor_files]
+    sizes = [checkpoint.files[name].size for name in checkpoint.tensor_files]
     return {
-        'name': weight.name,
+        'name': checkpoint.name,
         'data': None if results is None else results.data.name,
         'overall': everything.get('top1'),
         **{name: everything.get(name) for name in _GROUPS},
         'gmacs': None if results is None or results.network is None else results.network.gmacs,
         'routed': None if routed is None else {'overall': routed['top1'], 'gmacs': routed['gmacs']},
         'bytes': sum(sizes) if sizes else None,
-        'path': str(weight.folder) if weight.is_local else None,
-        'hub': None if weight.hub is None else f'{weight.hub.repo_id}@{weight.hub.revision}',
+        'path': str(checkpoint.folder) if checkpoint.is_local else None,
+        'hub': None if checkpoint.hub is None else f'{checkpoint.hub.repo_id}@{checkpoint.hub.revision}',
     }
 
 

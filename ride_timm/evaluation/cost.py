@@ -37,7 +37,7 @@ def gmacs_by_experts(model: MultiExpertNet, input_size: Sequence[int]) -> list[f
         input_size: (channels, height, width).
 
     Returns:
-        K figures. The last leaves the routers out if there are none.
+        K values. The last leaves the routers out if there are none.
     """
     net = copy.deepcopy(model).to('meta').float().eval()
     x = torch.empty(1, *input_size, device='meta')

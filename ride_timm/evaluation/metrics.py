@@ -195,7 +195,7 @@ def expected_calibration_error(images: ArrayLike, correct: ArrayLike, confidence
 class LongTailEvaluator(Evaluator):
     """timm's evaluator with the metrics of the long-tail field added; everything in percent.
 
-    `balanced` is the mean of the class accuracies, the first figure where the images are not balanced (see
+    `balanced` is the mean of the class accuracies, the leading one where the images are not balanced (see
     `leading_accuracy`); `many`, `medium` and `few` are the means over the group's classes, `worst_class` the least
     class accuracy, `harmonic` the harmonic mean of all, `macro_f1` the mean of the classes' F1, `ece` the calibration
     error over 15 equal-width bins of the largest softmax probability. Classes without test images are left out and

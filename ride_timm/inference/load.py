@@ -208,8 +208,8 @@ def _from_name(name: str, asked: _Request, kwargs: Mapping[str, Any]) -> Trained
     cfg = model.pretrained_cfg
     if model.num_classes != cfg.get('num_classes'):  # new heads
         return found
-    weight = published_weights().get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
-    record = {} if weight is None else weight.config.get('ride')
+    checkpoint = published_weights().get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
+    record = {} if checkpoint is None else checkpoint.config.get('ride')
     return _described(found, cfg.get('label_names'), TrainingRecord.from_json(record, name))
 
 

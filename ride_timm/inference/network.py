@@ -10,7 +10,7 @@ from torch import nn
 
 from ride_timm.errors import RideError, did_you_mean
 from ride_timm.inference.hub import UnreachableError
-from ride_timm.records.published import figures_alone, published_weights
+from ride_timm.records.published import published_weights, results_alone
 
 __all__ = ['DATA_CONFIG_KEYS', 'check_architecture', 'data_config', 'is_fetched', 'known_cfg', 'unreachable']
 
@@ -79,9 +79,9 @@ def _check_tag(name: str, architecture: str) -> None:
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:  # how timm says that the part behind the point is none of the architecture's
-        weight = published_weights().get(name)
-        if weight is not None and not weight.has_tensors:
-            raise RideError(figures_alone(weight)) from None
+        checkpoint = published_weights().get(name)
+        if checkpoint is not None and not checkpoint.has_tensors:
+            raise RideError(results_alone(checkpoint)) from None
         known = ', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none yet'
         raise RideError(
             f'There are no weights {name}; those of {architecture} are: {known}. Name one of them, or a file.'

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from timm.models import build_model_with_cfg, register_model, resolve_pretrained_cfg
 
 from ride_timm import _compat
-from ride_timm.records.published import PretrainedError, default_tag, is_sharded, weight_of
+from ride_timm.records.published import PretrainedError, checkpoint_of, default_tag, is_sharded
 
 from .checkpoint import checkpoint_filter_fn
 from .multi_expert import MultiExpertNet
@@ -85,7 +85,7 @@ def create_multi_expert(
         **kwargs: Arguments of the class and of timm's factory.
 
     Returns:
-        The network. With a published weight it has what the weight was made with: its `channels`, say, and its router
+        The network. With a published checkpoint it has what that was made with: its `channels`, say, and its router
         where the heads are kept, unless `router` is given; timm's `save_for_hf` writes these down. Without heads there
         is no router.
 
@@ -142,10 +142,10 @@ def build_multi_expert(
 
 
 def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Have timm load the checked tensors of a published weight, if the arguments ask for one.
+    """Have timm load the checked tensors of a published checkpoint, if the arguments ask for one.
 
     Returns:
-        The arguments that the weight was made with, as far as `kwargs` leave them open; None for another source.
+        The arguments that it was made with, as far as `kwargs` leave them open; None for another source.
     """
     overlay = kwargs.get('pretrained_cfg_overlay') or {}
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
@@ -162,19 +162,19 @@ def _use_published(variant: str, kwargs: dict[str, Any]) -> dict[str, Any] | Non
             f'{cfg.file} holds its tensors in several files, which timm does not read from a folder; load it with '
             f'ride_timm.from_pretrained({str(cfg.file)!r}).'
         )
-    weight = weight_of(cfg, variant)
-    if weight is None:
+    checkpoint = checkpoint_of(cfg, variant)
+    if checkpoint is None:
         if (overlay.get('hf_hub_id') or overlay.get('url')) and 'file' not in overlay:
             # timm prefers a file, and that of our own weights is in the cfg which the overlay changes
             kwargs['pretrained_cfg_overlay'] = {**overlay, 'file': ''}
         return None
-    made_with = weight.model_args
-    if kwargs.get('features_only') or kwargs.get('num_classes', cfg.num_classes) != weight.num_classes:
+    made_with = checkpoint.model_args
+    if kwargs.get('features_only') or kwargs.get('num_classes', cfg.num_classes) != checkpoint.num_classes:
         made_with.update(_of_new_heads(made_with))
     for key, value in made_with.items():
         kwargs.setdefault(key, value)
     taken = {key: kwargs[key] for key in made_with}
-    kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': weight.load(kwargs.get('cache_dir'))}
+    kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': checkpoint.load(kwargs.get('cache_dir'))}
     return taken
 
 

@@ -1,4 +1,4 @@
-"""Writing the folder of a weight: its tensors, in one file or several, and the `config.json` that timm reads."""
+"""Writing the folder of a checkpoint: its tensors, in one file or several, and the `config.json` that timm reads."""
 
 import contextlib
 import json

@@ -16,7 +16,7 @@ __all__ = ['hash_folder', 'pin_copy', 'renew_entry']
 
 
 def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file of a weight's folder; hidden files are left out.
+    """Size and SHA-256 of every file of a checkpoint's folder; hidden files are left out.
 
     Returns:
         By file name, sorted: `size` in bytes and `sha256` in hexadecimal digits.
@@ -26,13 +26,13 @@ def hash_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def renew_entry(folder: Path) -> bool:
-    """Bring a weight's entry in the index next to its folder up to date; a new one goes to the end.
+    """Bring a checkpoint's entry in the index next to its folder up to date; a new one goes to the end.
 
     The pinned copy on the Hub is kept while the tensors are the same as there. Parts of the tensors that are not in the
     folder, as in a checkout without large files, keep their entries while the list of the parts is the same.
 
     Args:
-        folder: The weight's folder, named `<architecture>.<tag>`.
+        folder: The checkpoint's folder, named `<architecture>.<tag>`.
 
     Returns:
         Whether there is an index next to the folder.
@@ -51,16 +51,16 @@ def renew_entry(folder: Path) -> bool:
 
 
 def pin_copy(folder: Path, repo_id: str, revision: str, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Enter where a weight lies on the Hub into the index next to its folder.
+    """Enter where a checkpoint lies on the Hub into the index next to its folder.
 
     Args:
-        folder: The weight's folder.
+        folder: The checkpoint's folder.
         repo_id: `org/name`.
         revision: The commit, 40 hexadecimal digits.
         files: Size and SHA-256 of every file there, as `hash_folder` gives them.
 
     Returns:
-        Whether there is an index next to the folder that has the weight.
+        Whether there is an index next to the folder that has the checkpoint.
 
     Raises:
         RideError: The index cannot be understood, or the entry would not be a proper one.

@@ -1,4 +1,4 @@
-"""The folder that `ride-timm publish` uploads, made from a published weight's folder or from a finished run.
+"""The folder that `ride-timm publish` uploads, made from a published checkpoint's folder or from a finished run.
 
 Only safetensors, JSON, Markdown and pictures get into it, and what is in it loads with timm and with transformers.
 """
@@ -39,7 +39,7 @@ _TOKEN = re.compile(r'\bhf_[A-Za-z0-9]{30,}')
 
 
 class Staged(NamedTuple):
-    """A folder to upload: the weight's name, the folder, and the text of its card."""
+    """A folder to upload: the checkpoint's name, the folder, and the text of its card."""
 
     name: str
     folder: Path
@@ -50,7 +50,7 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
     """Make the folder to upload.
 
     Args:
-        source: Folder of a weight (`config.json`, `results.json`, tensors) or of a finished run.
+        source: Folder of a checkpoint (`config.json`, `results.json`, tensors) or of a finished run.
         repo_id: `org/name`, for the card's snippets.
         target: Folder to write, which exists and is empty.
         data_name: What the card calls the data of a run; by default the data set's name or the folder's.
@@ -62,16 +62,16 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
         RideError: The source is neither, or is not whole, or the target cannot be written.
     """
     if not source.exists():
-        raise RideError(f'There is no folder {source}; name that of a weight or of a finished run.')
+        raise RideError(f'There is no folder {source}; name that of a checkpoint or of a finished run.')
     is_run = (source / 'last.pth.tar').is_file()
     try:
         if is_run:
             _export_run(source, target, repo_id, data_name)
         elif (source / CONFIG).is_file():
-            _copy_weight(source, target)
+            _copy_checkpoint(source, target)
         else:
             raise RideError(
-                f'{source} is neither the folder of a weight (config.json, results.json, tensors) nor that of a '
+                f'{source} is neither the folder of a checkpoint (config.json, results.json, tensors) nor that of a '
                 'finished run (last.pth.tar, results.json); name one of them.'
             )
         _check_loads(target)
@@ -92,7 +92,7 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
     return Staged(results.name or target.name, target, card)
 
 
-def _copy_weight(source: Path, target: Path) -> None:
+def _copy_checkpoint(source: Path, target: Path) -> None:
     _check_hashes(source)
     for path in sorted(source.iterdir()):
         if path.name in (CONFIG, _RESULTS) or (path.suffix == '.png' and not path.name.startswith('.')):
@@ -111,8 +111,8 @@ def _check_hashes(source: Path) -> None:
     """Compare the files with the index next to the folder, if the network is in it."""
     root = source.resolve().parent
     try:
-        weight = read_index(root).get(source.resolve().name) if (root / INDEX).is_file() else None
-        for name, expected in weight.files.items() if weight is not None else ():
+        checkpoint = read_index(root).get(source.resolve().name) if (root / INDEX).is_file() else None
+        for name, expected in checkpoint.files.items() if checkpoint is not None else ():
             if name == CONFIG or name.endswith('.safetensors'):
                 check_bytes(source / name, expected)
     except PretrainedError as error:

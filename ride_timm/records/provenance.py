@@ -84,9 +84,9 @@ def base_model(args: Mapping[str, Any]) -> str | None:
     name = str(args.get('init') or '')
     if name.startswith('hf-hub:'):
         return name.removeprefix('hf-hub:').partition('@')[0]
-    weight = published_weights().get(name)
-    if weight is not None:
-        return None if weight.hub is None else weight.hub.repo_id
+    checkpoint = published_weights().get(name)
+    if checkpoint is not None:
+        return None if checkpoint.hub is None else checkpoint.hub.repo_id
     if Path(name).exists() or not timm.is_model(name.partition('.')[0]):
         return None
     cfg = timm.get_pretrained_cfg(name)

@@ -1,9 +1,10 @@
 """Published weights: from a name over the index and a checked file to the tensors that timm loads.
 
-`index.json` lists every weight with the size and SHA-256 of each of its files and, once it is on the Hugging Face Hub,
-the repository and the revision. A weight is taken from the folder that the environment variable `RIDE_TIMM_WEIGHTS`
-names, else from the installed package or the checkout, else from the Hub at the pinned revision; in each case the
-hashes are compared before anything is read from the file. The environment variable is read once, at the first use.
+`index.json` lists every checkpoint with the size and SHA-256 of each of its files and, once it is on the Hugging Face
+Hub, the repository and the revision. A checkpoint is taken from the folder that the environment variable
+`RIDE_TIMM_WEIGHTS` names, else from the installed package or the checkout, else from the Hub at the pinned revision; in
+each case the hashes are compared before anything is read from the file. The environment variable is read once, at the
+first use.
 
 torch and timm are imported only where tensors are read and cfgs are made: `ride-timm weights` needs neither.
 """
@@ -27,8 +28,9 @@ from ride_timm.records.kinds import CONFIG_SCHEMA
 from ride_timm.records.schema import OBJECT, check_record, nullable, read_object, text, whole
 
 __all__ = [
-    'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'Weight', 'check_bytes', 'default_tag',
-    'figures_alone', 'is_sharded', 'package_root', 'published_weights', 'read_index', 'register_published', 'weight_of',
+    'CONFIG', 'INDEX', 'WEIGHTS', 'FileHash', 'HubCopy', 'PretrainedError', 'PublishedCheckpoint', 'check_bytes',
+    'checkpoint_of', 'default_tag', 'is_sharded', 'package_root', 'published_weights', 'read_index',
+    'register_published', 'results_alone',
 ]  # fmt: skip
 
 INDEX = 'index.json'
@@ -58,7 +60,7 @@ class FileHash(NamedTuple):
 
 
 class HubCopy(NamedTuple):
-    """Where a weight lies on the Hub: repository, commit (40 hexadecimal digits), and its files there."""
+    """Where a checkpoint lies on the Hub: repository, commit (40 hexadecimal digits), and its files there."""
 
     repo_id: str
     revision: str
@@ -66,8 +68,8 @@ class HubCopy(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Weight:
-    """One published weight.
+class PublishedCheckpoint:
+    """One published checkpoint.
 
     Attributes:
         name: `<architecture>.<recipe>_<dataset>`.
@@ -126,7 +128,7 @@ class Weight:
         return {'hf_hub_id': f'{self.hub.repo_id}@{self.hub.revision}'} if self.hub is not None else {}
 
     def cfg(self) -> dict[str, Any]:
-        """The fields of timm's cfg that this weight sets: image size, normalisation, labels, source."""
+        """The fields of timm's cfg that this checkpoint sets: image size, normalisation, labels, source."""
         from timm.models import PretrainedCfg
 
         known = {field.name for field in dataclasses.fields(PretrainedCfg)}.difference(_SOURCES)
@@ -142,7 +144,7 @@ class Weight:
         """Read the tensors, after the hashes of all files were found right.
 
         Args:
-            cache_dir: Folder of the Hub's cache, if the weight comes from there.
+            cache_dir: Folder of the Hub's cache, if the checkpoint comes from there.
 
         Returns:
             The state dict, on the CPU.
@@ -210,11 +212,11 @@ def check_bytes(path: Path, expected: FileHash) -> bytes:
     return content
 
 
-def read_index(root: Path) -> dict[str, Weight]:
-    """Read `index.json` and the `config.json` of each weight.
+def read_index(root: Path) -> dict[str, PublishedCheckpoint]:
+    """Read `index.json` and the `config.json` of each checkpoint.
 
     Args:
-        root: The folder that holds the index and one folder a weight.
+        root: The folder that holds the index and one folder a checkpoint.
 
     Returns:
         The weights by name, in the index's order.
@@ -224,7 +226,7 @@ def read_index(root: Path) -> dict[str, Weight]:
     """
     try:
         entries = read_object(root / INDEX, {'weights': OBJECT}, needed=('weights',))['weights']
-        return {name: _weight(root, name, entry) for name, entry in entries.items()}
+        return {name: _checkpoint(root, name, entry) for name, entry in entries.items()}
     except (RideError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PretrainedError(
             f'{root / INDEX} cannot be understood ({type(error).__name__}: {_first_line(error)}); restore it, or '
@@ -232,7 +234,7 @@ def read_index(root: Path) -> dict[str, Weight]:
         ) from error
 
 
-def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
+def _checkpoint(root: Path, name: str, entry: Mapping[str, Any]) -> PublishedCheckpoint:
     if not re.fullmatch(r'\w+\.\w+', name):
         raise ValueError(f'{name!r} is not ARCHITECTURE.TAG')
     check_record(entry, _ENTRY, f'The entry of {name}', needed=('files',))
@@ -242,7 +244,7 @@ def _weight(root: Path, name: str, entry: Mapping[str, Any]) -> Weight:
         copy = HubCopy(hub['repo_id'], hub['revision'], _hashes(hub['files']))
     files = _hashes(entry['files'])
     config = read_object(root / name / CONFIG, CONFIG_SCHEMA, needed=('num_classes',))
-    return Weight(name, root / name, files, copy, config)
+    return PublishedCheckpoint(name, root / name, files, copy, config)
 
 
 def _hashes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileHash]:
@@ -270,9 +272,9 @@ def package_root() -> Path:
 
 
 @functools.cache
-def published_weights() -> dict[str, Weight]:
+def published_weights() -> dict[str, PublishedCheckpoint]:
     """All weights by name: those of `RIDE_TIMM_WEIGHTS`, then those that came with the package."""
-    found: dict[str, Weight] = {}
+    found: dict[str, PublishedCheckpoint] = {}
     chosen = os.environ.get('RIDE_TIMM_WEIGHTS')
     roots = [Path(chosen).expanduser().absolute()] if chosen else []  # read once: the working directory may change
     for root in (*roots, package_root()):
@@ -284,9 +286,9 @@ def published_weights() -> dict[str, Weight]:
             hint = ' (the folder that RIDE_TIMM_WEIGHTS names)' if root in roots else ''
             warnings.warn(f'No weights are taken from {root}{hint}: {error}', stacklevel=2)
             continue
-        for name, weight in weights.items():
+        for name, checkpoint in weights.items():
             if name not in found or not found[name].is_local:
-                found[name] = weight
+                found[name] = checkpoint
     return found
 
 
@@ -297,17 +299,17 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
         cfgs: The cfg of each architecture, as a dictionary.
 
     Returns:
-        For `timm.models.generate_default_cfgs`: one cfg a weight, and the given one where an architecture has none, or
-        none of its classes and image size. timm takes the first weight's cfg for the architecture's own, which would
-        build `ride_resnet50_4e` for 200 classes at 64 pixels, and its siblings for 1,000 at 224; so the given one is
-        marked as the default there (`*`), and `default_tag` finds what `pretrained=True` loads.
+        For `timm.models.generate_default_cfgs`: one cfg a checkpoint, and the given one where an architecture has none,
+        or none of its classes and image size. timm takes the first checkpoint's cfg for the architecture's own, which
+        would build `ride_resnet50_4e` for 200 classes at 64 pixels, and its siblings for 1,000 at 224; so the given one
+        is marked as the default there (`*`), and `default_tag` finds what `pretrained=True` loads.
     """
     tagged: dict[str, Any] = {}
     for variant, base in cfgs.items():
         weights = published_weights().values()
-        own = [weight for weight in weights if weight.architecture == variant and weight.has_tensors]
-        for weight in own:
-            tagged[weight.name] = base | weight.cfg()
+        own = [checkpoint for checkpoint in weights if checkpoint.architecture == variant and checkpoint.has_tensors]
+        for checkpoint in own:
+            tagged[checkpoint.name] = base | checkpoint.cfg()
         if not own:
             tagged[variant] = base
         elif not _same_task(own[0].cfg(), base):
@@ -316,62 +318,65 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_task(cfg: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether a weight has an architecture's own number of classes and size of images."""
+    """Whether a checkpoint has an architecture's own number of classes and size of images."""
     return all(cfg.get(key, base.get(key)) == base.get(key) for key in ('num_classes', 'input_size'))
 
 
 def default_tag(variant: str) -> str | None:
-    """The tag of an architecture's first published weight, which `pretrained=True` means; None if it has none."""
+    """The tag of an architecture's first published checkpoint, which `pretrained=True` means; None if it has none."""
     weights = published_weights().values()
-    return next((weight.tag for weight in weights if weight.architecture == variant and weight.has_tensors), None)
+    return next(
+        (checkpoint.tag for checkpoint in weights if checkpoint.architecture == variant and checkpoint.has_tensors),
+        None,
+    )
 
 
-def weight_of(cfg: 'PretrainedCfg | Mapping[str, Any]', variant: str) -> Weight | None:
-    """The published weight that a resolved cfg takes its tensors from, or None for any other source.
+def checkpoint_of(cfg: 'PretrainedCfg | Mapping[str, Any]', variant: str) -> PublishedCheckpoint | None:
+    """The published checkpoint that a resolved cfg takes its tensors from, or None for any other source.
 
     Args:
         cfg: A cfg, resolved by timm.
         variant: The architecture.
 
     Returns:
-        The weight.
+        The checkpoint.
 
     Raises:
         PretrainedError: The cfg names no source at all.
     """
     fields = dict(cfg) if isinstance(cfg, Mapping) else dataclasses.asdict(cfg)
-    weight = published_weights().get(f'{variant}.{fields.get("tag")}')
+    checkpoint = published_weights().get(f'{variant}.{fields.get("tag")}')
     given = {key: fields[key] for key in ('file', 'hf_hub_id', 'url', 'state_dict', 'source') if fields.get(key)}
     if not given:
-        raise PretrainedError(_nowhere(weight) if weight is not None else _unpublished(variant))
-    return weight if weight is not None and given == weight.source else None
+        raise PretrainedError(_nowhere(checkpoint) if checkpoint is not None else _unpublished(variant))
+    return checkpoint if checkpoint is not None and given == checkpoint.source else None
 
 
 def _unpublished(variant: str) -> str:
-    names = ', '.join(name for name, weight in published_weights().items() if weight.has_tensors) or 'none yet'
+    names = ', '.join(name for name, checkpoint in published_weights().items() if checkpoint.has_tensors) or 'none yet'
     return (
         f'{variant} has no published weights (those there are: {names}); leave pretrained=True out, train them with '
         "`ride-timm train` (`ride-timm recipes` lists the recipes), or convert the authors' with `ride-timm convert`."
     )
 
 
-def figures_alone(weight: Weight) -> str:
+def results_alone(checkpoint: PublishedCheckpoint) -> str:
     """What to say where the tensors of a network are asked for that others are only compared with.
 
     Args:
-        weight: Without tensors.
+        checkpoint: Without tensors.
     """
     return (
-        f'{weight.name} has published results but no weights ({weight.folder}); its card has the command that '
+        f'{checkpoint.name} has published results but no weights ({checkpoint.folder}); its card has the command that '
         'trains it.'
     )
 
 
-def _nowhere(weight: Weight) -> str:
-    missing = next((name for name in weight.tensor_files if not (weight.folder / name).is_file()), WEIGHTS)
+def _nowhere(checkpoint: PublishedCheckpoint) -> str:
+    missing = next((name for name in checkpoint.tensor_files if not (checkpoint.folder / name).is_file()), WEIGHTS)
     return (
-        f'{missing} of {weight.name} is not in {weight.folder} and the index pins no copy on the Hugging Face Hub; '
-        'take the folder weights/ of a checkout of the project and name it in RIDE_TIMM_WEIGHTS.'
+        f'{missing} of {checkpoint.name} is not in {checkpoint.folder} and the index pins no copy on the Hugging Face '
+        'Hub; take the folder weights/ of a checkout of the project and name it in RIDE_TIMM_WEIGHTS.'
     )
 
 

@@ -264,7 +264,7 @@ class Results:
         choices: None without a router, or where nothing was chosen.
         seeds: The published one first.
         base_model: Repository on the Hub that the network was initialised from.
-        figures_only: Whether its tensors are left out: a network that others are only compared with.
+        results_only: Whether its tensors are left out: a network that others are only compared with.
         note: What the card says of the training besides.
         last_epoch, last, best_on_evaluation_images, args: Of a run: the index of its last epoch, the results of it, the
             best of all epochs, and the arguments.
@@ -281,7 +281,7 @@ class Results:
     choices: Choices | None = part(Choices, None)
     test: Measured = part(Measured)
     seeds: tuple[SeedRow, ...] = parts(SeedRow, shortest=1)
-    figures_only: bool = item(FLAG, False)
+    results_only: bool = item(FLAG, False)
     note: str | None = item(nullable(TEXT), None)
     last_epoch: int | None = item(nullable(whole(-1, 10**9)), None)
     last: Mapping[str, float] | None = item(nullable(OBJECT), None)

@@ -31,7 +31,7 @@ def is_shard(name: str) -> bool:
 
 
 def tensors_file(folder: Path) -> Path:
-    """The file in the folder of a weight that leads to its tensors: `model.safetensors`, or the index of its parts."""
+    """The file in a checkpoint's folder that leads to its tensors: `model.safetensors`, or the index of its parts."""
     return folder / (SHARD_INDEX if is_sharded(folder) else WEIGHTS)
 
 
@@ -50,7 +50,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     if missing is not None:
         raise RideError(
             f'The parts of the tensors in {folder} are not all there ({missing} is missing, as in a checkout '
-            'without large files); get it, or give the name of the weight instead of its folder, to have it from '
+            'without large files); get it, or give the name of the checkpoint instead of its folder, to have it from '
             'the Hub.'
         )
     shards = {name: read_safetensors(folder / name) for name in names}

@@ -29,7 +29,7 @@ def upgrade_results(content: Mapping[str, Any]) -> dict[str, Any]:
         stages = [upgrade_stage(stage) for stage in rows] if isinstance(rows, list) else rows
         given = {} if stages is None else {'training': stages}
         new['choices'] = {**choices, **given, **threshold_choice(choices.get('rule'), choices.get('threshold'))}
-    new['figures_only'] = bool(content.get('figures_only'))
+    new['results_only'] = bool(content.get('figures_only'))
     return new
 
 

@@ -11,9 +11,9 @@ from ride_timm.files import write_whole
 __all__ = ['prefixed', 'write_row']
 
 
-def prefixed(kind: str, figures: Mapping[str, float]) -> dict[str, float]:
+def prefixed(kind: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics named as in `summary.csv`: `train_<name>`, `eval_<name>`."""
-    return {f'{kind}_{name}': value for name, value in figures.items()}
+    return {f'{kind}_{name}': value for name, value in metrics.items()}
 
 
 def write_row(

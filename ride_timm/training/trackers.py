@@ -43,19 +43,19 @@ class Tracker:
             # trackio has wandb's interface
             self._module.init(project=project, name=folder.name, config=dict(settings or {}))
 
-    def log(self, epoch: int, figures: Mapping[str, float]) -> None:
+    def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Send the metrics of an epoch.
 
         Args:
             epoch: Index of the epoch, from 0.
-            figures: By name, such as `train_loss` or `eval_few`.
+            metrics: By name, such as `train_loss` or `eval_few`.
         """
         if self._writer is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._writer.add_scalar(name.replace('_', '/', 1), value, epoch)
             self._writer.flush()
         elif self._module is not None:
-            self._module.log({'epoch': epoch, **figures})
+            self._module.log({'epoch': epoch, **metrics})
 
     def close(self) -> None:
         """Finish; nothing can be sent afterwards."""

@@ -225,11 +225,11 @@ def test_what_is_measured_is_what_is_stored(held_out, data):
         assert results['test']['routed'][name] == pytest.approx(routed[name], abs=1e-6), name
 
 
-def test_figures_alone(data, runs, tmp_path):
-    assert export(data, runs, tmp_path / NAME, '--figures-only', names=['B']) == 0
+def test_results_alone(data, runs, tmp_path):
+    assert export(data, runs, tmp_path / NAME, '--results-only', names=['B']) == 0
     assert {path.suffix for path in (tmp_path / NAME).iterdir()} == {'.json', '.md', '.png'}
     results = json.loads((tmp_path / NAME / 'results.json').read_text())
-    assert results['figures_only']
+    assert results['results_only']
     assert results['network']['bytes'] is None
     assert 'only its results' in (tmp_path / NAME / 'README.md').read_text()
 

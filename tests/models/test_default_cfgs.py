@@ -25,7 +25,7 @@ class TestDefaults:
         assert timm.is_model_pretrained('ride_resnet32_3e')
 
     def test_pretrained_means_the_first_checkpoint_and_says_so(self, monkeypatch, caplog):
-        monkeypatch.setattr(published.Weight, 'load', lambda self, cache_dir: self.name)
+        monkeypatch.setattr(published.PublishedCheckpoint, 'load', lambda self, cache_dir: self.name)
         kwargs = {}
         made_with = _factory._use_published(self.NAME, kwargs)
         assert made_with == published_weights()[self.TAGGED].model_args

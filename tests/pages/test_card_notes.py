@@ -62,9 +62,9 @@ def test_other_data_have_no_such_note(name):
     assert 'Tiny ImageNet' not in render(results)
 
 
-def test_a_network_whose_figures_alone_are_kept():
+def test_a_network_whose_results_alone_are_kept():
     results = tiny(experts=1, method='balanced_softmax', name='resnet50.balanced_softmax_tinyimagenetlt')
-    results['figures_only'], results['network']['bytes'] = True, None
+    results['results_only'], results['network']['bytes'] = True, None
     text = render(results, others=[tiny()])
     assert 'only its results' in text
     assert not blocks(text, 'python')

@@ -131,7 +131,7 @@ def test_it_is_listed_with_its_figures(folder, monkeypatch, capsys):
     assert f'{make_results(classes=7)["test"]["all_experts"]["top1"]:.2f}' in row
 
 
-def test_figures_alone(folder, monkeypatch, capsys):
+def test_results_alone(folder, monkeypatch, capsys):
     """A network that others are only compared with is listed, and is nobody's pretrained weights."""
     (folder / 'model.safetensors.index.json').unlink()
     renew_entry(folder)
