@@ -161,7 +161,7 @@ def _by_step(lines: Iterable[dict[str, str]]) -> dict[str, list[float]]:
 
 
 def table(lines: list[dict[str, str]]) -> str:
-    """The steps with their means over seeds, each beside the step that it builds on."""
+    """The steps with their means over seeds, each next to the step that it builds on."""
     values, (spread, estimated) = _by_step(lines), seed_spread(lines)
     head = f'{"step":<20}{"seeds":>6}{"last 10":>9}{"se":>6}{"many":>7}{"medium":>8}{"few":>7}{"ECE":>7}  against'
     rows = [head]

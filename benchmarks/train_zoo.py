@@ -6,18 +6,18 @@ r"""Train, route, measure and export the published networks of a data set, one a
 Every network with a router is trained twice. Run A holds a tenth of the training images out, stratified, and chooses
 the router's threshold there. Run B is trained on all images and takes that choice; it is what `weights/NAME` publishes,
 and its results are the first and only look at the test images. With several seeds, B is trained with each and the one
-with the median overall accuracy is published, beside the mean and standard deviation of all.
+with the median overall accuracy is published, next to the mean and standard deviation of all.
 
 `--one-run` saves half of that where a training is dear: there is no run B, every network of the plan is trained without
 the held-out tenth, so that they remain comparable, and run A itself is published. Its card says under the title that it
 saw only a part of the training images, and how many.
 
 The same command goes on where it was stopped: each stage resumes from its last checkpoint, finished ones are skipped.
-What a finished stage wrote down besides tensors is kept under `--records`, to be committed: run A need not be trained
+What a finished stage wrote down, without tensors, is kept under `--records`, to be committed: run A need not be trained
 again on another machine, and a `last.pth.tar` that was put into such a folder is what the stage goes on from there. A
 network that lies in `--weights` and whose runs do not lie in `--output` counts as trained with its seed and is left as
 it is, unless another seed has the median: remove it to train it anew. Each run is measured as soon as it has ended,
-beside those that still train, into `exported/` under `--output`, and not again unless that folder is removed.
+next to those that still train, into `exported/` under `--output`, and not again unless that folder is removed.
 `--deadline SECONDS` stops in time (the stages get SIGTERM and save); `--dry-run` prints the commands. `--options` go to
 every training, such as `--amp --channels-last --torchcompile`. `--epochs` trains the experts for another number of
 epochs than the recipe's, whose schedule must scale with it; commands and epochs stand in the results and on the cards.
@@ -234,7 +234,7 @@ class Zoo:
         subprocess.run(command, check=True)
 
     def work(self, net: Net, part: str, seed: int) -> None:
-        """Train, and measure what may be published: beside the trainings that still run, not after the last of them."""
+        """Train, and measure what may be published: while other trainings still run, not after the last of them."""
         if self.train(net, part, seed) and part == self.published and not (self.args.no_export or self.args.dry_run):
             self.export(net, seed)
 
@@ -285,7 +285,7 @@ def tasks(nets: list[Net], seeds: list[int], one_run: bool) -> Iterator[tuple[Ne
 
 
 def _renew_cards(root: Path) -> None:
-    """Write all cards again, each beside the others, and the table of `MODEL_CARD.md` next to `weights/`."""
+    """Write all cards again, each next to the others, and the table of `MODEL_CARD.md` next to `weights/`."""
     folders = [str(path.parent) for path in sorted(root.glob('*/results.json'))]
     page = root.resolve().parent / 'MODEL_CARD.md'
     if folders:

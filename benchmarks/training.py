@@ -1,4 +1,4 @@
-"""Training speed: our way beside a plain loop, in images per second.
+"""Training speed: our way next to a plain loop, in images per second.
 
     python benchmarks/training.py [--model ride_resnet32_3e] [--batch-size 128] [--steps 30] [--rounds 3] [--compiled]
     python benchmarks/training.py --device cuda [--img-size 64] [--copies 4]

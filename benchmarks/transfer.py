@@ -1,4 +1,4 @@
-"""What published weights are worth to other images: fine-tuning from them beside training from scratch.
+"""What published weights are worth to other images: fine-tuning from them next to training from scratch.
 
     python benchmarks/transfer.py --data data/cifar100_lt [--weights ride_resnet50_4e] [--epochs 5] [--seeds 42 43 44]
 
@@ -83,7 +83,7 @@ def main() -> None:
                 rows.append(run(args, args.runs or Path(temporary), way, seed))
     table, where = {way: describe(rows) for way, rows in found.items()}, environment()
     print(f'{args.data}, {args.epochs} epochs at {args.img_size} pixels, n = {len(args.seeds)} seeds {args.seeds}:')
-    print(f'{args.weights} fine-tuned beside the same network from scratch; mean ± standard deviation, percent')
+    print(f'{args.weights} fine-tuned next to the same network from scratch; mean ± standard deviation, percent')
     print(f'{where["hardware"]}, torch {where["torch"]}')
     print(f'{"":<18}' + ''.join(f'{name:>16}' for name in table['tuned']))
     for way, metrics in table.items():

@@ -1,4 +1,4 @@
-"""What `train_zoo.py` trains: the published networks of each data set, and the plain ones beside them."""
+"""What `train_zoo.py` trains: the published networks of each data set, and the plain ones next to them."""
 
 from dataclasses import dataclass
 

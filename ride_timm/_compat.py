@@ -81,7 +81,7 @@ def get_forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., An
 def filter_checkpoint(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A checkpoint as a timm model takes it, position embeddings resampled.
 
-    timm's families have their filters beside their classes, by convention all of one name.
+    timm's families have their filters next to their classes, by convention all of one name.
     """
     fit = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
     return dict(fit(state, model)) if fit is not None else state

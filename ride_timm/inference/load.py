@@ -73,7 +73,7 @@ class TrainedNet:
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked for besides the source."""
+    """What was asked for, the source aside."""
 
     architecture: str | None
     use_ema: bool | None

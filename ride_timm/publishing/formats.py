@@ -1,6 +1,6 @@
 """A network in the formats of other programs: ONNX, and the programs of `torch.export`.
 
-Both carry what a prediction needs besides the tensors: labels, how images are prepared, threshold and temperatures.
+Both carry what a prediction needs apart from the tensors: labels, how images are prepared, threshold and temperatures.
 """
 
 import io
@@ -26,7 +26,7 @@ METADATA = 'ride_timm'  # as of ride_timm.inference.onnx
 
 
 def describe(trained: TrainedNet, threshold: float | None) -> dict[str, Any]:
-    """What a prediction needs besides the tensors.
+    """What a prediction needs apart from the tensors.
 
     Args:
         trained: The network.

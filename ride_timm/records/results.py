@@ -1,6 +1,6 @@
 """The results of a network, as one type: what a training writes at its end, and what is published of it.
 
-Accuracies and calibration errors are in percent, costs in GMACs an image. A run's file has the fields of `Run` besides.
+Accuracies and calibration errors are in percent, costs in GMACs an image. A run's file has the fields of `Run` as well.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class Results:
         seeds: The published one first.
         base_model: Repository on the Hub that the network was initialised from.
         results_only: Whether its tensors are left out: a network that others are only compared with.
-        note: What the card says of the training besides.
+        note: What else the card says of the training.
         last_epoch, last, best_on_evaluation_images, args: Of a run: the index of its last epoch, the results of it, the
             best of all epochs, and the arguments.
     """

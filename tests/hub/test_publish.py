@@ -252,7 +252,7 @@ class TestRefusals:
             publish(weight, REPO, '--create-pr', '--revision', 'next')
 
     def test_neither_weight_nor_run(self, tmp_path):
-        with pytest.raises(RideError, match='neither the folder of a weight'):
+        with pytest.raises(RideError, match='neither the folder of a checkpoint'):
             publish(tmp_path)
 
     def test_a_damaged_file(self, hub, hub_login, weight):

@@ -1,4 +1,4 @@
-"""The folder of a weight: precision, one file of tensors or several, and the configuration."""
+"""The folder of a checkpoint: precision, one file of tensors or several, and the configuration."""
 
 import json
 import math

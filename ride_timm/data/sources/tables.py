@@ -26,7 +26,7 @@ _LABEL = (
 )  # fmt: skip
 _SPLIT = ('split', 'set', 'subset', 'partition')
 _GROUP = ('locationremapped',)  # WILDS; sample_id only of EcoTaxa, since it is as often the number of the image
-_RANKS = {'kingdom', 'phylum', 'order', 'family', 'genus'}  # beside these "class" is a rank above the species
+_RANKS = {'kingdom', 'phylum', 'order', 'family', 'genus'}  # next to these "class" is a rank above the species
 _STATUS = 'objectannotationstatus'
 _BITS = {'0': False, '1': True, '0.0': False, '1.0': True}
 _NONE = {'na', 'nan', 'n/a', 'null', 'none', '#n/a'}
