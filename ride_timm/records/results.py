@@ -1,6 +1,6 @@
 """The results of a network, as one type: what a training writes at its end, and what is published of it.
 
-Accuracies and calibration errors are in percent, costs in GMACs an image. A run's file has the fields of `Run` as well.
+Accuracies and calibration errors are in percent, costs in GMACs an image.
 """
 
 from __future__ import annotations
