@@ -16,7 +16,7 @@ a router's threshold; the router is trained afterwards and puts that expert firs
 left alone, and the learning rates were chosen that way: of the training images of classes with 20 or more, 12 a class
 are measured on and the others are cut to a long tail. Each finished cell is added to FILE.json; the same command goes
 on with those that are missing. Prints percent of the balanced test images, the disagreement of the experts, GMACs and
-CPU seconds.
+the CPU seconds of the training, without the router's.
 """
 
 import argparse
@@ -63,7 +63,7 @@ ROWS = {
     '3 experts, nine tenths': [*EXPERTS, '--loss', 'balpoe', '--holdout', '0.1'],
     '3 experts, nine tenths, routed': [*EXPERTS, '--loss', 'balpoe', '--holdout', '0.1'],
 }
-AFTERWARDS = (', adjusted', ', first exit', ', longer', ', routed')  # what follows the training's name in that of a row
+ENDINGS = (', adjusted', ', first exit', ', longer', ', routed')  # of rows, after the name of the training
 ROUTER = ['--stage', 'router', '--expert-order', '1', '0', '2', '--augmentation', 'flip', '--workers', '0', '--quiet']
 MEASURED = ('overall', 'ece', 'gmacs', 'disagreement', 'experts', 'mean_experts')
 SHOWN = ('overall', 'many', 'medium', 'few', 'ece', 'disagreement', 'gmacs', 'cpu_seconds')
@@ -143,7 +143,7 @@ def measure(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     first_exit = row.endswith(', first exit')
     epochs = round(args.epochs * LONGER) if row.endswith(', longer') else args.epochs
     trained = row
-    for ending in AFTERWARDS:
+    for ending in ENDINGS:
         trained = trained.removesuffix(ending)
     name = f'{trained.replace(", ", "-").replace(" ", "_")}-{args.img_size}-{epochs}-{seed}'
     run = args.work / name

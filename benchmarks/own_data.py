@@ -107,7 +107,7 @@ def images(args: argparse.Namespace, seed: int) -> Path:
 
 
 def row_options(row: str, weights: Path | None) -> list[str]:
-    """What sets a row apart, its length aside."""
+    """The options of a row, without its length."""
     if row == CONTROL:
         return ['--init', PLAIN_WEIGHTS]
     plain = row in (PLAIN, ADJUSTED)

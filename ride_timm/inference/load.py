@@ -73,7 +73,7 @@ class TrainedNet:
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked for, the source aside."""
+    """What was asked for, apart from the source."""
 
     architecture: str | None
     use_ema: bool | None

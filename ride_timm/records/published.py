@@ -306,8 +306,7 @@ def register_published(cfgs: Mapping[str, Any]) -> dict[str, Any]:
     """
     tagged: dict[str, Any] = {}
     for variant, base in cfgs.items():
-        weights = published_weights().values()
-        own = [checkpoint for checkpoint in weights if checkpoint.architecture == variant and checkpoint.has_tensors]
+        own = _checkpoints_of(variant)
         for checkpoint in own:
             tagged[checkpoint.name] = base | checkpoint.cfg()
         if not own:
@@ -324,11 +323,13 @@ def _same_task(cfg: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
 
 def default_tag(variant: str) -> str | None:
     """The tag of an architecture's first published checkpoint, which `pretrained=True` means; None if it has none."""
-    weights = published_weights().values()
-    return next(
-        (checkpoint.tag for checkpoint in weights if checkpoint.architecture == variant and checkpoint.has_tensors),
-        None,
-    )
+    return next((checkpoint.tag for checkpoint in _checkpoints_of(variant)), None)
+
+
+def _checkpoints_of(variant: str) -> list[PublishedCheckpoint]:
+    """Those of an architecture that have tensors."""
+    found = published_weights().values()
+    return [checkpoint for checkpoint in found if checkpoint.architecture == variant and checkpoint.has_tensors]
 
 
 def checkpoint_of(cfg: 'PretrainedCfg | Mapping[str, Any]', variant: str) -> PublishedCheckpoint | None:

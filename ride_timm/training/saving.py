@@ -113,7 +113,7 @@ def _segments(config: ResolvedConfig, resumed: Resumed | None) -> list[dict[str,
 
 
 def _unranked(state: dict[str, Any]) -> dict[str, Any]:
-    """The history of saves without its ranks, which are by another metric than that of the run now."""
+    """The history of saves without its ranks, for a run that ranks by another metric now."""
     files = [(name, None) for name, _ in state.get('checkpoint_files', [])]
     epoch, _ = state.get('pending') or (None, None)
     return {'checkpoint_files': files, 'best_epoch': None, 'best_metric': None, 'pending': (epoch, None)}
