@@ -28,6 +28,7 @@ from ride_timm.data import (
 )
 from ride_timm.evaluation.metrics import ClassResult
 from ride_timm.evaluation.one_pass import measure
+from ride_timm.evaluation.thresholds import choose_threshold
 from ride_timm.evaluation.writing import environment, write_json
 from ride_timm.inference.load import load
 from ride_timm.installation import require
@@ -42,6 +43,7 @@ PLAIN, EXPERTS = 'plain ResNet, cross-entropy', 'RIDE, 3 experts (BalPoE)'
 ROUTED = f'{EXPERTS}, routed'
 IMAGE_SIZE = 16  # the digits are 8x8; twice that keeps two strided stages meaningful
 LAYERS = (2, 2, 2)  # six blocks instead of ResNet-32's fifteen: a minute on two cores
+MAX_LOSS = 0.02  # share of the answers that routing may change; it takes at least 149 images
 IMBALANCE = 20  # 5 images of the rarest class: with 3 its accuracy depends on which three more than on the method
 SHOWN = ('top1', 'many', 'medium', 'few')
 
@@ -94,12 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_digits(folder: Path, seed: int, imbalance: float = IMBALANCE) -> list[int]:
-    """Write scikit-learn's digits as image folders: a long-tailed `train` and a balanced `val`.
+    """Write scikit-learn's digits as image folders: a long-tailed `train`, and balanced `val` and `holdout`.
 
-    Digit 0 keeps the most training images and 9 the fewest; every class has the same number of test images.
+    Digit 0 keeps the most training images and 9 the fewest. Every class has 40 test images and 20 held-out ones.
 
     Args:
-        folder: Gets `train/DIGIT/*.png` and `val/DIGIT/*.png`.
+        folder: Gets `train/DIGIT/*.png`, `val/DIGIT/*.png` and `holdout/DIGIT/*.png`.
         seed: Of the split and the cut.
         imbalance: Training images of the most frequent class over those of the rarest.
 
@@ -110,14 +112,15 @@ def write_digits(folder: Path, seed: int, imbalance: float = IMBALANCE) -> list[
 
     digits = load_digits()
     rng = np.random.RandomState(seed)
-    test, rest = [], []
+    test, holdout, rest = [], [], []
     for label in range(10):
         rows = rng.permutation(np.flatnonzero(digits.target == label))
-        test.append(rows[:60])
+        test.append(rows[:40])
+        holdout.append(rows[40:60])
         rest.append(rows[60:174])  # as many of every class, so that the cut alone makes the tail
     pool = np.concatenate(rest)
     kept = pool[long_tail_indices(digits.target[pool], imbalance, 10, seed=seed)]
-    for split, rows in (('train', kept), ('val', np.concatenate(test))):
+    for split, rows in (('train', kept), ('val', np.concatenate(test)), ('holdout', np.concatenate(holdout))):
         for stale in (folder / split).glob('*/*.png'):
             stale.unlink()
         for row in rows:
@@ -144,16 +147,19 @@ def _train(args: argparse.Namespace, folder: Path, name: str, model: str, loss: 
     if stopped:  # by Ctrl-C
         raise SystemExit(stopped)
     net = load(folder / name).model
-    train, val, loader = _val_loader(folder, net)
-    found = measure(net, loader, train.class_counts, class_names=val.class_names)
+    train, val = _splits(folder)
+    found = measure(net, _eval_loader(val, net), train.class_counts, class_names=val.class_names)
     return Measured(net, found.metrics, found.per_class, choose_groups(train.class_counts))
 
 
-def _val_loader(folder: Path, net: Any) -> tuple[DataSplit, DataSplit, Any]:
+def _splits(folder: Path, evaluated: str = 'val') -> tuple[DataSplit, DataSplit]:
     train = open_train_split(folder / 'digits')
-    val = open_eval_split(folder / 'digits', class_names=train.class_names)
-    loader = create_eval_loader(
-        val,
+    return train, open_eval_split(folder / 'digits', class_names=train.class_names, split=evaluated)
+
+
+def _eval_loader(split: DataSplit, net: Any) -> Any:
+    return create_eval_loader(
+        split,
         input_size=(3, IMAGE_SIZE, IMAGE_SIZE),
         mean=net.pretrained_cfg['mean'],
         std=net.pretrained_cfg['std'],
@@ -161,14 +167,13 @@ def _val_loader(folder: Path, net: Any) -> tuple[DataSplit, DataSplit, Any]:
         interpolation='bilinear',
         batch_size=200,
     )
-    return train, val, loader
 
 
 def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDict[str, float]:
-    """Give the network a router, train it, and measure routed inference."""
+    """Give the network a router, choose a threshold on held-out images, and measure routed inference on the others."""
     print('Training the router ...', flush=True)
     net = ride.model
-    train, _, loader = _val_loader(folder, net)
+    train, holdout = _splits(folder, 'holdout')
     size = (3, IMAGE_SIZE, IMAGE_SIZE)
     train_loader = create_train_loader(
         train,
@@ -180,14 +185,17 @@ def _route(args: argparse.Namespace, folder: Path, ride: Measured) -> OrderedDic
         transform=create_train_transform('cifar', size, hflip=0.0),
     )
     train_router(net, train_loader, epochs=5, seed=args.seed)
-    routed = measure(net, loader, train.class_counts, routed=True).routed
+    choice = choose_threshold(net, _eval_loader(holdout, net), max_loss=MAX_LOSS)
+    print(f'Threshold {choice.threshold:g}, chosen on held-out images: {choice.certificate or choice.reason}')
+    _, val = _splits(folder)
+    routed = measure(net, _eval_loader(val, net), train.class_counts, routed=True).routed
     assert routed is not None
     return routed
 
 
 def _print_table(plain: Measured, ride: Measured, routed: OrderedDict[str, float]) -> None:
     rows = [(PLAIN, plain.metrics, 1.0), (EXPERTS, ride.metrics, 3.0), (ROUTED, routed, routed['mean_experts'])]
-    print('\nAccuracy on 600 test images, 60 per class, in percent; groups by training images:')
+    print('\nAccuracy on 400 test images, 40 per class, in percent; groups by training images:')
     print(f'  {"":<32}{"overall":>9}{"many":>8}{"medium":>8}{"few":>8}{"experts":>9}{"MMACs":>8}')
     for name, metrics, experts in rows:
         results = f'{metrics["top1"]:9.1f}' + ''.join(f'{metrics.get(g, float("nan")):8.1f}' for g in SHOWN[1:])
@@ -196,8 +204,8 @@ def _print_table(plain: Measured, ride: Measured, routed: OrderedDict[str, float
 
 def _show_one_image(folder: Path, net: Any) -> None:
     """The test image that the experts disagree on most, what each says of it, and how far the router sent it."""
-    _, val, loader = _val_loader(folder, net)
-    images = torch.cat([batch for batch, _ in loader])
+    _, val = _splits(folder)
+    images = torch.cat([batch for batch, _ in _eval_loader(val, net)])
     with torch.inference_mode():
         all_votes = net.forward_experts(images).softmax(-1)
         index = int((all_votes - all_votes.mean(1, keepdim=True)).abs().sum((1, 2)).argmax())

@@ -40,6 +40,13 @@ def test_prints_both_networks(printed):
         assert 0 < mmacs < 20
 
 
+def test_threshold_comes_from_held_out_images(printed, folder):
+    line = re.search(r'^Threshold ([\d.e-]+), chosen on held-out images: .*\d', printed, re.MULTILINE)
+    assert line, printed
+    model = timm.create_model(f'local-dir:{folder / "ride_routed"}', pretrained=True)
+    assert model.router_threshold == pytest.approx(float(line[1]), rel=1e-5)
+
+
 def test_shows_every_experts_vote(printed):
     assert len(re.findall(r'^  expert \d says \d \(\d+ %\), then \d \(\d+ %\)$', printed, re.MULTILINE)) == 3
     assert re.search(r'routed through [123] of 3 experts, the network answers \d', printed)
@@ -82,6 +89,14 @@ def test_digits_are_cut_the_same_way_again(tmp_path):
     assert first == sorted(first, reverse=True)
     assert first[0] == 114
     assert first[9] == 5
+
+
+def test_splits_share_no_image(tmp_path):
+    quickstart.write_digits(tmp_path, seed=3)
+    names = [p.name for p in tmp_path.glob('*/*/*.png')]
+    assert len(set(names)) == len(names)
+    assert len(list((tmp_path / 'val').glob('*/*.png'))) == 400
+    assert len(list((tmp_path / 'holdout').glob('*/*.png'))) == 200
 
 
 def test_another_seed_leaves_no_stale_images(tmp_path):

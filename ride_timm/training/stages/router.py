@@ -59,7 +59,7 @@ class RouterStage(LaterStage):
         warn(
             config,
             'Without --holdout there are no images that experts and router have not seen, so no threshold is chosen '
-            f'and {kept} one stays; train the experts with --holdout 0.1 for a choice.',
+            f'and {kept} one stays; train the experts with --holdout 0.1, or give `ride-timm route` other images.',
         )
 
     def model_options(self, config: ResolvedConfig, init: TrainedNet | None, data: RunData) -> ResolvedConfig:
