@@ -46,6 +46,7 @@ from zoo_plans import PLANS, TEACHER, Net
 
 from ride_timm.commands.package import seed_rows
 from ride_timm.evaluation.writing import write_json
+from ride_timm.recipes import load_recipe
 
 HOLDOUT = ['--holdout', '0.1', '--val-interval', '20']
 LAST_ONLY = ['--val-interval', '100000']
@@ -303,10 +304,9 @@ def main() -> int:
         print(f'There is no network {unknown.pop()}; choose from {", ".join(known)}.', file=sys.stderr)
         return 2
     nets = [known[name] for name in args.only] if args.only else list(plan.nets)
-    if args.epochs is not None and not plan.scales:
-        print(
-            f'The schedules of {args.plan} have fixed milestones that --epochs cuts off; leave it out.', file=sys.stderr
-        )
+    fixed = [net.recipe for net in nets if load_recipe(net.recipe).options['sched'] == 'multistep']
+    if args.epochs is not None and fixed:
+        print(f'The schedule of {fixed[0]} has fixed milestones that --epochs cuts off; leave it out.', file=sys.stderr)
         return 2
     zoo = Zoo(args)
     for net in nets:

@@ -24,17 +24,13 @@ class Net:
 
 @dataclass(frozen=True)
 class Plan:
-    """The networks of a data set in order of worth, its router's recipe and names, and options of the export.
-
-    `scales` says whether the recipes' schedules follow the number of epochs.
-    """
+    """The networks of a data set in order of worth, its router's recipe and names, and options of the export."""
 
     nets: tuple[Net, ...]
     router_recipe: str
     data_name: str
     data_id: str
     export: tuple[str, ...] = ()
-    scales: bool = False
 
 
 TEACHER = 'ride_resnet32_6e.ride_cifar100lt'
@@ -47,6 +43,10 @@ CIFAR100LT = Plan(
         # experts; without clipping the router's loss ends at 68 instead of 2.3, all its answers at 0 or 1
         Net(
             'ride_resnet32_3e.balpoe_cifar100lt', 'cifar100lt_balpoe',
+            router_options=('--expert-order', '1', '0', '2', '--clip-grad', '1'),
+        ),
+        Net(
+            'ride_resnet32_3e.best_cifar100lt', 'cifar100lt_best',
             router_options=('--expert-order', '1', '0', '2', '--clip-grad', '1'),
         ),
         Net(
@@ -89,7 +89,6 @@ TINYIMAGENETLT = Plan(
     data_id='zh-plus/tiny-imagenet',
     # 101 MiB of tensors; 60 leaves room for the heads of the files below the 64 that hosts of repositories take well
     export=('--dtype', 'float16', '--max-shard-size', '60'),
-    scales=True,
 )  # fmt: skip
 
 PLANS = {'cifar100lt': CIFAR100LT, 'tinyimagenetlt': TINYIMAGENETLT}
