@@ -115,14 +115,8 @@ def row_options(row: str, weights: Path | None) -> list[str]:
         start = ['--init', PLAIN_WEIGHTS, '--tail', 'none'] if plain else ['--init', PACKAGED]
         return ['--from-scratch', '--model', PACKAGED.partition('.')[0]] if row == RANDOM else start
     model = ['--model', BACKBONE if plain else f'ride_{BACKBONE}_3e', *(['--tail', 'none'] if plain else [])]
-    rate = [
-        '--lr-base-size',
-        '128',
-        '--lr-base-scale',
-        'sqrt',
-        '--lr-base',
-        str(RATES['plain' if plain else 'experts']),
-    ]
+    rate = ['--lr-base-size', '128', '--lr-base-scale', 'sqrt']
+    rate += ['--lr-base', str(RATES['plain' if plain else 'experts'])]
     return [*model, *(['--from-scratch'] if row == RANDOM else ['--init', str(weights), *rate])]
 
 

@@ -130,7 +130,6 @@ def from_pretrained(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 100])
     """
-    from .inference.calibration import calibrate as calibrate
     from .inference.load import load as load_network
 
     hub: dict[str, _Any] = {'cache_dir': cache_dir, 'token': token, 'sha256': sha256}

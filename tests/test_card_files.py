@@ -34,8 +34,6 @@ def test_write_card(tmp_path):
     assert first['README.md'].decode() == render(results, others=[make_results(method='balpoe')])
     write_card(str(folder), [record(method='balpoe')])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
-    write_card(folder, repo_id='org/net')
-    assert 'hf-hub:org/net' in (folder / 'README.md').read_text()
 
 
 def test_the_picture_of_a_single_point_is_taken_away(tmp_path):

@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ride_timm.commands.options import KeyValues
 from ride_timm.commands.parser import Parser
 from ride_timm.errors import RideError, reason_of
 from ride_timm.files import check_folder
 from ride_timm.models import MultiExpertNet
-from ride_timm.models._factory import head_names
-from ride_timm.models.ride_resnet_cifar import CIFAR_MEAN, CIFAR_STD
+from ride_timm.models.ride_resnet import resnet_cfg
+from ride_timm.models.ride_resnet_cifar import cifar_cfg
 from ride_timm.models.router import HIDDEN_FEATURES
 from ride_timm.publishing.folder import save_folder
 from ride_timm.publishing.official import from_official, load_official
@@ -29,21 +28,6 @@ __all__ = ['build_parser', 'convert', 'main']
 
 StateDict = dict[str, torch.Tensor]
 Floats = Sequence[float]
-
-_CIFAR = {
-    'input_size': (3, 32, 32),
-    'pool_size': (8, 8),
-    'crop_pct': 1.0,
-    'mean': CIFAR_MEAN,
-    'std': CIFAR_STD,
-}
-_IMAGENET = {
-    'input_size': (3, 224, 224),
-    'pool_size': (7, 7),
-    'crop_pct': 0.875,
-    'mean': IMAGENET_DEFAULT_MEAN,
-    'std': IMAGENET_DEFAULT_STD,
-}
 
 
 class _Found(NamedTuple):
@@ -131,14 +115,8 @@ def _create(
     name: str, found: _Found, mean: Floats | None = None, std: Floats | None = None, **kwargs: Any
 ) -> MultiExpertNet:
     """A network as found; its cfg is given whole, so that nothing of a published checkpoint's cfg (labels!) gets in."""
-    cfg: dict[str, Any] = {
-        **(_IMAGENET if found.four_stages else _CIFAR),
-        'interpolation': 'bilinear',
-        'num_classes': found.num_classes,
-        'first_conv': 'conv1',
-        'classifier': head_names(found.num_experts),
-        'paper_ids': 'arXiv:2010.01809',
-    }
+    cfg = (resnet_cfg if found.four_stages else cifar_cfg)(found.num_experts, num_classes=found.num_classes)
+    del cfg['license']  # of our weights
     cfg |= {key: tuple(value) for key, value in (('mean', mean), ('std', std)) if value is not None}
     args: dict[str, Any] = {'num_classes': found.num_classes, 'head': found.head}
     if found.router_top_k is not None:

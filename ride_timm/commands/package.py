@@ -18,8 +18,10 @@ from ride_timm.commands.parser import Parser
 from ride_timm.data import DataSplit, check_images, open_eval_split
 from ride_timm.data.sources.folders import find_split_folder
 from ride_timm.errors import RideError
-from ride_timm.evaluation.measure import describe_network, measure
-from ride_timm.evaluation.writing import format_metrics, write_json
+from ride_timm.evaluation.cost import describe_network
+from ride_timm.evaluation.one_pass import measure_split
+from ride_timm.evaluation.sweep import THRESHOLDS
+from ride_timm.evaluation.writing import as_record, format_metrics, write_json
 from ride_timm.files import check_folder
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.network import data_config
@@ -137,10 +139,12 @@ def package(args: argparse.Namespace) -> Results:
         _fold(args, trained, counts)
     dtype = DTYPES[args.dtype]
     round_network(trained.model, dtype)
-    test = measure(
+    measured = measure_split(
         trained.model, split, counts, config,
         batch_size=args.batch_size, workers=args.workers, device=torch.device(args.device),
+        routed=getattr(trained.model, 'router', None) is not None, thresholds=THRESHOLDS,
     )  # fmt: skip
+    test = as_record(measured)
     trained.model.cpu()
     record = trained.record.for_export
     if dtype != torch.float32 and (record.certificate or record.calibration):
@@ -220,8 +224,6 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
         raise RideError(
             f'{args.runs[-1]} does not name its classes and their counts; package a run of ride-timm train.'
         )
-    if args.max_shard_size is not None and args.max_shard_size <= 0.0:
-        raise RideError(f'--max-shard-size {args.max_shard_size:g} was given; it is a number of MiB above 0.')
 
 
 def _all_counts(run: Path, trained: TrainedNet) -> tuple[int, ...]:

@@ -28,10 +28,10 @@ from ride_timm.data.image_groups import GROUPED_BY, is_grouped
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.by_group import said_by_group
-from ride_timm.evaluation.measure import as_record, describe_network
+from ride_timm.evaluation.cost import describe_network
 from ride_timm.evaluation.one_pass import Measured, measure_split
 from ride_timm.evaluation.sweep import THRESHOLDS
-from ride_timm.evaluation.writing import environment
+from ride_timm.evaluation.writing import as_record, environment
 from ride_timm.files import check_writable, write_whole, writing
 from ride_timm.inference.abstention import promises
 from ride_timm.inference.load import TrainedNet, load

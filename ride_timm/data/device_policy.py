@@ -107,30 +107,25 @@ def _unmoved() -> Tensor:
     return fixed_point(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
-def _move(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del values
+def _move(images: Tensor, _: Tensor, matrices: Tensor) -> Tensor:
     side = images.shape[-1]
     x, y = source_pixels(matrices.unbind(1), side)
     return pick_pixels(images, x, y)
 
 
-def _brightness(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del matrices
+def _brightness(images: Tensor, values: Tensor, _: Tensor) -> Tensor:
     return blend(torch.zeros_like(images[:1, :1, :1, :1]), images, values)
 
 
-def _contrast(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del matrices
+def _contrast(images: Tensor, values: Tensor, _: Tensor) -> Tensor:
     return blend(mean_grey(grey_levels(images)), images, values)
 
 
-def _color(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del matrices
+def _color(images: Tensor, values: Tensor, _: Tensor) -> Tensor:
     return blend(grey_levels(images), images, values)
 
 
-def _sharpness(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del matrices
+def _sharpness(images: Tensor, values: Tensor, _: Tensor) -> Tensor:
     wide = images.to(torch.int16)  # 13 times a grey level, twice, fits
     rows = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * wide[..., 1:-1, 1:-1]
@@ -139,24 +134,20 @@ def _sharpness(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
     return blend(smooth, images, values)
 
 
-def _posterize(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del matrices
+def _posterize(images: Tensor, values: Tensor, _: Tensor) -> Tensor:
     dropped = 2 ** (8 - values.to(torch.int16)) - 1
     return images & (255 - dropped).to(torch.uint8).view(-1, 1, 1, 1)
 
 
-def _solarize(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del matrices
+def _solarize(images: Tensor, values: Tensor, _: Tensor) -> Tensor:
     return torch.where(images < values.view(-1, 1, 1, 1), images, 255 - images)
 
 
-def _invert(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del values, matrices
+def _invert(images: Tensor, *_: Tensor) -> Tensor:
     return 255 - images
 
 
-def _autocontrast(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del values, matrices
+def _autocontrast(images: Tensor, *_: Tensor) -> Tensor:
     low, high = (v.double().unsqueeze(2) for v in (images.flatten(2).amin(2), images.flatten(2).amax(2)))
     steps = torch.arange(256, dtype=torch.float64, device=images.device)
     scale = torch.full_like(low, 255.0) / (high - low)  # a plain 255.0 would be multiplied by a rounded reciprocal
@@ -164,8 +155,7 @@ def _autocontrast(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
     return _look_up(images, torch.where(high > low, table, steps))
 
 
-def _equalize(images: Tensor, values: Tensor, matrices: Tensor) -> Tensor:
-    del values, matrices
+def _equalize(images: Tensor, *_: Tensor) -> Tensor:
     flat = images.flatten(2).long()
     counts = torch.zeros((*flat.shape[:2], 256), dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, flat, torch.ones_like(flat))

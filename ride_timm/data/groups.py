@@ -10,6 +10,7 @@ from ride_timm.data.counts import IntArray
 __all__ = ['GROUP_NAMES', 'ClassGroups', 'GroupChoice', 'choose_groups', 'frequency_groups', 'quantile_groups']
 
 GROUP_NAMES = ('many', 'medium', 'few')
+_MANY, _FEW = 100, 20
 ClassGroups: TypeAlias = dict[str, IntArray]
 
 
@@ -30,24 +31,19 @@ def _present(masks: dict[str, np.ndarray]) -> ClassGroups:
     return {name: np.flatnonzero(mask).astype(np.int64) for name, mask in masks.items() if mask.any()}
 
 
-def frequency_groups(counts: ArrayLike, many: int = 100, few: int = 20) -> ClassGroups:
+def frequency_groups(counts: ArrayLike) -> ClassGroups:
     """Group the classes by fixed limits on the training count, as every long-tail paper does (arXiv:1904.05160).
+
+    More than 100 images are `many`, fewer than 20 `few`, and the others `medium`.
 
     Args:
         counts: (C,) number of training images per class.
-        many: Classes with more images than this are `many`.
-        few: Classes with fewer images than this are `few`; the others are `medium`.
 
     Returns:
         Class indices per group, ascending; a group without classes is absent.
-
-    Raises:
-        ValueError: If the limits would let the groups overlap.
     """
-    if few > many + 1:
-        raise ValueError(f'few={few} must not exceed many + 1 = {many + 1}')
     n = np.asarray(counts)
-    return _present({'many': n > many, 'medium': (n >= few) & (n <= many), 'few': n < few})
+    return _present({'many': n > _MANY, 'medium': (n >= _FEW) & (n <= _MANY), 'few': n < _FEW})
 
 
 def quantile_groups(counts: ArrayLike) -> ClassGroups:
@@ -72,19 +68,17 @@ def quantile_groups(counts: ArrayLike) -> ClassGroups:
     )
 
 
-def choose_groups(counts: ArrayLike, many: int = 100, few: int = 20) -> GroupChoice:
+def choose_groups(counts: ArrayLike) -> GroupChoice:
     """Take the fixed limits, or thirds where a limit leaves a group empty and thirds fill more groups.
 
     Args:
         counts: (C,) number of training images per class.
-        many: As in `frequency_groups`.
-        few: As in `frequency_groups`.
 
     Returns:
         The groups, the name of the rule, and its limits as text.
     """
-    groups = frequency_groups(counts, many, few)
-    text = f'many > {many}, medium {few}..{many}, few < {few}'
+    groups = frequency_groups(counts)
+    text = f'many > {_MANY}, medium {_FEW}..{_MANY}, few < {_FEW}'
     if len(groups) == len(GROUP_NAMES):
         return GroupChoice(groups, 'threshold', text)
     thirds = quantile_groups(counts)

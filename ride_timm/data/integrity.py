@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,24 +12,22 @@ from ride_timm.data.datasets import DataSplit
 from ride_timm.data.scan import content_digest
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
+from ride_timm.logs import interactive
 
 __all__ = ['check_apart', 'check_images', 'find_unreadable', 'tell_copies']
 
 _logger = logging.getLogger(__name__)
 
-_CHUNK = 64  # images per thread and round: small enough that `limit` stops early
+_THREADS = 4  # Pillow decodes outside Python's global lock
+_CHUNK = 64 * _THREADS  # images between two reports of progress
 _NAMED = 3  # files that a message names
 
 
-def find_unreadable(
-    split: DataSplit, limit: int | None = None, threads: int = 4, progress: Callable[[int], object] | None = None
-) -> list[tuple[str, str]]:
+def find_unreadable(split: DataSplit, progress: Callable[[int], object] | None = None) -> list[tuple[str, str]]:
     """Decode every image once and list those that fail.
 
     Args:
         split: The images.
-        limit: Stop once this many were found; None looks at every image.
-        threads: Decoding threads (Pillow decodes outside Python's global lock).
         progress: Called now and then with the number of images decoded since the last call.
 
     Returns:
@@ -38,33 +35,29 @@ def find_unreadable(
     """
     found: list[tuple[str, str]] = []
     size = len(split.dataset)
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, size, _CHUNK * threads):
-            chunk = range(start, min(start + _CHUNK * threads, size))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, size, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, size))
             reasons = pool.map(split.dataset.unreadable, chunk)
             found += [
                 (split.dataset.filename(i, absolute=True), why) for i, why in zip(chunk, reasons, strict=True) if why
             ]
             if progress is not None:
                 progress(len(chunk))
-            if limit is not None and len(found) >= limit:
-                return found[:limit]
     return found
 
 
-def check_images(split: DataSplit, threads: int = 4) -> None:
+def check_images(split: DataSplit) -> None:
     """Refuse a split that holds unreadable images.
 
     Args:
         split: The images.
-        threads: Decoding threads.
 
     Raises:
         RideError: If an image cannot be decoded; names the first few and the number of all.
     """
-    silent = not sys.stderr.isatty()
-    with tqdm(total=len(split.dataset), desc='Checking', unit='image', leave=False, disable=silent) as bar:
-        found = find_unreadable(split, threads=threads, progress=bar.update)
+    with tqdm(total=len(split.dataset), desc='Checking', unit='image', leave=False, disable=not interactive()) as bar:
+        found = find_unreadable(split, bar.update)
     if not found:
         return
     named = ', '.join(f'{path} ({reason})' for path, reason in found[:_NAMED])
@@ -102,18 +95,17 @@ def check_apart(train: DataSplit, val: DataSplit) -> None:
         )
 
 
-def tell_copies(train: DataSplit, val: DataSplit, threads: int = 4) -> None:
+def tell_copies(train: DataSplit, val: DataSplit) -> None:
     """Log a warning where files with the same content are on both sides, or under different classes.
 
     Args:
         train: The training images.
         val: The evaluation images.
-        threads: Reading threads.
     """
     first: dict[bytes, tuple[str, str, bool]] = {}
     sides: list[str] = []
     classes: list[str] = []
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for split in (train, val):
             digests = pool.map(partial(_digest, split), range(len(split.targets)))
             for index, digest in enumerate(digests):

@@ -58,24 +58,12 @@ def create_train_loader(
     Raises:
         RideError: If a process has fewer than two images.
     """
-    dataset: Any = split.dataset  # timm's factory names its own classes, but asks no more than a settable transform
-    share = len(sampler) if sampler is not None else _share(len(dataset), distributed)  # type: ignore[arg-type]
-    loader: PrefetchLoader = create_loader(
-        dataset,
-        input_size,
-        _fitting_batch(share, batch_size, split.source, kwargs.get('collate_fn') is not None),
-        is_training=True,
-        mean=mean,
-        std=std,
-        num_workers=workers,
-        device=torch.device(device),
-        distributed=distributed and sampler is None,
-        use_prefetcher=True,
-        persistent_workers=False,  # kept workers would carry their random state over, which a resumed run cannot
-        **kwargs,
-    )
-    if transform is not None:
-        split.dataset.transform = transform
+    share = len(sampler) if sampler is not None else _share(len(split.dataset), distributed)  # type: ignore[arg-type]
+    loader = _create(
+        split, transform, device, input_size=input_size, is_training=True, mean=mean, std=std, num_workers=workers,
+        batch_size=_fitting_batch(share, batch_size, split.source, kwargs.get('collate_fn') is not None),
+        distributed=distributed and sampler is None, **kwargs,
+    )  # fmt: skip
     if sampler is not None:
         set_batches(loader, _with_sampler(get_batches(loader), sampler))
     return loader
@@ -111,23 +99,22 @@ def create_eval_loader(
     Returns:
         timm's `PrefetchLoader`, which normalises.
     """
-    dataset: Any = split.dataset
+    return _create(
+        split, transform, device, input_size=input_size, is_training=False, mean=mean, std=std, num_workers=workers,
+        batch_size=batch_size, distributed=distributed, **kwargs,
+    )  # fmt: skip
+
+
+def _create(
+    split: DataSplit, transform: Callable[[Any], Any] | None, device: torch.device | str, **kwargs: Any
+) -> PrefetchLoader:
+    dataset: Any = split.dataset  # timm's factory names its own classes, but asks no more than a settable transform
+    # kept workers would carry their random state over, which a resumed run cannot
     loader: PrefetchLoader = create_loader(
-        dataset,
-        input_size,
-        batch_size,
-        is_training=False,
-        mean=mean,
-        std=std,
-        num_workers=workers,
-        device=torch.device(device),
-        distributed=distributed,
-        use_prefetcher=True,
-        persistent_workers=False,
-        **kwargs,
+        dataset, device=torch.device(device), use_prefetcher=True, persistent_workers=False, **kwargs
     )
     if transform is not None:
-        split.dataset.transform = transform
+        dataset.transform = transform
     return loader
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ride_timm.errors import RideError
 from ride_timm.models import MultiExpertNet, count_experts
 
-__all__ = ['gmacs', 'gmacs_by_experts', 'mean_gmacs', 'plain_gmacs']
+__all__ = ['describe_network', 'gmacs', 'gmacs_by_experts', 'mean_gmacs', 'plain_gmacs']
 
 
 def gmacs(model: nn.Module, input_size: Sequence[int]) -> float:
@@ -90,6 +90,29 @@ def plain_gmacs(model: Any, input_size: Sequence[int]) -> float:
         f'It is not known which plain network {architecture or "this network"} is to be compared with; give the budget '
         'in GMACs.'
     )
+
+
+def describe_network(model: Any, input_size: Sequence[int]) -> dict[str, Any]:
+    """Size and cost of a network.
+
+    Args:
+        model: Any network of timm's.
+        input_size: (channels, height, width).
+
+    Returns:
+        `parameters`, `gmacs` of all experts, `gmacs_by_experts` (None for a plain network), `num_experts`,
+        `multi_expert`, `router`, `input_size`.
+    """
+    experts = count_experts(model)
+    return {
+        'parameters': sum(parameter.numel() for parameter in model.parameters()),
+        'gmacs': gmacs(model, input_size),
+        'gmacs_by_experts': gmacs_by_experts(model, input_size) if experts else None,
+        'num_experts': experts or 1,
+        'multi_expert': experts > 0,
+        'router': getattr(model, 'router', None) is not None,
+        'input_size': list(input_size),
+    }
 
 
 def _count(function: object, *inputs: object) -> float:

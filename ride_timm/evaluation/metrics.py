@@ -68,10 +68,7 @@ def class_accuracy(confusion: ArrayLike) -> NDArray[np.float64]:
         (C,) percent, NaN for a class without test images.
     """
     matrix = np.asarray(confusion)
-    images = matrix.sum(1)
-    accuracy = np.full(len(matrix), np.nan)
-    np.divide(100.0 * matrix.diagonal(), images, out=accuracy, where=images > 0)
-    return accuracy
+    return percent_of(matrix.diagonal(), matrix.sum(1))
 
 
 def class_precision(confusion: ArrayLike) -> NDArray[np.float64]:
@@ -81,10 +78,13 @@ def class_precision(confusion: ArrayLike) -> NDArray[np.float64]:
         (C,) percent, NaN for a class that no image is taken for.
     """
     matrix = np.asarray(confusion)
-    predicted = matrix.sum(0)[: len(matrix)]
-    precision = np.full(len(matrix), np.nan)
-    np.divide(100.0 * matrix.diagonal(), predicted, out=precision, where=predicted > 0)
-    return precision
+    return percent_of(matrix.diagonal(), matrix.sum(0)[: len(matrix)])
+
+
+def percent_of(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """Shares (C,) in percent of whole numbers (C,); NaN of 0."""
+    shares = np.full(len(whole), np.nan)
+    return np.divide(100.0 * part, whole, out=shares, where=whole > 0)
 
 
 def mean_accuracy(accuracy: ArrayLike) -> float:
@@ -267,7 +267,8 @@ class LongTailEvaluator(Evaluator):
         self.add_loss(self.criterion(output, target), len(output))
         rank, prediction = _rank_and_prediction(output, target)
         self.counts[1:] += torch.stack([(rank < 1).sum(), (rank < 5).sum()])
-        _add_at(self.confusion, target * (self.num_classes + 1) + prediction)
+        cells = target * (self.num_classes + 1) + prediction
+        self.confusion.view(-1).scatter_add_(0, cells, torch.ones_like(cells))  # does not wait for the device
         self._update_bins(output, rank < 1)
         if expert_logits is not None:
             experts = expert_logits[: len(output)].detach().float()
@@ -362,8 +363,3 @@ def _rank_and_prediction(logits: torch.Tensor, target: torch.Tensor) -> tuple[to
     invalid = ~largest.isfinite()  # a NaN anywhere in the row is its maximum
     rank = before.sum(1).masked_fill(invalid, torch.iinfo(torch.int64).max)
     return rank, prediction.masked_fill(invalid, logits.shape[1])
-
-
-def _add_at(counts: torch.Tensor, flat_index: torch.Tensor) -> None:
-    """Add one to `counts` at each flat index, without waiting for the device."""
-    counts.view(-1).scatter_add_(0, flat_index, torch.ones_like(flat_index))

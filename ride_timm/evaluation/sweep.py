@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ride_timm.evaluation.cost import mean_gmacs
-from ride_timm.evaluation.metrics import group_accuracy
+from ride_timm.evaluation.metrics import group_accuracy, mean_accuracy, percent_of
 from ride_timm.files import write_whole
 from ride_timm.models.routing import logit, prefix_means
 
@@ -186,11 +186,10 @@ def _row(
     groups: Mapping[str, ArrayLike],
     costs: Sequence[float],
 ) -> SweepRow:
-    accuracy = np.full(len(images), np.nan)
-    np.divide(100.0 * correct, images, out=accuracy, where=images > 0)
+    accuracy = percent_of(correct, images)
     total = int(images.sum())
     shares = [number / total for number in passed]
-    row = {'threshold': threshold, 'top1': 100.0 * int(correct.sum()) / total, 'balanced': float(np.nanmean(accuracy))}
+    row = {'threshold': threshold, 'top1': 100.0 * int(correct.sum()) / total, 'balanced': mean_accuracy(accuracy)}
     row.update(group_accuracy(accuracy, groups))
     row['mean_experts'] = sum(k * share for k, share in enumerate(shares, start=1))
     row['gmacs'] = mean_gmacs(costs, shares)

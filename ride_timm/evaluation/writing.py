@@ -15,6 +15,7 @@ import torch
 
 from ride_timm.escaping import csv_cell
 from ride_timm.evaluation.metrics import ClassResult
+from ride_timm.evaluation.one_pass import Measured
 from ride_timm.evaluation.sweep import TOLERANCE, choose_threshold
 from ride_timm.files import write_whole
 from ride_timm.records.headline import accuracy_labels
@@ -22,7 +23,7 @@ from ride_timm.records.provenance import source_commit
 from ride_timm.records.runs import plain, run_results
 from ride_timm.version import __version__
 
-__all__ = ['environment', 'format_metrics', 'write_json', 'write_per_class', 'write_results']
+__all__ = ['as_record', 'environment', 'format_metrics', 'write_json', 'write_per_class', 'write_results']
 
 _WHERE = 'on held-out images, over images and over classes'
 SHOWN = ('many', 'medium', 'few', 'worst_class', 'ece', 'mean_experts')
@@ -38,6 +39,19 @@ def environment() -> dict[str, Any]:
         **versions,
         'commit': source_commit(),
         'hardware': ', '.join(gpus) or f'{os.cpu_count()} CPU cores ({platform.machine()})',
+    }
+
+
+def as_record(found: Measured) -> dict[str, Any]:
+    """What was measured, as `results.json` holds it."""
+    groups = found.groups.groups if found.groups else {}
+    return {
+        'all_experts': dict(found.metrics),
+        'routed': dict(found.routed) if found.routed is not None else None,
+        'sweep': found.sweep,
+        'groups': {name: [int(index) for index in members] for name, members in groups.items()},
+        'per_class': [row.plain() for row in found.per_class],
+        'environment': environment(),
     }
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import urllib.error
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ride_timm.errors import RideError
@@ -22,7 +22,6 @@ __all__ = [
 HUB_ORG = 'ride-timm'
 """Organisation of our repositories on the Hub; `RIDE_TIMM_HUB_ORG` names another."""
 
-_SINGLE = 'model.safetensors'
 _PATIENCE = 3.0  # seconds for a connection
 
 
@@ -104,9 +103,8 @@ def fetch(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     sha256: Mapping[str, str] | None = None,
-    names: Sequence[str] = ('config.json', _SINGLE),
 ) -> Path:
-    """Get files of a repository, from the cache where they are there.
+    """Get `config.json` and `model.safetensors` of a repository, from the cache where they are there.
 
     Every file is compared with the hash that the Hub states for it, and with `sha256` if given.
 
@@ -116,7 +114,6 @@ def fetch(
         cache_dir: Folder of the Hub's cache, by default the client's.
         token: For private repositories; by default the one of `hf auth login`.
         sha256: Hash by file name, which the files must have.
-        names: The files, by default `config.json` and `model.safetensors`.
 
     Returns:
         The folder with the files; its name is the commit.
@@ -127,7 +124,7 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     paths = []
-    for name in names:
+    for name in ('config.json', 'model.safetensors'):
         try:
             path = Path(hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir, token=token))
         except Exception as error:  # the client's errors have no common base

@@ -86,15 +86,11 @@ def predict(
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
     with in_eval_mode(model):
-        options: dict[str, Any] = {
-            'top_k': top_k,
-            'threshold': threshold,
-            'abstention': abstention,
-            'groups': groups,
-            'taxonomy': taxonomy,
-        }
-        options |= {'batch_size': batch_size, 'device': device}
-        return Predictions(iterate(trained, files, **options))
+        found = iterate(
+            trained, files, top_k=top_k, threshold=threshold, abstention=abstention, groups=groups, taxonomy=taxonomy,
+            batch_size=batch_size, device=device,
+        )  # fmt: skip
+        return Predictions(found)
 
 
 def _files(images: ImageLike | Sequence[ImageLike]) -> list[str | Image.Image]:

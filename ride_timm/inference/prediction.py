@@ -19,7 +19,7 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.memory import FittingForward
 from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet
-from ride_timm.inference.network import data_config
+from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
 from ride_timm.inference.taxonomy import Taxonomy
 from ride_timm.inference.temperature import tempered
 from ride_timm.models import count_experts, expert_logits
@@ -249,8 +249,7 @@ def eval_loader(model: Any, split: DataSplit, **options: Any) -> Any:
         **options: `batch_size`, `workers` and `device` of `create_eval_loader`.
     """
     config = data_config(model)
-    keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-    return create_eval_loader(split, **{key: config[key] for key in keys}, **options)
+    return create_eval_loader(split, **{key: config[key] for key in DATA_CONFIG_KEYS}, **options)
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ with 1 - tau, up to a constant.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,8 @@ from ride_timm.models import CosineLinear, count_experts
 from ride_timm.records.schema import check_record, number, read_object, read_text
 
 __all__ = [
-    'apply_logit_adjustment',
     'apply_options',
     'apply_prior',
-    'correct_prior',
     'fold_logit_adjustment',
     'is_corrected',
     'logit_adjustment',
@@ -49,29 +47,6 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 _NEVER = 1e-30  # of a class that does not occur: no logit makes up for it, and its logarithm is finite
-
-
-def correct_prior(
-    logits: Tensor, tau: float | Iterable[float], class_counts: ClassCounts, target: ClassCounts
-) -> Tensor:
-    """Turn logits into those for other class frequencies: zbar + (mean(tau) - 1) log pi + log q.
-
-    Source: Aimar et al., arXiv:2206.05260; the arithmetic is `ride_timm.losses.prior_correction`.
-
-    Args:
-        logits: Mean logits zbar of some experts, shape (B, C), such as all K, the first n, or a single one.
-        tau: What these experts were trained with: one number for each, or one for all.
-        class_counts: Training images per class, shape (C,); below 1 counts as 1.
-        target: Class frequencies q to expect, shape (C,), of any sum.
-
-    Returns:
-        Shape (B, C), in float32 or float64.
-
-    Raises:
-        RideError: The lengths do not fit.
-        ValueError: The logits are not (B, C).
-    """
-    return prior_correction(logits, class_counts, tau, target)
 
 
 def serve_prior(
@@ -104,11 +79,11 @@ def serve_prior(
             f'The network has {experts} expert(s) and tau has {len(taus)} numbers; it must have one for each.'
         )
     zero = torch.zeros(1, int(model.num_classes), dtype=torch.float64)  # type: ignore[arg-type]
-    offset = torch.cat([correct_prior(zero, one, class_counts, target) for one in taus])
+    offset = torch.cat([prior_correction(zero, class_counts, one, target) for one in taus])
     if temperatures is not None:
         # shares of log q whose mean over the first n experts is the temperature of these n
         sums = torch.tensor([0.0, *(n * value for n, value in enumerate(temperatures, start=1))], dtype=torch.float64)
-        served = correct_prior(zero, 1.0, class_counts, target)
+        served = prior_correction(zero, class_counts, 1.0, target)
         offset = offset + (sums.diff() - 1.0)[:, None] * served
     _set_offset(model, offset)
 
@@ -207,8 +182,7 @@ def apply_prior(trained: TrainedNet, prior: str | Sequence[float]) -> tuple[floa
             f'{asked} {given} and {trained.name} does not say how many training images each class had, which '
             'the correction needs; take a checkpoint or a packaged folder of ride-timm, or leave --prior out.'
         )
-    names = trained.class_names or tuple(map(str, range(len(counts))))
-    target = parse_prior(prior, names, counts) if isinstance(prior, str) else tuple(prior)
+    target = parse_prior(prior, trained.labels, counts) if isinstance(prior, str) else tuple(prior)
     serve_prior(trained.model, tau, counts, target, trained.temperatures)
     return target
 
@@ -276,37 +250,24 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     return tau - float(trained.record.logit_adjustment or 0.0)
 
 
-def apply_logit_adjustment(trained: TrainedNet, tau: float) -> None:
-    """Make a loaded network answer as `--logit-adjustment` asks.
-
-    Args:
-        trained: Of `load`; its model is changed, see `logit_adjustment`.
-        tau: How much of the training prior is taken out in all, with what the heads hold already.
-
-    Raises:
-        RideError: As `remaining_adjustment`.
-    """
-    rest = remaining_adjustment(trained, tau)
-    assert trained.class_counts is not None
-    logit_adjustment(trained.model, trained.class_counts, tau=rest)
-
-
-def apply_options(trained: TrainedNet, prior: str | None, logit_adjustment: float | None) -> tuple[float, ...] | None:
+def apply_options(trained: TrainedNet, prior: str | None, adjustment: float | None) -> tuple[float, ...] | None:
     """Make a loaded network answer as the options of `add_prior_option` ask.
 
     Args:
         trained: Of `load`; its model is changed.
         prior: As of `apply_prior`.
-        logit_adjustment: As of `apply_logit_adjustment`; one of both at most is given.
+        adjustment: As of `remaining_adjustment`; one of both at most is given.
 
     Returns:
         The frequencies of `--prior`, in label order, of sum 1; None without it.
 
     Raises:
-        RideError: As `apply_prior` and `apply_logit_adjustment`.
+        RideError: As `apply_prior` and `remaining_adjustment`.
     """
-    if logit_adjustment is not None:
-        apply_logit_adjustment(trained, logit_adjustment)
+    if adjustment is not None:
+        rest = remaining_adjustment(trained, adjustment)
+        assert trained.class_counts is not None
+        logit_adjustment(trained.model, trained.class_counts, tau=rest)
     return None if prior is None else apply_prior(trained, prior)
 
 

@@ -19,19 +19,14 @@ ExpertLogits: TypeAlias = Tensor | Sequence[Tensor]
 _SOFT_SUM_TOLERANCE = 1e-2  # what float16 soft targets of thousands of classes may be off
 
 
-class LossModule(Float32Buffers):
-    """A module whose floating point buffers stay float32 under `half()` and `bfloat16()`.
-
-    Class statistics live in such buffers; the log prior of a rare class would lose its digits in half precision. What
-    follows from the data is non-persistent and never enters a checkpoint; what training has found does.
-    """
-
-
-class ExpertLoss(LossModule):
+class ExpertLoss(Float32Buffers):
     """What every training criterion of several experts offers: `parts`, `forward`, `set_epoch` and `end_epoch`.
 
     A subclass implements `parts`. `tau` is the logit adjustment that the experts are trained with, one number per
     expert or one for all, which `prior_correction` asks for; None where there is none.
+
+    Class statistics live in buffers that stay float32: the log prior of a rare class would lose its digits in half
+    precision. What follows from the data is non-persistent and never enters a checkpoint; what training has found does.
     """
 
     tau: float | tuple[float, ...] | None = None

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ride_timm._compat import Float32Buffers
 from ride_timm.errors import RideError
 
-from ._common import LossModule, is_soft, prepare_batch, prepare_logits
+from ._common import is_soft, prepare_batch, prepare_logits
 from ._options import check_choice, check_number
 
 __all__ = ['ROUTER_TARGETS', 'RouterLoss', 'constant_router_loss', 'router_targets']
@@ -19,7 +20,7 @@ ROUTER_TARGETS = ('accuracy', 'disagreement')
 """Where a router is to go on: where a wrong answer would become right, or where the answer is not that of all."""
 
 
-class RouterLoss(LossModule):
+class RouterLoss(Float32Buffers):
     """Trains router I to go on exactly where the experts so far are wrong and more of them would be right.
 
     The mean over I of BCE(router I, 1[wrong after experts 0..I and right after some longer prefix]), averaged over the

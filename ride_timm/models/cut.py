@@ -141,8 +141,7 @@ def cut(host: nn.Module, split: str, levels: Sequence[str] = ()) -> Cut:
     body = extract(graph, crossing, _result(host, graph))
     pool = extract(head, features, _result(host, head))
     found = _measure(host, split, *(fx.GraphModule(host, piece) for piece in (trunk, body, pool)))
-    per_image, shapes, channel_dim, width = found
-    return Cut(trunk, body, pool, per_image, shapes, channel_dim, width)
+    return Cut(trunk, body, pool, *found)
 
 
 def default_split(host: nn.Module) -> str:

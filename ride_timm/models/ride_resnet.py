@@ -17,7 +17,7 @@ from torch import nn
 from ride_timm import _compat
 from ride_timm.records.published import register_published
 
-from ._factory import create_multi_expert, expert_count, head_names, register_entry_point
+from ._factory import create_multi_expert, head_names, register_entry_point
 from .multi_expert import Expert
 from .stages import StageNet
 
@@ -158,7 +158,8 @@ class RideResNet(StageNet):
         return [self.layer2(self.layer1(x))]
 
 
-def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
+def resnet_cfg(num_experts: int, **kwargs: Any) -> dict[str, Any]:
+    """Timm's cfg of these networks."""
     return {
         'url': '',
         'num_classes': 1000,
@@ -169,7 +170,7 @@ def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
         'mean': IMAGENET_DEFAULT_MEAN,
         'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'conv1',
-        'classifier': head_names(expert_count(variant)),
+        'classifier': head_names(num_experts),
         'license': 'apache-2.0',
         'paper_ids': 'arXiv:2010.01809',
         **kwargs,
@@ -207,8 +208,8 @@ _VARIANTS = {f'{backbone}_{k}e': k for backbone, (_, counts, _) in _BACKBONES.it
 
 default_cfgs = generate_default_cfgs(
     register_published(
-        {variant: _cfg(variant) for variant in _VARIANTS}
-        | {'test_ride_resnet_3e': _cfg('test_ride_resnet_3e', input_size=(3, 160, 160), pool_size=(5, 5))}
+        {variant: resnet_cfg(k) for variant, k in _VARIANTS.items()}
+        | {'test_ride_resnet_3e': resnet_cfg(3, input_size=(3, 160, 160), pool_size=(5, 5))}
     )
 )
 

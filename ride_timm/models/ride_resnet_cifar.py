@@ -180,7 +180,8 @@ def _stage(
     return nn.Sequential(*blocks)
 
 
-def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
+def cifar_cfg(num_experts: int, **kwargs: Any) -> dict[str, Any]:
+    """Timm's cfg of these networks."""
     return {
         'url': '',
         'num_classes': 100,
@@ -191,7 +192,7 @@ def _cfg(variant: str, **kwargs: Any) -> dict[str, Any]:
         'mean': CIFAR_MEAN,
         'std': CIFAR_STD,
         'first_conv': 'conv1',
-        'classifier': head_names(expert_count(variant)),
+        'classifier': head_names(num_experts),
         'license': 'apache-2.0',
         'paper_ids': 'arXiv:2010.01809',
         **kwargs,
@@ -210,7 +211,9 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     'test_ride_resnet_cifar_3e': ('A tiny network with 3 experts, for tests.', {'layers': (1, 1, 1)}),
 }
 
-default_cfgs = generate_default_cfgs(register_published({variant: _cfg(variant) for variant in _VARIANTS}))
+default_cfgs = generate_default_cfgs(
+    register_published({variant: cifar_cfg(expert_count(variant)) for variant in _VARIANTS})
+)
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> RideResNetCifar:

@@ -119,13 +119,12 @@ def render_card(
     return str(ModelCard(f'---\n{_metadata(results).to_yaml()}\n---\n\n{text}'))
 
 
-def write_card(folder: str | Path, others: Sequence[Results] = (), *, repo_id: str | None = None) -> None:
+def write_card(folder: str | Path, others: Sequence[Results] = ()) -> None:
     """Write `README.md` and its figures into the folder of a network; that over cost if it has two points to compare.
 
     Args:
         folder: With `results.json` and `config.json`.
         others: As of `render_card`.
-        repo_id: As of `render_card`.
 
     Raises:
         RideError: A file cannot be read or written, or matplotlib is not installed.
@@ -133,7 +132,7 @@ def write_card(folder: str | Path, others: Sequence[Results] = (), *, repo_id: s
     folder = Path(folder)
     results = read_results(folder)
     config = read_object(folder / 'config.json', CONFIG_SCHEMA)
-    card = render_card(results, config, repo_id=repo_id, others=others)
+    card = render_card(results, config, others=others)
     try:
         tail_figure(results, folder / FIGURES[0])
         if FIGURES[1] in _figures(results, others):

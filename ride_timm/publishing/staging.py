@@ -16,7 +16,7 @@ from huggingface_hub import get_token
 from safetensors import SafetensorError
 
 from ride_timm.errors import RideError, reason_of
-from ride_timm.evaluation.measure import describe_network
+from ride_timm.evaluation.cost import describe_network
 from ride_timm.evaluation.writing import write_json
 from ride_timm.inference.load import load
 from ride_timm.pages.card import FIGURES, render_card, write_card

@@ -1,6 +1,6 @@
 """The fields of the files that we read, and what each may hold: `config.json`, checkpoints, `results.json` of a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ride_timm.errors import RideError
@@ -38,7 +38,9 @@ _NUMBER = number(-1e300, 1e300)
 _COUNT = whole(0, 10**15)
 _OPTION = Kind(
     'null, true or false, a number, a text, or a short list of such',
-    lambda value: _is_plain(value) or (isinstance(value, (list, tuple)) and len(value) <= 64 and _all_plain(value)),
+    lambda value: (
+        _is_plain(value) or (isinstance(value, (list, tuple)) and len(value) <= 64 and all(map(_is_plain, value)))
+    ),
 )
 _MODEL_ARGS = Kind(
     'an object of options of the architecture (numbers, texts, short lists)',
@@ -62,10 +64,6 @@ _PLAN = {
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 1000)
-
-
-def _all_plain(values: Iterable[Any]) -> bool:
-    return all(_is_plain(value) for value in values)
 
 
 def _inside(prefix: str, schema: Schema) -> dict[str, Kind]:

@@ -14,6 +14,7 @@ from timm.utils import is_primary
 from ride_timm.data.form import data_name
 from ride_timm.errors import RideError
 from ride_timm.records.checkpoint import NoCheckpointError, misfit, read_checkpoint
+from ride_timm.records.runs import plain
 from ride_timm.tasks import ExpertTask
 from ride_timm.training.config import ResolvedConfig
 from ride_timm.training.run_data import RunData
@@ -295,7 +296,7 @@ def _check_classes(checkpoint: Mapping[str, Any], path: Path, data: RunData) -> 
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The options that must be the same for the same run, lists and tuples alike."""
-    compared = {key: _plain(value) for key, value in settings.items() if key not in HARMLESS}
+    compared = {key: plain(value) for key, value in settings.items() if key not in HARMLESS}
     if 'device' in compared:
         compared['device'] = str(compared['device']).partition(':')[0]  # whichever GPU it is
     if compared.get('data_on_device'):
@@ -314,10 +315,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
             )
         elif old != new:
             yield f'{key} {old} -> {new}'
-
-
-def _plain(value: Any) -> Any:
-    """Lists and tuples alike."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -76,7 +76,6 @@ class Run:
     saver: RunSaver | None
     start: int
     epochs: int
-    input_size: tuple[int, int, int] = (3, 224, 224)
     tracker: Tracker = field(default_factory=Tracker)
     found: dict[str, Any] = field(default_factory=dict)  # what results.json holds next to the last epoch's results
     table: list[ClassResult] = field(default_factory=list)  # what per_class.csv holds
@@ -196,8 +195,7 @@ def _measure_paces(
     parts: Parts, config: ResolvedConfig, device: torch.device, ways: Sequence[ResolvedConfig]
 ) -> list[Pace]:
     """Train a few steps each way, on copies of the network."""
-    assert config.data_config is not None
-    loaders = setup.build_loaders(config.but(workers=0), parts.data, device, config.data_config)
+    loaders = setup.build_loaders(config.but(workers=0), parts.data, device)
 
     def create(way: ResolvedConfig) -> Trainer:
         memory_format = torch.channels_last if way.channels_last else torch.contiguous_format
@@ -233,9 +231,7 @@ def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts:
     checkpoint = None if resumed is None else resumed.checkpoint
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    images = config.data_config
-    assert images is not None
-    train_loader, val_loader = setup.build_loaders(config, data, device, images)
+    train_loader, val_loader = setup.build_loaders(config, data, device)
     trainer = _trainer(config, device, parts, train_loader)
     task, optimizer = trainer.task, trainer.optimizer
     entry = record(stage, data, init, task)
@@ -259,9 +255,7 @@ def _build(config: ResolvedConfig, device: torch.device, kept: ExitStack, parts:
     if trainer.scheduler is not None and start:
         trainer.scheduler.step_update(start * trainer.updates_per_epoch)
         trainer.scheduler.step(start)
-    run = Run(
-        config, stage, config.settings(), folder, data, trainer, val_loader, None, start, epochs, images['input_size']
-    )
+    run = Run(config, stage, config.settings(), folder, data, trainer, val_loader, None, start, epochs)
     _check_eval_metric(run)
     tracker = in_primary(config, device, lambda: Tracker(config.log, folder, run.settings))
     if tracker is not None:

@@ -1,7 +1,6 @@
 """What a run is made of, built from its options."""
 
 import logging
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -109,20 +108,19 @@ def _check_soft_targets(criterion: ExpertLoss, experts: int, num_classes: int) -
     criterion(torch.zeros(1, experts, num_classes), soft)
 
 
-def build_loaders(
-    config: ResolvedConfig, data: RunData, device: torch.device, images: Mapping[str, Any]
-) -> tuple[PrefetchLoader, PrefetchLoader]:
+def build_loaders(config: ResolvedConfig, data: RunData, device: torch.device) -> tuple[PrefetchLoader, PrefetchLoader]:
     """Loaders of the training and the evaluation images.
 
     Args:
         config: The run's options, all choices made.
         data: The images.
         device: Where batches go.
-        images: timm's data configuration of the network.
 
     Raises:
         RideError: The augmentation is unknown, or not done where it is asked for.
     """
+    images = config.data_config
+    assert images is not None
     size = images['input_size']
     common: dict[str, Any] = {
         'input_size': size,

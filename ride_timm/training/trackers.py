@@ -17,7 +17,6 @@ class Tracker:
         name: One of `TRACKERS` of `training/config.py`, or None.
         folder: The run's folder; TensorBoard's files go into it, and its name is the run's.
         settings: The run's arguments, shown with the curves.
-        project: What groups runs in trackio and wandb.
 
     Raises:
         RideError: The package is not installed.
@@ -28,7 +27,6 @@ class Tracker:
         name: str | None = None,
         folder: Path = Path(),
         settings: Mapping[str, Any] | None = None,
-        project: str = 'ride-timm',
     ) -> None:
         self._writer: Any = None
         self._module: Any = None
@@ -41,7 +39,7 @@ class Tracker:
         else:
             self._module = importlib.import_module(name)
             # trackio has wandb's interface
-            self._module.init(project=project, name=folder.name, config=dict(settings or {}))
+            self._module.init(project='ride-timm', name=folder.name, config=dict(settings or {}))
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Send the metrics of an epoch.

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from ride_timm.evaluation.measure import describe_network
+from ride_timm.evaluation.cost import describe_network
 from ride_timm.evaluation.sweep import choose_threshold
 from ride_timm.pages.card import models_table, render_card
 from ride_timm.publishing.index import hash_folder

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,11 +18,6 @@ def test_limits_belong_to_medium():
 def test_empty_group_is_absent():
     assert as_lists(frequency_groups([500, 300])) == {'many': [0, 1]}
     assert as_lists(frequency_groups([1, 30])) == {'medium': [1], 'few': [0]}
-
-
-def test_limits_must_not_overlap():
-    with pytest.raises(ValueError, match='few=30'):
-        frequency_groups([1], many=10, few=30)
 
 
 def test_groups_of_cifar100_lt():

@@ -19,13 +19,13 @@ from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs_by_experts
 from ride_timm.inference.load import TrainedNet, load
 from ride_timm.inference.prior import (
-    apply_logit_adjustment,
+    apply_options,
     apply_prior,
-    correct_prior,
     logit_adjustment,
     parse_prior,
     serve_prior,
 )
+from ride_timm.losses import prior_correction
 from ride_timm.publishing.folder import save_folder
 from ride_timm.records.runs import read_per_class
 from ride_timm.records.training_record import TrainingRecord
@@ -58,12 +58,12 @@ class TestCorrectPrior:
     def test_oracle(self):
         logits = torch.randn(5, len(COUNTS), dtype=torch.float64)
         wanted = logit_adjusted_loss.prior_correction(logits.numpy(), COUNTS, TAU, TARGET)
-        np.testing.assert_allclose(correct_prior(logits, TAU, COUNTS, TARGET).numpy(), wanted, rtol=1e-12)
+        np.testing.assert_allclose(prior_correction(logits, COUNTS, TAU, TARGET).numpy(), wanted, rtol=1e-12)
 
     @pytest.mark.parametrize('tau', [(0.0, 1.0, 2.0), (1.0, 1.0, 1.0), 1.0])
     def test_uniform_changes_no_probability_where_the_mean_of_tau_is_1(self, tau):
         logits = torch.randn(5, len(COUNTS), dtype=torch.float64)
-        corrected = correct_prior(logits, tau, COUNTS, (7.0,) * len(COUNTS))
+        corrected = prior_correction(logits, COUNTS, tau, (7.0,) * len(COUNTS))
         np.testing.assert_allclose(corrected.softmax(1).numpy(), logits.softmax(1).numpy(), rtol=1e-12)
 
 
@@ -268,12 +268,12 @@ class TestApplyLogitAdjustment:
             torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(tau=(0, 1, 2), loss='balpoe')
         )
         with pytest.raises(RideError, match=r'0\.5 was given and some_net \(loss balpoe\) was .* use --prior uniform'):
-            apply_logit_adjustment(trained, 0.5)
+            apply_options(trained, None, 0.5)
 
     def test_weights_without_counts(self):
         trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None)
         with pytest.raises(RideError, match=r'--logit-adjustment 1 was given .* how many training images each class'):
-            apply_logit_adjustment(trained, 1.0)
+            apply_options(trained, None, 1.0)
 
 
 @pytest.fixture(scope='module')

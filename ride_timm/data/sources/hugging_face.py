@@ -1,7 +1,6 @@
 """Hugging Face datasets, opened by timm's reader: from the Hub, a local folder of files, or a saved data set."""
 
 import io
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from ride_timm._compat import Reader
 from ride_timm.data.sources.base import TRAIN_NAMES, Source, split_names, wrap_reader
 from ride_timm.errors import RideError, reason_of
 from ride_timm.installation import require
+from ride_timm.logs import interactive
 
 __all__ = ['read_hugging_face']
 
@@ -37,13 +37,12 @@ class _RowReader(Reader):
         return f'row {index} of {self.text}' if absolute else f'row {index}'
 
 
-class _SavedReader(Reader):
+class _SavedReader:
     """A single `Dataset` that was saved to disk, which timm's reader does not open; attributes as timm's has them."""
 
     def __init__(self, folder: str, input_key: str) -> None:
         import datasets
 
-        super().__init__()
         self.image_key = input_key
         self.dataset: Any = datasets.load_from_disk(folder).cast_column(input_key, datasets.Image(decode=False))
 
@@ -53,9 +52,6 @@ class _SavedReader(Reader):
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        return f'row {index}'
 
 
 def read_hugging_face(
@@ -117,7 +113,7 @@ def _quiet_where_nobody_watches() -> Iterator[None]:
     """The library's progress bars are for terminals only."""
     import datasets
 
-    silence = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
+    silence = not interactive() and not datasets.are_progress_bars_disabled()
     if silence:
         datasets.disable_progress_bars()
     try:
