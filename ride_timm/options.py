@@ -6,6 +6,7 @@ Nothing here needs torch, so that a command line is parsed before that is loaded
 import copy
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,8 @@ def _scalar(base: type, value: Any, entry: Option) -> Any:
         if not isinstance(value, base):
             raise TypeError
         return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+    if base is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if isinstance(value, (bool, dict, list, tuple)) or (base is str and not isinstance(value, str)):
         raise TypeError
     found = entry.read(value) if entry.read is not None and isinstance(value, str) else base(value)

@@ -61,6 +61,22 @@ def test_confidences_change_and_answers_do_not(run, data, tmp_path, capsys):
     assert load(tmp_path / 'to_upload').record.calibration == found
 
 
+def test_a_run_says_where_its_images_are(run, data, capsys):
+    assert main([str(run), '--device', 'cpu']) == 0
+    assert '27 images' in capsys.readouterr().out
+    here, there = (
+        validate(build_parser().parse_args([str(run), '--device', 'cpu', *options]))
+        for options in ((), ('--data-dir', str(data)))
+    )
+    assert here == there
+
+
+def test_temperatures_that_make_it_worse_are_told(run, data, caplog, monkeypatch):
+    monkeypatch.setattr('ride_timm.inference.calibration.fit_temperature', lambda *_: 100.0)
+    assert main([str(run), '--device', 'cpu']) == 0
+    assert 'calibration error is larger' in caplog.text
+
+
 def test_answers_below_the_limit_are_unknown(run, data, capsys):
     main([str(run), '--data-dir', str(data), '--split', 'val', '--device', 'cpu'])
     rows = answers(run, data, capsys, '--abstain', '0.9', '--confidence', '0.5')

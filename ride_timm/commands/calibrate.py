@@ -16,21 +16,23 @@ from collections.abc import Sequence
 from ride_timm.commands.keeping import find_target, keep
 from ride_timm.commands.options import add_loading_options, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
+from ride_timm.commands.run_images import TrainedRun, find_run, form_of, names_images
 from ride_timm.commands.validate import open_images
-from ride_timm.data.form import check_form
 from ride_timm.escaping import printable
 from ride_timm.inference.abstention import curves_of, promises
 from ride_timm.inference.calibration import calibrate
 from ride_timm.inference.load import load
 from ride_timm.inference.prediction import eval_loader
 from ride_timm.logs import setup_logging
-from ride_timm.options import DataForm, filled
+from ride_timm.options import DataForm
 from ride_timm.records.calibration import Calibration
 from ride_timm.records.fields import to_json
 from ride_timm.tables import counted, lay_out
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main']
+
+_logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,21 +58,29 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate from a command line."""
     args = build_parser().parse_args(argv)
-    form = filled(chosen(args, DataForm))
-    check_form(form)
     check_values(vars(args))
+    given = chosen(args, DataForm)
+    run = TrainedRun() if names_images(given) else find_run(args.model)
+    form = form_of(run, given)
     setup_logging(logging.WARNING)  # not where timm finds each file
     target = find_target(args.model, args.output)
     trained = load(args.model)
     known = trained.record.holdout
     holdout = known.fraction if args.holdout is None and args.split is None and known is not None else args.holdout
-    split, _ = open_images(form, trained, split=args.split or 'val', holdout=holdout)
+    split, _ = open_images(form, trained, split=args.split or run.val_split(trained), holdout=holdout)
     device = choose_device(args.device)
     trained.model.to(device)
     loader = eval_loader(trained.model, split, batch_size=args.batch_size, workers=args.workers, device=device)
     found = calibrate(trained, loader, progress=True)
     print(f'{counted(len(split.targets), "image")}: {printable(split.source)}\n')
     print('\n'.join(_lines(found)))
+    if found.full.ece_after > found.full.ece_before:
+        _logger.warning('With these temperatures the calibration error is larger; calibrate on more images')
+    if split.image_groups is not None:
+        _logger.warning(
+            'The images are of %s; what --abstain promises takes each image as drawn on its own, so it may not hold '
+            'for images of other groups', counted(len(set(split.image_groups)), 'group'),
+        )  # fmt: skip
     keep(trained, target, {'calibration': to_json(found)})
     print(f'\nNoted in {target}, for predict, validate, report and demo.')
     return 0

@@ -19,6 +19,10 @@ class Parser(argparse.ArgumentParser):
 
     foreign: Mapping[str, str] = {}
 
+    def __init__(self, **options: Any) -> None:
+        """Options are named in full: `--split` is not `--split-column`."""
+        super().__init__(allow_abbrev=False, **options)
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """As argparse does; an unknown option ends the program with the closest known one."""
         parsed, unknown = self.parse_known_args(args, namespace)

@@ -11,7 +11,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ import timm
 
 from ride_timm.commands.options import add_loading_options, add_options, add_taxonomy_option, chosen
 from ride_timm.commands.parser import Parser
+from ride_timm.commands.run_images import TrainedRun, find_run, form_of, names_images
 from ride_timm.commands.validate import open_images
 from ride_timm.data import DataSplit
-from ride_timm.data.form import check_form, data_name
-from ride_timm.data.image_groups import GROUPED_BY, is_grouped
+from ride_timm.data.form import data_name
 from ride_timm.errors import RideError
 from ride_timm.escaping import printable
 from ride_timm.evaluation.by_group import said_by_group
@@ -39,7 +38,7 @@ from ride_timm.inference.network import data_config
 from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.installation import require
 from ride_timm.logs import setup_logging
-from ride_timm.options import DataForm, filled
+from ride_timm.options import DataForm
 from ride_timm.pages.figures import (
     as_bytes,
     draw_calibration,
@@ -51,29 +50,15 @@ from ride_timm.pages.figures import (
 )
 from ride_timm.pages.report import Content, Example, render
 from ride_timm.records.fields import from_json
-from ride_timm.records.kinds import ARGS_SCHEMA
 from ride_timm.records.results import Data, Network, Results
 from ride_timm.records.results import Measured as Figures
 from ride_timm.records.runs import plain
-from ride_timm.records.schema import read_object
 from ride_timm.values import check_values, choose_device
 
 __all__ = ['build_parser', 'main', 'write_report']
 
 MOST_ERRORS = 24
-_FORM = (
-    'dataset', 'train_list', 'val_list', 'table', 'image_column', 'label_column', 'split_column', 'crop',
-    'crop_confidence', 'class_names', 'input_key', 'target_key',
-)  # fmt: skip
 _OF_THE_RUN = ('data_dir', 'train_split', 'val_split', 'imb_factor', 'val_fraction', 'val_seed')
-
-
-@dataclass
-class _Run:
-    """The folder of a training run and its arguments; a model that is none has neither."""
-
-    folder: Path | None = None
-    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,15 +105,15 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     """
     check_values(vars(args))
     require('A report', 'ride-timm[quickstart]', 'matplotlib')
-    run = _find_run(args.run)
-    if run.folder is None and not args.data_dir and not any(getattr(args, name) for name in _FORM):
+    run = find_run(args.run)
+    given = chosen(args, DataForm)
+    if run.folder is None and not names_images(given):
         _refuse_without_images(args.run)
     path = Path(args.output) if args.output else (run.folder or Path()) / 'report.html'
     check_writable(str(path), '--output')
-    form = _data_form(args, run)
+    form = form_of(run, given)
     trained = load(args.run)
-    val_split = 'val' if trained.record.val_part else run.args.get('val_split') or 'val'
-    split, counts = open_images(form, trained, split=val_split)
+    split, counts = open_images(form, trained, split=run.val_split(trained))
     taxonomy = None if args.taxonomy is None else read_taxonomy(args.taxonomy, split.class_names)
     device = choose_device(args.device)
     model: Any = trained.model
@@ -145,21 +130,6 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
     return path
 
 
-def _find_run(source: str) -> _Run:
-    """The run that a name belongs to, if it is one."""
-    path = Path(source)
-    folder = path if path.is_dir() else path.parent
-    settings = folder / 'args.yaml'
-    if not path.exists() or not settings.is_file():
-        return _Run()
-    if path.is_dir() and not (path / 'last.pth.tar').is_file():
-        raise RideError(
-            f'{path} holds no last.pth.tar, which a training writes after its first epoch; wait for it, or name the '
-            'folder of another run.'
-        )
-    return _Run(folder, read_object(settings, ARGS_SCHEMA))
-
-
 def _refuse_without_images(source: str) -> None:
     """Say what is missing where neither a run nor the command line names images."""
     if Path(source).exists() or ':' in source or timm.is_model(source.partition('.')[0]):
@@ -167,31 +137,9 @@ def _refuse_without_images(source: str) -> None:
     raise RideError(f'There is no {source}; name the folder of a run, or another network and --data-dir.')
 
 
-def _data_form(args: argparse.Namespace, run: _Run) -> DataForm:
-    """Where the images are: what the run says, as far as the command line says nothing else."""
-    given = chosen(args, DataForm)
-    other = any(getattr(given, name) for name in _FORM)  # the images have another form now
-    grouped_by = () if other or is_grouped(given) else GROUPED_BY
-    names = (
-        'imb_factor', 'train_split', *grouped_by, *(() if other else _FORM), *(() if given.data_dir else ('data_dir',)),
-    )  # fmt: skip
-    known = {name: run.args[name] for name in names if run.args.get(name) is not None}
-    form = filled(replace(given, **{name: value for name, value in known.items() if getattr(given, name) is None}))
-    check_form(form)
-    kept_elsewhere = form.dataset.lower().startswith('hfds/') or form.dataset_download  # so it is a cache
-    if form.data_dir and not kept_elsewhere and not Path(form.data_dir).is_dir():
-        if given.data_dir:
-            raise RideError(f'--data-dir {given.data_dir} was given and there is no such folder; name another.')
-        raise RideError(
-            f'The images of {args.run} were in {form.data_dir}, where there is no folder now; say where they are with '
-            '--data-dir.'
-        )
-    return form
-
-
 def _content(
     args: argparse.Namespace,
-    run: _Run,
+    run: TrainedRun,
     trained: TrainedNet,
     split: DataSplit,
     measured: Measured,
@@ -246,7 +194,7 @@ def _results(measured: Measured, trained: TrainedNet, data: str, split: DataSpli
 
 
 def _about(
-    run: _Run, trained: TrainedNet, split: DataSplit, measured: Measured, command: str
+    run: TrainedRun, trained: TrainedNet, split: DataSplit, measured: Measured, command: str
 ) -> dict[str, str]:  # fmt: skip
     """Lines of the header."""
     made = environment()
@@ -283,7 +231,7 @@ def _examples(split: DataSplit, measured: Measured) -> list[Example]:
     return found
 
 
-def _read_summary(run: _Run) -> dict[str, list[float]]:
+def _read_summary(run: TrainedRun) -> dict[str, list[float]]:
     """The metrics of every epoch, if a run wrote them."""
     path = None if run.folder is None else run.folder / 'summary.csv'
     if path is None or not path.is_file():
@@ -294,7 +242,7 @@ def _read_summary(run: _Run) -> dict[str, list[float]]:
         raise RideError(f'{path} cannot be read ({error}); move it away to have the report without curves.') from None
 
 
-def _curves_note(run: _Run, curves: Mapping[str, Sequence[float]]) -> str:
+def _curves_note(run: TrainedRun, curves: Mapping[str, Sequence[float]]) -> str:
     if not curves:
         return ''
     epochs = len(curves['epoch'])

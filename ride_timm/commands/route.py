@@ -11,6 +11,7 @@ Threshold and certificate are noted in the checkpoint or folder of the network, 
 import argparse
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import torch
 from ride_timm.commands.keeping import find_target, keep
 from ride_timm.commands.options import add_loading_options, add_model_argument, add_options, chosen
 from ride_timm.commands.parser import Parser
+from ride_timm.commands.run_images import find_run, form_of
 from ride_timm.data import DataSplit, as_eval_split, open_source, open_unlabelled
 from ride_timm.data.finding import find_images
 from ride_timm.data.form import check_form, columns_of, crop_of, open_train
@@ -127,6 +129,7 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
         )
     target = find_target(args.model, args.output)
     images = _images(form, trained)
+    _refuse_known(images.split, args.model, trained)
     _logger.info(f'Routing is measured on {images.source}')
     if images.split.image_groups is not None and args.budget is None:
         number = counted(len(set(images.split.image_groups)), 'group')
@@ -192,6 +195,31 @@ def _images(form: DataForm, trained: TrainedNet) -> _Images:
             'train experts and router with --holdout 0.1.'
         )
     return _others(form, trained)
+
+
+def _refuse_known(split: DataSplit, source: str, trained: TrainedNet) -> None:
+    """Refuse images whose files a run was trained on, as far as they still lie where its `args.yaml` says."""
+    run = find_run(source)
+    if run.folder is None:
+        return
+    plan = trained.record.holdout
+    try:
+        train = _trained_on(form_of(run, DataForm()), trained)
+        if plan is not None:
+            train = hold_out(train, plan.fraction, plan.seed, grouped=plan.grouped).train
+    except RideError:  # they were moved
+        return
+    seen = len(_files(split) & _files(train))
+    if seen:
+        raise RideError(
+            f'{seen:,} of the {len(split.targets):,} images are of those that {source} was trained on; give others, or '
+            "the training's own --table or --data-dir, of which the held-out images are taken."
+        )
+
+
+def _files(split: DataSplit) -> set[str]:
+    """The files of a split's images, links resolved; none where they are not files."""
+    return {os.path.realpath(name) for name in split.dataset.filenames(absolute=True) if Path(name).is_file()}
 
 
 def _trained_on(form: DataForm, trained: TrainedNet) -> DataSplit:

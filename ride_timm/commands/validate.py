@@ -24,8 +24,9 @@ from ride_timm.commands.options import (
     routing_threshold,
 )
 from ride_timm.commands.parser import Parser
+from ride_timm.commands.run_images import TrainedRun, find_run, form_of, names_images
 from ride_timm.data import DataSplit, check_images, hold_out
-from ride_timm.data.form import check_form, has_eval_images, open_eval, open_train
+from ride_timm.data.form import has_eval_images, open_eval, open_train
 from ride_timm.data.splits import for_groups_of, open_val_part
 from ride_timm.errors import RideError
 from ride_timm.evaluation.by_group import group_lines, said_by_group
@@ -37,7 +38,7 @@ from ride_timm.inference.network import check_architecture, data_config
 from ride_timm.inference.prior import apply_options
 from ride_timm.inference.taxonomy import Taxonomy, read_taxonomy
 from ride_timm.logs import setup_logging
-from ride_timm.options import DataForm, filled
+from ride_timm.options import DataForm
 from ride_timm.records.certificate import Certificate
 from ride_timm.records.fields import from_json, to_json
 from ride_timm.records.results import ImageGroups
@@ -65,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     add_options(parser, DataForm, leave_out=('val_split', 'val_fraction', 'val_seed'))
     images = parser.add_mutually_exclusive_group()
-    images.add_argument('--split', default='val', metavar='NAME', help='which images (default: val)')
+    images.add_argument('--split', metavar='NAME', help='which images (default: val)')
     images.add_argument(
         '--holdout', type=float, metavar='P',
         help='instead of a split those training images that `train --holdout P` held out, to choose settings on',
@@ -118,9 +119,10 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     Raises:
         RideError: Something the user can fix.
     """
-    form = filled(chosen(args, DataForm))
-    check_form(form)
     check_values(vars(args))
+    given = chosen(args, DataForm)
+    run = TrainedRun() if names_images(given) else find_run(args.source or args.checkpoint or '')
+    form = form_of(run, given)
     if args.seed is not None and args.holdout is None:
         raise RideError(
             f'--seed {args.seed} was given and draws nothing here without --holdout; give it, or no --seed.'
@@ -130,7 +132,8 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     device = choose_device(args.device)
     trained = _load(args)
     prior = apply_options(trained, args.prior, args.logit_adjustment)
-    split, counts = open_images(form, trained, split=args.split, holdout=args.holdout, seed=args.seed)
+    name = args.split or run.val_split(trained)
+    split, counts = open_images(form, trained, split=name, holdout=args.holdout, seed=args.seed)
     model: Any = trained.model.to(device)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)

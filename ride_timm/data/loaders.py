@@ -139,18 +139,18 @@ def start_epoch(loader: PrefetchLoader, *, seed: int, epoch: int, rank: int = 0)
     """Prepare a training loader for one pass: reseed, and tell the sampler its epoch.
 
     Args:
-        loader: A loader of `create_train_loader`.
+        loader: A loader of `create_train_loader`, or any other.
         seed: Seed of the run, at least 0.
         epoch: Epoch index, from 0.
         rank: Number of this process.
     """
     reseed(seed, epoch, rank)
-    sampler = loader.sampler
+    sampler = getattr(loader, 'sampler', None)
     if isinstance(sampler, DistributedSampler):
         # timm leaves this 0, and every seed of an experiment would see one order of images; it is hashed because the
         # sampler adds the epoch to it, so that seed 1 would follow seed 0 one epoch ahead
         sampler.seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    if hasattr(sampler, 'set_epoch'):
+    if sampler is not None and hasattr(sampler, 'set_epoch'):
         sampler.set_epoch(epoch)
 
 

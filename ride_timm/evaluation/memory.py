@@ -9,7 +9,7 @@ import torch
 
 from ride_timm.errors import RideError
 
-__all__ = ['FittingForward', 'is_out_of_memory', 'out_of_memory_error']
+__all__ = ['FittingForward', 'is_out_of_memory', 'out_of_memory_error', 'place_of']
 
 _logger = logging.getLogger(__name__)
 
@@ -27,6 +27,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     text = str(error)  # of torch's allocator on Linux and macOS, of that on Windows, and of oneDNN
     return any(words in text for words in _SHORTAGE)
+
+
+def place_of(model: torch.nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and precision in which a network takes its images."""
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    return (tensors[0].device, tensors[0].dtype) if tensors else (torch.device('cpu'), torch.float32)
 
 
 class FittingForward:

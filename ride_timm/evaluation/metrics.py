@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ride_timm._compat import Evaluator
 from ride_timm.data.groups import choose_groups
+from ride_timm.errors import RideError
 from ride_timm.records.headline import leading_accuracy
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 NUM_BINS = 15
+_ADDED = ('gmacs', 'threshold', 'mean_experts', 'changed')  # what a pass over the images adds to these results
 _NORMAL_95 = 1.959963984540054  # standard normal quantile of 97.5 %
 _CONFIDENCE_UNIT = 2**30  # confidences are summed in whole units of 1 / 2^30, so that no order of adding matters
 
@@ -236,6 +238,9 @@ class LongTailEvaluator(Evaluator):
             'macro_f1', 'ece', 'num_images', 'num_classes_without_images',
             *(f'expert{k}_top1' for k in range(num_experts)),
         )  # fmt: skip
+        taken = set(self.groups) & {*_ADDED, *(name for name in self.metric_names if self.metric_names.count(name) > 1)}
+        if taken:
+            raise RideError(f'A group is called {taken.pop()}, as a result is; give it another name.')
         super().__init__(device, max_samples=max_samples, criterion=criterion)
 
     def reset(self) -> None:

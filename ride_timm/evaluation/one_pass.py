@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ride_timm.data import DataSplit, GroupChoice, choose_groups, create_eval_loader
+from ride_timm.data.batches import read_batch
 from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs, gmacs_by_experts
-from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.memory import FittingForward, place_of
 from ride_timm.evaluation.metrics import ClassResult, LongTailEvaluator
 from ride_timm.evaluation.rules import RULES, rule_logits
 from ride_timm.evaluation.sweep import Sweep, SweepRow, passed_experts
@@ -153,7 +154,7 @@ def measure(
         RideError: There are no images, or a class index is none of the network's.
     """
     model.eval()
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device('cpu'))
+    device, dtype = place_of(model)
     experts = count_experts(model)
     if class_counts is not None and groups is None:
         groups = choose_groups(class_counts)
@@ -173,30 +174,33 @@ def measure(
     alone = None if temperatures is None else temperatures[:1]
     forward = FittingForward(partial(_forward, model, routed, mirror))
     shown = tqdm(loader, desc='Measuring', leave=False, disable=not (progress and interactive()))
-    for images, labels in shown:
+    for batch in shown:
+        images, labels = read_batch(batch)
+        if labels is None:
+            raise RideError('The loader yields images without class indices; measure on labelled images.')
         input_size = tuple(images.shape[1:])
         _check_labels(labels, together.num_classes)
-        images = images.to(device)
+        images = images.to(device, dtype)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast():
             found: _Said = forward(images)
         kept = len(labels) if left is None else min(left, len(labels))
         left = None if left is None else left - kept
-        batch, target = _Said(*(part[:kept] for part in found)), labels[:kept].to(device)
-        logits = tempered(batch.experts.mean(dim=1), temperatures)
-        together.update(logits, target, batch.experts if experts else None)
+        said, target = _Said(*(part[:kept] for part in found)), labels[:kept].to(device)
+        logits = tempered(said.experts.mean(dim=1), temperatures)
+        together.update(logits, target, said.experts if experts else None)
         if sweep is not None and own_way is not None:
-            selected = _selected(batch, limit, temperatures)
+            selected = _selected(said, limit, temperatures)
             own_way.update(selected, target)
             routed_said.append(_named(selected)[0])
-            sweep.update(batch.routers, batch.experts, target)
-            decisions = rule_logits(batch.experts) if others else {}
+            sweep.update(said.routers, said.experts, target)
+            decisions = rule_logits(said.experts) if others else {}
             for name, other in others.items():
-                other.update(decisions[name], batch.experts, target)
+                other.update(decisions[name], said.experts, target)
         if both_ways is not None:
-            both_ways.update((logits + tempered(batch.mirrored, temperatures)) / 2, target)
-        said_of.append((target, *_named(logits), *_named(tempered(batch.experts[:, :experts], alone))))
+            both_ways.update((logits + tempered(said.mirrored, temperatures)) / 2, target)
+        said_of.append((target, *_named(logits), *_named(tempered(said.experts[:, :experts], alone))))
     metrics = together.compute(distributed=distributed)
     if not metrics['num_images'] or not input_size:
         raise RideError('There are no images to measure on; the loader is empty.')
@@ -212,14 +216,14 @@ def measure(
         own = own_way.compute(distributed=distributed)
         own.update({name: value for name, value in row.items() if name not in own})
         table = own_way.per_class(distributed=distributed)
-    said = Answers(*(torch.cat(part).cpu().numpy() for part in zip(*said_of, strict=True)))
+    answers = Answers(*(torch.cat(part).cpu().numpy() for part in zip(*said_of, strict=True)))
     if routed_said:
-        said = said._replace(routed=torch.cat(routed_said).cpu().numpy())
+        answers = answers._replace(routed=torch.cat(routed_said).cpu().numpy())
     both = both_ways.compute(distributed=distributed) if both_ways is not None else None
     confusion = together.confusion.cpu().numpy()
     per_class = together.per_class(distributed=distributed)
     return Measured(
-        metrics, per_class, confusion, groups, experts, input_size, said, own, table, rows, both,
+        metrics, per_class, confusion, groups, experts, input_size, answers, own, table, rows, both,
         routed_confusion=None if own_way is None else own_way.confusion.cpu().numpy(), rules=compared,
     )  # fmt: skip
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ride_timm.data.batches import read_batch
 from ride_timm.errors import RideError
 from ride_timm.evaluation.cost import gmacs_by_experts
-from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.memory import FittingForward, place_of
 from ride_timm.evaluation.rules import RULES, rule_logits
 from ride_timm.evaluation.sweep import passed_experts
 from ride_timm.logs import interactive
@@ -94,19 +95,19 @@ def find_routes(model: Any, loader: Iterable[Any], *, progress: bool = False) ->
     Raises:
         RideError: There are no images.
     """
-    device = next(model.parameters()).device
+    device, dtype = place_of(model)
     forward = FittingForward(partial(_forward, model))
     seen: set[bytes] = set()
     parts: list[tuple[Tensor, ...]] = []
     labelled, size = False, tuple[int, ...]()
     for batch in tqdm(loader, desc='Routing', leave=False, disable=not (progress and interactive())):
-        labelled = isinstance(batch, (tuple, list)) and len(batch) > 1
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        labels = torch.as_tensor(batch[1]).cpu().long() if labelled else torch.zeros(len(images), dtype=torch.int64)
+        images, given = read_batch(batch)
+        labelled = given is not None
+        labels = torch.zeros(len(images), dtype=torch.int64) if given is None else given.cpu()
         size = tuple(images.shape[1:])
         new = [row for row in range(len(images)) if labels[row] >= 0 and _is_new(images[row], seen)]
         if new:
-            parts.append((labels[new], *(part.cpu() for part in forward(images[new].to(device)))))
+            parts.append((labels[new], *(part.cpu() for part in forward(images[new].to(device, dtype)))))
     if not parts:
         raise RideError('There are no images to route; the loader is empty.')
     targets, routers, answers, *others = (torch.cat(part) for part in zip(*parts, strict=True))

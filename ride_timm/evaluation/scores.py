@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from timm.utils import unwrap_model
 from torch import nn
 
-from ride_timm.data import GroupChoice
+from ride_timm.data import ClassGroups, GroupChoice
 from ride_timm.errors import RideError
 from ride_timm.evaluation.metrics import ClassResult
+from ride_timm.losses import class_prior
 
 from .one_pass import Measured, in_eval_mode, measure
 
@@ -83,12 +86,13 @@ def evaluate(
     """Measure a network in one pass over the images, where it is and in eval mode; its mode is what it was afterwards.
 
     Args:
-        model: Any timm classifier of C classes; of a multi-expert network each expert is measured too.
+        model: Any timm classifier of C classes; of a multi-expert network each expert is measured too. What DDP or
+            torch.compile wraps is measured as it is without them.
         loader: Batches of images (B, channels, H, W) and class indices (B,), such as a `DataLoader`.
         counts: (C,) training images of each class, as of `class_counts`.
         routed: Send each image through as many experts as the router asks for, with the network's `router_threshold`.
-        groups: Class indices by name of a group. By default `many` has more than 100 training images, `few` fewer than
-            20 and `medium` the rest; thirds of the classes where that leaves one of them empty.
+        groups: Class indices by name of a group, or a mask (C,). By default `many` has more than 100 training images,
+            `few` fewer than 20 and `medium` the rest; thirds of the classes where that leaves one of them empty.
         amp: Mixed precision, bfloat16.
 
     Returns:
@@ -107,15 +111,27 @@ def evaluate(
         >>> print(scores)  # doctest: +ELLIPSIS
         overall ...
     """
+    model = unwrap_model(model)
     check_counts(model, counts)
     if routed:
         require_router(model)
-    choice = None if groups is None else GroupChoice(dict(groups), 'given', ', '.join(groups))  # type: ignore[arg-type]
+    choice = None if groups is None else GroupChoice(_groups(groups, model), 'given', ', '.join(groups))
     device = next(model.parameters()).device
     autocast = partial(torch.autocast, device.type, torch.bfloat16) if amp else nullcontext
     with in_eval_mode(model):
         found = measure(model, loader, counts, groups=choice, routed=routed, autocast=autocast)
     return _scores(found)
+
+
+def _groups(groups: Mapping[str, ArrayLike], model: Any) -> ClassGroups:
+    members = {name: np.asarray(given) for name, given in groups.items()}
+    members = {name: np.flatnonzero(given) if given.dtype == bool else given for name, given in members.items()}
+    for name, given in members.items():
+        if given.ndim != 1 or given.dtype.kind not in 'iu' or not np.isin(given, np.arange(model.num_classes)).all():
+            raise RideError(
+                f'The group {name} is {groups[name]!r}; give class indices from 0 to {model.num_classes - 1}.'
+            )
+    return members
 
 
 def _scores(found: Measured) -> Scores:
@@ -148,9 +164,9 @@ def check_counts(model: Any, counts: ArrayLike) -> None:
         counts: (C,) training images of each class.
 
     Raises:
-        RideError: There is not.
+        RideError: There is not, or they are no counts.
     """
-    given = len(counts)  # type: ignore[arg-type]
+    given = len(class_prior(counts))  # type: ignore[arg-type]
     if given != model.num_classes:
         raise RideError(
             f'The network has {model.num_classes} classes and counts has {given} numbers; give one for each class, as '

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from timm.utils import unwrap_model
 from torch import nn
 
 from ride_timm._compat import update_model_args
@@ -159,6 +160,7 @@ def choose_threshold(
         >>> rt.choose_threshold(model, torch.utils.data.DataLoader(images, batch_size=8), max_loss=1.0).mean_experts
         1.0
     """
+    model = unwrap_model(model)
     if counts is not None:
         check_counts(model, counts)
     require_router(model)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ride_timm.data.batches import read_batch
 from ride_timm.errors import RideError
-from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.memory import FittingForward, place_of
 from ride_timm.evaluation.metrics import NUM_BINS, expected_calibration_error
 from ride_timm.evaluation.one_pass import in_eval_mode
 from ride_timm.evaluation.sweep import passed_experts
@@ -135,12 +136,15 @@ def _sizes(number: int) -> list[int]:
 
 @torch.inference_mode()
 def _answers(model: Any, loader: Iterable[Any], threshold: float | None, progress: bool) -> _Found:
-    device = next(model.parameters()).device
+    device, dtype = place_of(model)
     forward = FittingForward(partial(_forward, model, threshold))
     parts = []
-    for images, labels in tqdm(loader, desc='Measuring', leave=False, disable=not (progress and interactive())):
-        means, passed = forward(images.to(device))
-        parts.append((means.float().cpu(), passed.cpu(), torch.as_tensor(labels).cpu()))
+    for batch in tqdm(loader, desc='Measuring', leave=False, disable=not (progress and interactive())):
+        images, labels = read_batch(batch)
+        if labels is None:
+            raise RideError('The loader yields images without class indices; calibrate on labelled images.')
+        means, passed = forward(images.to(device, dtype))
+        parts.append((means.float().cpu(), passed.cpu(), labels.cpu()))
     if not parts:
         raise RideError('There are no images to calibrate on; the loader is empty.')
     return _Found(*(torch.cat(part) for part in zip(*parts, strict=True)))

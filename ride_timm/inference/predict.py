@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from PIL import Image
+from timm.utils import unwrap_model
 from torch import nn
 
 from ride_timm.data.sources.lists import ListReader
@@ -76,6 +77,8 @@ def predict(
     """
     trained = net if isinstance(net, TrainedNet) else _as_trained(net)
     files = images if isinstance(images, ListReader) else _files(images)
+    if top_k < 1:
+        raise RideError(f'top_k={top_k} was given; it is a whole number of at least 1.')
     if groups is not None and len(groups) != len(files):
         raise RideError(f'{len(groups)} groups were given for {len(files)} images; give one for each.')
     model: Any = trained.model
@@ -102,6 +105,7 @@ def _files(images: ImageLike | Sequence[ImageLike]) -> list[str | Image.Image]:
 
 
 def _as_trained(model: Any) -> TrainedNet:
+    model = unwrap_model(model)
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     names = tuple(cfg.get('label_names') or ())
     return TrainedNet(model, str(cfg.get('architecture', '')), names if len(names) == model.num_classes else None, None)

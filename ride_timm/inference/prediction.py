@@ -16,7 +16,7 @@ from ride_timm.data import DataSplit, ImageSet, create_eval_loader
 from ride_timm.data.images import failure_reason, image_mode, read_pixels
 from ride_timm.data.sources.lists import ListReader
 from ride_timm.errors import RideError
-from ride_timm.evaluation.memory import FittingForward
+from ride_timm.evaluation.memory import FittingForward, place_of
 from ride_timm.inference.abstention import Abstention
 from ride_timm.inference.load import TrainedNet
 from ride_timm.inference.network import DATA_CONFIG_KEYS, data_config
@@ -160,7 +160,7 @@ def _together(
 ) -> Iterator[Prediction | Skipped]:
     """A prediction for each image, with the answer of its group."""
     found: list[Prediction | Skipped] = []
-    totals: dict[str, Tensor] = {}
+    totals: dict[Any, Tensor] = {}
     for voted in batches:
         logits = voted.votes.logits.double().cpu()
         for row, prediction in enumerate(_answers(voted, names, top_k)):
@@ -173,7 +173,7 @@ def _together(
     means = [total / images[group] for group, total in totals.items()]
     tops = dict(zip(totals, _ranked(torch.stack(means), names, top_k) if means else [], strict=True))
     for prediction in found:
-        top = tops[str(prediction.group)] if isinstance(prediction, Prediction) else None
+        top = tops[prediction.group] if isinstance(prediction, Prediction) else None
         yield prediction._replace(top=top) if isinstance(prediction, Prediction) and top else prediction
 
 
@@ -206,7 +206,7 @@ def vote(
     alone = None if trained.temperatures is None else trained.temperatures[:1]
     first = 0
     for batch, target in loader:
-        votes = forward(batch.to(device))
+        votes = forward(batch.to(*place_of(model)))
         votes = votes._replace(
             logits=tempered(votes.logits, trained.temperatures, votes.num_experts),
             expert_logits=tempered(votes.expert_logits, alone),

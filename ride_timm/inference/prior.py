@@ -19,7 +19,7 @@ with 1 - tau, up to a constant.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,8 @@ def logit_adjustment(model: nn.Module, counts: ClassCounts, *, tau: float) -> No
         >>> torch.equal(model(x), before)
         True
     """
-    counts = counts if isinstance(counts, Tensor) else list(counts)
-    serve_prior(model, 1.0 - tau, counts, [1.0] * len(counts))
+    counts = counts if isinstance(counts, (Tensor, Mapping)) else list(counts)
+    serve_prior(model, 1.0 - tau, counts, [1.0] * len(class_prior(counts)))
     if tau == 0.0:
         _set_offset(model, None)
 

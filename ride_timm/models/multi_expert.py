@@ -207,6 +207,12 @@ class MultiExpertNet(RouterModule):
             self.router = self.routing_threshold = None
             _compat.update_model_args(self, router=False)
 
+    def _forget_labels(self) -> None:
+        cfg: Any = getattr(self, 'pretrained_cfg', None)
+        if cfg:
+            labels = ('label_names', 'label_descriptions')
+            self.pretrained_cfg = self.default_cfg = {key: value for key, value in cfg.items() if key not in labels}
+
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute trunk and experts in the backward pass instead of keeping their activations, or not."""
@@ -250,7 +256,7 @@ class MultiExpertNet(RouterModule):
         """Draw new heads.
 
         A router goes with the classes it was trained on: another number of classes or features drops it with a warning.
-        The bias of a `biased_cosine` head goes with the old heads.
+        The bias of a `biased_cosine` head and the names of the classes go with the old heads.
 
         Args:
             num_classes: Number of classes; 0 removes the heads.
@@ -268,6 +274,7 @@ class MultiExpertNet(RouterModule):
         width, changed = self.expert_width, num_classes != self.num_classes
         self.num_classes = num_classes
         self.logit_offset = None
+        self._forget_labels()
         self._set_pool(global_pool)
         if self.router is not None and (changed or width != self.expert_width):
             warnings.warn('The router belongs to the old heads and is dropped.', stacklevel=2)

@@ -361,7 +361,7 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
         The network, images (B, in_chans, H, W) to mean logits (B, C), with new heads, each drawn for itself.
 
     Raises:
-        RideError: The backbone cannot be cut, or not there.
+        RideError: It is no plain timm classifier, cannot be cut, or is not there.
 
     Example:
         >>> import timm, ride_timm as rt
@@ -374,6 +374,10 @@ def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None =
         made: RideBackbone = named
         return made
     host: Any = backbone
+    if isinstance(host, MultiExpertNet) or not hasattr(host, 'num_classes'):
+        raise RideError(
+            f'A {type(host).__name__} was given; give the name of a timm model, or a plain timm classifier.'
+        )
     kwargs.setdefault('num_classes', host.num_classes)
     net = RideBackbone(copy.deepcopy(host), num_experts, split=split, **kwargs)
     source = getattr(host, 'pretrained_cfg', None) or {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.utils import unwrap_model
 from torch import nn
 
 from ride_timm.data import start_epoch
@@ -35,8 +36,8 @@ def train_router(
 ) -> None:
     """Train the router alone, and add one where there is none: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
 
-    Experts and trunk stay as they are, BatchNorm's statistics too. Afterwards the network is in eval mode, and its
-    router frozen.
+    Experts and trunk stay as they are, BatchNorm's statistics too. Afterwards, also if it
+    fails, the network is in eval mode, its router frozen and everything else as trainable as before.
 
     Source: RIDE (arXiv:2010.01809), stage 2.
 
@@ -55,7 +56,7 @@ def train_router(
         seed: Seed of the batches, and of what is drawn for them; global random state is set by it.
 
     Raises:
-        RideError: The network has fewer than two experts, or the loss is not finite.
+        RideError: The network has fewer than two experts, there is nothing to train on, or the loss is not finite.
 
     Example:
         >>> import timm, torch, ride_timm as rt
@@ -65,34 +66,39 @@ def train_router(
         >>> model.router is None
         False
     """
-    net: Any = model
+    net: Any = unwrap_model(model)
     if count_experts(net) < 2:
         raise RideError(
             f'The network has {max(count_experts(net), 1)} expert(s) and a router chooses between two or more; take a '
             'multi-expert network, such as ride_resnet50_3e.'
         )
+    if epochs < 1 or not len(loader):
+        raise RideError(f'{epochs} epochs of {len(loader)} batches were given; train for at least one of each.')
+    if pos_weight is None:
+        pos_weight = 100.0 if target == 'accuracy' else 1.0
+    criterion = RouterLoss(pos_weight, target)
     if net.router is None:
         net.add_router()
     device = next(net.parameters()).device
-    trained = [(p, p.requires_grad) for p in net.parameters()]
-    if pos_weight is None:
-        pos_weight = 100.0 if target == 'accuracy' else 1.0
-    task = RouterTask(net, RouterLoss(pos_weight, target), device=device)
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    optimizer = create_optimizer_v2(parameters, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)
-    trainer = Trainer(task, loader, optimizer, device, autocast, epochs=epochs)
-    updates = trainer.updates_per_epoch
-    trainer.scheduler = CosineLRScheduler(optimizer, t_initial=epochs * updates, t_in_epochs=False)
-    means = {'loss': 0.0, 'needed': 0.0}
-    for epoch in range(epochs):
-        start_epoch(loader, seed=seed, epoch=epoch)
-        means = train_epoch(trainer, epoch)
-        _logger.info(f'Router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
+    before = [(p, p.requires_grad) for p in net.parameters()]
+    try:
+        task = RouterTask(net, criterion, device=device)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        optimizer = create_optimizer_v2(parameters, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)
+        trainer = Trainer(task, loader, optimizer, device, autocast, epochs=epochs)
+        updates = trainer.updates_per_epoch
+        trainer.scheduler = CosineLRScheduler(optimizer, t_initial=epochs * updates, t_in_epochs=False)
+        means = {'loss': 0.0, 'needed': 0.0}
+        for epoch in range(epochs):
+            start_epoch(loader, seed=seed, epoch=epoch)
+            means = train_epoch(trainer, epoch)
+            _logger.info(f'Router epoch {epoch}: loss {means["loss"]:.4f}, {100 * means["needed"]:.1f} % should go on')
+    finally:  # a loss that is not finite, or Ctrl-C, leaves a network that can be trained on
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
+        net.require_router().requires_grad_(False)
+        net.eval()
     check_router(means, pos_weight)
-    for parameter, requires_grad in trained:
-        parameter.requires_grad_(requires_grad)
-    net.require_router().requires_grad_(False)
-    net.eval()
 
 
 def check_router(means: Mapping[str, float], pos_weight: float = 100.0) -> None:

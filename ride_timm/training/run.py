@@ -385,7 +385,7 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     routed = run.stage.routed
     if routed and last:
         run.found.update(_settle_router(run, model))
-    found = _measure(run, model, routed=routed, cost=routed)  # without a router it is the same in every epoch
+    found = _measure(run, model, last, routed=routed, cost=routed)  # without a router it is the same in every epoch
     if last:
         run.table = found.routed_per_class or found.per_class
         if not run.config.distributed:  # each process has the answers of its own images alone
@@ -393,10 +393,12 @@ def _evaluate(run: Run, last: bool) -> OrderedDict[str, float]:
     return found.routed or found.metrics
 
 
-def _measure(run: Run, model: Any, **options: Any) -> Measured:
+def _measure(run: Run, model: Any, last: bool, **options: Any) -> Measured:
+    # what is reported is what `validate` finds; on the way there the precision of the training is enough
+    autocast = nullcontext if last else run.trainer.autocast
     return measure(
         model, run.val_loader, run.data.train.class_counts, groups=run.data.groups,
-        class_names=run.data.train.class_names, autocast=run.trainer.autocast, channels_last=run.config.channels_last,
+        class_names=run.data.train.class_names, autocast=autocast, channels_last=run.config.channels_last,
         distributed=run.config.distributed, **options,
     )  # fmt: skip
 
@@ -405,7 +407,7 @@ def _settle_router(run: Run, model: Any) -> dict[str, Any]:
     """Choose the threshold on held-out images, write it where the weights are saved, and report."""
     config, data, trainer = run.config, run.data, run.trainer
     found: dict[str, Any] = {}
-    measured = _measure(run, model, routed=True, thresholds=THRESHOLDS)
+    measured = _measure(run, model, True, routed=True, thresholds=THRESHOLDS)
     if data.holdout is not None:
         assert measured.sweep is not None
         chosen = choose_threshold(measured.sweep)

@@ -10,6 +10,7 @@ from tiny_runs import CIFAR, train, write_images
 
 from ride_timm.commands.package import main as package
 from ride_timm.commands.route import main as route
+from ride_timm.commands.train import main as train_main
 from ride_timm.commands.validate import build_parser, main, validate
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
@@ -85,6 +86,30 @@ def test_images_of_the_training_are_refused(data, tmp_path):
         with pytest.raises(RideError, match='trained on'):
             route([str(run), '--data-dir', str(folder), *WISH])
     route([str(run), '--data-dir', str(data / 'val'), *WISH])
+
+
+def test_a_part_of_the_training_images_is_refused(data, tmp_path):
+    """However it is named: a class folder, other folders that link to them, or a run that was trained from a table."""
+    held = train(data, tmp_path, 'held', '--model', CIFAR, '--holdout', '0.25')
+    run = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(held))
+    part = tmp_path / 'part'
+    part.mkdir()
+    for path in (data / 'train').rglob('*.png'):
+        (part / f'{path.parent.name}-{path.name}').symlink_to(path)
+    for folder in (data / 'train' / 'ant', part):
+        with pytest.raises(RideError, match='trained on'):
+            route([str(run), '--data-dir', str(folder), *WISH])
+    rows = ''.join(f'{path},{path.parent.name},{path.parts[-3]}\n' for path in sorted(data.rglob('*.png')))
+    table = tmp_path / 'table.csv'
+    table.write_text(f'image,label,split\n{rows}')
+    table_run = tmp_path / 'of_table'
+    options = ('--table', str(table), '--epochs', '1', '--device', 'cpu', '--output', str(tmp_path), '-b', '8')
+    assert train_main([*options, '--model', CIFAR, '--experiment', 'of_table', '--holdout', '0.25']) == 0
+    routed = ('--stage', 'router', '--init', str(table_run), '--experiment', 'of_table_routed')
+    assert train_main([*options, *routed]) == 0
+    with pytest.raises(RideError, match=r'\d+ of the \d+ images .* trained on'):
+        route([str(tmp_path / 'of_table_routed'), '--data-dir', str(data / 'train' / 'ant'), *WISH])
+    route([str(tmp_path / 'of_table_routed'), '--data-dir', str(data / 'val'), *WISH])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 import csv
+import json
 import os
 
 import pytest
+from tiny_runs import CIFAR, train, write_images
 
+from ride_timm.commands.validate import build_parser, validate
 from ride_timm.files import write_whole
 from ride_timm.training.summary import write_row
 
@@ -74,3 +77,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(path, 'new')
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_results_are_those_of_validate(tmp_path):
+    """In float32, whatever the training computed in."""
+    data = write_images(tmp_path / 'data', {'ant': 40, 'bee': 30}, val=20)
+    run = train(data, tmp_path, 'run', '--model', CIFAR, '--amp')
+    last = json.loads((run / 'results.json').read_text())['last']
+    found = validate(build_parser().parse_args([str(run), '--device', 'cpu']))
+    for name in ('top1', 'ece', 'loss'):
+        assert last[name] == pytest.approx(found[name], abs=1e-4)

@@ -51,7 +51,7 @@ def read_camtrap(content: dict[str, Any], file: str, labelled: bool = True) -> L
     seen: dict[str, list[tuple[str, Box | None]]] = {row['mediaID']: [] for row in images}
     notes = [f'{len(media) - len(images)} videos are left out'] if len(media) > len(images) else []
     others: Counter[str] = Counter()
-    if labelled:
+    if labelled or any(resource.get('name') == 'observations' for resource in content['resources']):
         events = _Events(images)
         for place, row in _table(content, 'observations', file, ('mediaID', 'observationType', 'scientificName')):
             kind = row['observationType']
@@ -68,10 +68,10 @@ def read_camtrap(content: dict[str, Any], file: str, labelled: bool = True) -> L
         if '://' in path and row.get('fileName'):
             path = row['fileName']
         for label, box in seen[row['mediaID']] or ([] if labelled else [('', None)]):
-            rows.append(ImageRow(path, label, line, None, group, box))
+            rows.append(ImageRow(path, label if labelled else '', line, None, group, box))
     if not rows:
         raise RideError(f'{file} has no observation of an animal with a scientificName; give a package with some.')
-    if others:
+    if others and labelled:
         kinds = ', '.join(f'{number} {printable(kind)}' for kind, number in others.most_common())
         notes.append(f'observations of other types are left out ({kinds})')
     empty = sum(not found for found in seen.values())

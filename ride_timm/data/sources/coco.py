@@ -71,7 +71,7 @@ def read_coco(content: dict[str, Any], file: str, labelled: bool = True) -> List
         place = image.get('location') if image.get('location') is not None else image.get('seq_id')
         group = None if place is None else str(place)
         for label, box in seen[key] or ([] if labelled else [('', None)]):
-            rows.append(ImageRow(image['file_name'].strip(), label, line, None, group, box))
+            rows.append(ImageRow(image['file_name'].strip(), label if labelled else '', line, None, group, box))
     notes = []
     empty = sum(not found for found in seen.values())
     if empty and labelled:

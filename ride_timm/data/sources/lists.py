@@ -209,7 +209,8 @@ def find_parts(
             'boxes, a lower --crop-confidence, or leave --crop out.'
         )
     images = len(set(paths))
-    _logger.info(
+    _logger.log(
+        logging.WARNING if lenient else logging.INFO,  # predict leaves them out, which its user must know
         '%d boxes of %s on %d of the %d images are taken; images without one are left out',
         len(found), where, len({paths[index] for index in indices}), images,
     )  # fmt: skip

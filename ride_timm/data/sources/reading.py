@@ -102,7 +102,8 @@ def _read_json(text: str, file: str, columns: Columns, labelled: bool) -> Listed
         for keys, read in _FORMS:
             if keys <= content.keys():
                 if any(columns):
-                    raise RideError(f'{file} has no columns; leave --image-column, --label-column and the like out.')
+                    named = ' and '.join(f'--{name}-column' for name, value in columns._asdict().items() if value)
+                    raise RideError(f'{file} says itself which image has which label and group; leave {named} out.')
                 return read(content, file, labelled)
     raise RideError(
         f'{file} is JSON of no form that is read: give a list of objects such as {{"image": "a.jpg", "label": "cat"}}, '

@@ -64,7 +64,10 @@ def test_animals_are_rows(package, folder, caplog):
     assert [(row.path, row.label, row.group, row.box) for row in rows] == SEEN
     for said in ('1 videos', '1 blank', '1 animal without a name', '1 of 5 images show no animal'):
         assert said in caplog.text
-    assert len(read_rows(file, labelled=False).rows) == 5
+    rows = read_rows(file, labelled=False).rows
+    assert len({row.path for row in rows}) == 5
+    assert {row.label for row in rows} == {''}
+    assert Box(0.25, 0.5, 0.5, 0.5, True) in {row.box for row in rows}
 
 
 def test_media_that_name_their_event(package):

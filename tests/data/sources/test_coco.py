@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from ride_timm.data import Box, Crop, open_train_split, read_rows
+from ride_timm.data import Box, Crop, open_train_split, open_unlabelled, read_rows
 from ride_timm.errors import RideError
 
 COCO = {
@@ -50,6 +50,11 @@ def test_annotations_are_rows_in_the_order_of_the_images(write):
         ('p/5.png', 'red deer', 5, None, None),
     ]
     assert [row.path for row in read_rows(write(), labelled=False).rows].count('p/4.png') == 1
+
+
+def test_images_without_labels_may_show_several_classes(write):
+    images = open_unlabelled(write())
+    assert sorted(images.filename(i) for i in range(len(images))) == [f'p/{i}.png' for i in range(1, 6)]
 
 
 def test_whole_images_of_one_class(write, photos, caplog):

@@ -99,7 +99,7 @@ def test_the_content_says_what_form_a_file_has(tmp_path, name, content, form):
 
 def test_columns_of_a_file_without_any(tmp_path):
     (tmp_path / 'coco.json').write_text(json.dumps(COCO))
-    with pytest.raises(RideError, match='--image-column'):
+    with pytest.raises(RideError, match='--label-column'):
         read_rows(tmp_path / 'coco.json', Columns(label='species'))
 
 
