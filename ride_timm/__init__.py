@@ -1,9 +1,8 @@
 """RIDE multi-expert networks for long-tailed image recognition, as timm models.
 
 Importing the package registers the architectures, whether timm is imported before or after it:
-`timm.create_model('ride_resnet50_4e')`. What `__all__` names is the public API; each name is imported, and torch with
-it, when it is first asked for. All of it works from a plain `DataLoader`, and with any timm classifier as a network of
-one expert.
+`timm.create_model('ride_resnet50_4e')`. `__all__` lists the public API; each name is imported, and torch with
+it, on first use. All of it works with a plain `DataLoader`, and with any timm classifier as a network of one expert.
 """
 
 import importlib as _importlib
@@ -106,7 +105,7 @@ def from_pretrained(
     sha256: dict[str, str] | None = None,
     **model_kwargs: _Any,
 ) -> '_nn.Module':
-    """Load a trained network from wherever it lies, in eval mode.
+    """Load a trained network, in eval mode, from a name, the Hub, a folder or a checkpoint.
 
     Args:
         source: The name of a published network (`ride_resnet32_3e.ride_cifar100lt`), `hf-hub:ORG/NAME[@REVISION]`, a

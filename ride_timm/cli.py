@@ -21,12 +21,12 @@ COMMANDS = {
     'quickstart': 'train a small model on a long tail of handwritten digits and show what it has learned',
     'data': 'check images before training: class counts, unreadable and duplicate images',
     'train': 'train a model',
-    'backbones': 'list which timm models can be a backbone, and what experts on them cost',
+    'backbones': 'list the timm models that can be a backbone, and the cost of experts on them',
     'recipes': 'list the named training settings, or print one',
     'validate': 'evaluate a model: overall and many, medium and few-shot accuracy',
-    'calibrate': 'fit confidences to held-out images, and measure which answers can be trusted',
-    'route': 'certify how far a network may route on images, or route it for a budget',
-    'report': 'write one HTML page on what a model can and cannot do',
+    'calibrate': 'calibrate confidences on held-out images, and measure which answers can be trusted',
+    'route': 'choose a routing threshold, certified on images or for a budget',
+    'report': 'write an HTML report on what a model can and cannot do',
     'predict': 'classify images and show the prediction of each expert',
     'demo': 'try a model in the browser',
     'weights': 'list the published checkpoints',
@@ -34,7 +34,7 @@ COMMANDS = {
     'package': 'evaluate a finished run and package it with a model card',
     'card': 'rewrite the model cards of packaged folders',
     'publish': 'upload a run or a packaged folder to the Hugging Face Hub',
-    'convert': "turn the authors' checkpoint into one that timm loads",
+    'convert': 'convert a checkpoint of the RIDE authors for timm',
     'run': 'run a timm script with the RIDE models registered',
     'env': 'print versions and check the installation',
 }
@@ -109,7 +109,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         _complain(program, sentence)
         return 2
     except MemoryError:
-        _complain(program, 'The memory is full; take a smaller --batch-size, fewer --workers or smaller images.')
+        _complain(program, 'Out of memory; use a smaller --batch-size, fewer --workers or smaller images.')
         return 2
     except KeyboardInterrupt:
         return 130
@@ -132,7 +132,7 @@ def _of_the_system(error: OSError) -> str | None:
         path = shortened(os.fsdecode(error.filename))
         return f'{path} cannot be read or written ({error.strerror}); check its name, its permissions and the disk.'
     if error.errno in _FULL:
-        return f'The output cannot be written ({error.strerror}); make room, or send it elsewhere.'
+        return f'The output cannot be written ({error.strerror}); free disk space, or write it elsewhere.'
     return None
 
 

@@ -86,11 +86,11 @@ def check_writable(path: str | Path | None, option: str) -> None:
             target = _target(Path(path))
             target.with_name(target.name + '.tmp').exists()  # an error where the name is too long
             if not target.parent.is_dir():
-                raise RideError(f'{option} {path} was given and there is no folder {target.parent}; make it first.')
+                raise RideError(f'{option} {path} was given, but there is no folder {target.parent}; create it first.')
             writable = not target.is_dir() and os.access(target.parent, os.W_OK)
             writable = writable and (not target.exists() or os.access(target, os.W_OK))
     if not writable:
-        raise RideError(f'{option} {path} was given and it cannot be written; choose another file.')
+        raise RideError(f'{option} {path} cannot be written; choose another file.')
 
 
 def check_folder(path: str | Path, option: str) -> None:
@@ -107,7 +107,7 @@ def check_folder(path: str | Path, option: str) -> None:
         place = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         found = 'cannot be written to' if place.is_dir() else 'is not a folder'
-        raise RideError(f'{option} {path} was given and {place} {found}; choose another folder.')
+        raise RideError(f'{option} {path} was given, but {place} {found}; choose another folder.')
 
 
 def sync_folder(folder: Path) -> None:
@@ -147,4 +147,4 @@ def _write_into(stream: Path | int, data: bytes) -> None:
 
 def _refusal(path: str | Path, option: str, error: OSError) -> RideError:
     reason = error.strerror or type(error).__name__
-    return RideError(f'{option} {shortened(path)} cannot be written ({reason}); choose another file or make room.')
+    return RideError(f'{option} {shortened(path)} cannot be written ({reason}); choose another file or free space.')

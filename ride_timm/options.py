@@ -202,8 +202,8 @@ class DataForm:
     dataset_download: bool = option(False, DATA, 'let torchvision download what is missing')
     train_list: str | None = option(
         None, DATA,
-        'training images, one "path label" or "path,label" a line, with paths relative to --data-dir; or a table '
-        'or JSON as of --table', 'FILE',
+        'training images, one "path label" or "path,label" per line, with paths relative to --data-dir; or a table '
+        'or JSON as for --table', 'FILE',
     )  # fmt: skip
     val_list: str | None = option(None, DATA, 'the same for the evaluation images', 'FILE')
     table: str | None = option(
@@ -228,10 +228,10 @@ class DataForm:
         'an image for each box: "boxes" for those of the table (COCO, Camtrap DP), or a file with boxes, such as '
         "MegaDetector's results", 'boxes|FILE',
     )  # fmt: skip
-    crop_confidence: float = option(0.2, DATA, 'leave out boxes of a detector that is less sure', 'F')
+    crop_confidence: float = option(0.2, DATA, 'leave out detected boxes below this confidence', 'F')
     class_names: str | None = option(
         None, DATA,
-        'one name a line, for labels that are numbers: the first line names class 0 (default: the numbers)', 'FILE',
+        'class names, one per line, for numeric labels: the first line names class 0 (default: the numbers)', 'FILE',
     )  # fmt: skip
     input_key: str | None = option(None, DATA, 'hfds: column of images; wds: their suffixes (jpg;png)', 'KEY')
     target_key: str | None = option(None, DATA, 'hfds: column of labels; wds: field of the json with them', 'KEY')
@@ -243,7 +243,7 @@ class DataForm:
     group_pattern: str | None = option(
         None, DATA,
         'regular expression that finds the group in the path of an image below its split (CLASS/NAME.jpg), or as a '
-        'list has it: the whole match, or its first parentheses', 'REGEX',
+        'list has it: the first parentheses, or else the whole match', 'REGEX',
     )  # fmt: skip
     train_split: str = option('train', DATA, 'training split', 'NAME')
     val_split: str = option('val', DATA, 'evaluation split', 'NAME')

@@ -131,17 +131,17 @@ def check_device(name: str | None) -> None:
     if kind == 'cuda':  # without starting it, which takes memory of the first GPU
         found = torch.cuda.device_count()
         if not found:
-            raise RideError(f'--device {name} was given and PyTorch finds no CUDA device; use --device cpu.')
+            raise RideError(f'--device {name} was given, but PyTorch finds no CUDA device; use --device cpu.')
         index = name.partition(':')[2] or '0'
         if not index.isdigit() or int(index) >= found:
-            raise RideError(f'--device {name} was given and PyTorch finds {found}; use cuda:0 to cuda:{found - 1}.')
+            raise RideError(f'--device {name} was given, but PyTorch finds {found}; use cuda:0 to cuda:{found - 1}.')
         return
     try:
         usable = torch.zeros(1, device=name).item() == 0.0
     except (RuntimeError, NotImplementedError):  # unknown, not built in, or `meta`, which holds no data
         usable = False
     if not usable:
-        raise RideError(f'--device {name} was given and PyTorch cannot compute on it here; use cpu, cuda or cuda:1.')
+        raise RideError(f'--device {name} was given, but PyTorch cannot compute on it here; use cpu, cuda or cuda:1.')
 
 
 def _check_number(name: str, value: float) -> None:
@@ -167,7 +167,7 @@ def _check_schedule(values: Mapping[str, Any]) -> None:
         if not 0.5 < decay <= length:
             raise RideError(
                 f'--sched {name} decays over --decay-epochs {values["decay_epochs"]:g} of the {length} epochs after '
-                'the warmup; give at least 1 and at most so many, or a fraction of them such as 0.2.'
+                'the warmup; give at least 1 and at most that many, or a fraction of them such as 0.2.'
             )
 
 
@@ -175,7 +175,7 @@ def _check_name(name: str, value: str, known: Sequence[str]) -> None:
     if not value or value in known:
         return
     hint = did_you_mean(value, known, f'; choose one of {", ".join(known)}.')
-    raise RideError(f'{flag(name)} {value} was given and timm knows no such one{hint}')
+    raise RideError(f'{flag(name)} {value} is not known to timm{hint}')
 
 
 def _check_count(options: Mapping[str, Any], name: str, counts: Sequence[int]) -> None:

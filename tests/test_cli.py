@@ -149,8 +149,8 @@ def test_unreadable_image(data, tmp_path, fails, run, more):
 
 
 def test_number_of_classes(data, tmp_path, fails, run):
-    assert '--num-classes 7 was given and' in fails(options(data, tmp_path, 'x', '--num-classes', '7'))
-    assert '--num-classes 7 was given and' in fails(measuring(run, data, '--num-classes', '7'))
+    assert '--num-classes 7 was given, but' in fails(options(data, tmp_path, 'x', '--num-classes', '7'))
+    assert '--num-classes 7 was given, but' in fails(measuring(run, data, '--num-classes', '7'))
 
 
 # model and recipe
@@ -170,7 +170,7 @@ def test_unknown_recipe(data, tmp_path, fails):
 @pytest.mark.parametrize(
     ('text', 'wanted'),
     [
-        (b'batchsize: 4', 'has the key batchsize, which is no option of the training, did you mean batch_size?'),
+        (b'batchsize: 4', 'has the key batchsize, which is not a training option, did you mean batch_size?'),
         (b'momentum: much', 'momentum must be'),
         (b'- momentum', 'holds no `argument: value` lines'),
         (b'momentum: [', 'not valid YAML'),
@@ -205,7 +205,7 @@ def test_files_that_are_no_checkpoints(data, tmp_path, fails, bad_files):
             assert wanted in fails(options(data, tmp_path, 'x', '--resume', '', '--init', path))
     (tmp_path / 'model.safetensors').write_text('no weights')
     said = fails(['validate', '--checkpoint', tmp_path / 'model.safetensors', '--data-dir', data, '--device', 'cpu'])
-    assert 'no whole safetensors file' in said
+    assert 'not a complete safetensors file' in said
 
 
 def test_the_folder_of_a_run_stands_for_its_last_checkpoint(data, run, capsys):
@@ -271,7 +271,7 @@ def test_device(data, tmp_path, fails, run, device):
         fails(options(data, tmp_path, 'x', '--device', device)),
         fails(measuring(run, data, '--device', device)),
     ):
-        assert said.startswith(f'--device {device} was given and PyTorch ')
+        assert said.startswith(f'--device {device} was given, but PyTorch ')
 
 
 VALUES = [
@@ -294,7 +294,7 @@ VALUES = [
     (['--drop', '2'], '--drop 2 was given; it is from 0 to 1'),
     (['--model-ema', '--model-ema-decay', '5'], '--model-ema-decay 5'),
     (['--clip-grad', '0'], '--clip-grad 0 was given; it is a number above 0'),
-    (['--opt', 'sgdd'], '--opt sgdd was given and timm knows no such one, did you mean sgd?'),
+    (['--opt', 'sgdd'], '--opt sgdd is not known to timm, did you mean sgd?'),
     (['--opt-kwargs', 'foo=1'], '--opt sgd cannot be created'),
     (['--sched', 'cosin'], 'did you mean cosine?'),
     (['--interpolation', 'bicubicc'], 'did you mean bicubic?'),

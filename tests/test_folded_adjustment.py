@@ -142,7 +142,7 @@ def test_a_router_is_trained_on_top(runs, data):
     assert routed.model.router is not None
     images = torch.randn(3, 3, 8, 8)
     same(routed.model(images), load(runs / NET).model(images))
-    with pytest.raises(RideError, match=r'has a router, which knows the logits as they were; package the run of'):
+    with pytest.raises(RideError, match=r'has a router, trained on the unadjusted logits; package the run of'):
         options = ['--output', str(runs / f'{CIFAR}.x'), '--logit-adjustment', '1']
         package([str(runs / 'router'), '--data-dir', str(data), *options])
 

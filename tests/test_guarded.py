@@ -55,7 +55,7 @@ def raising(error):
         (FileNotFoundError(2, 'No such file', b'a\xff'), r'a\udcff cannot be read or written (No such file)'),
         (OSError(36, 'File name too long', 'x' * 5000), '(File name too long)'),
         (OSError(28, 'No space left on device'), 'The output cannot be written'),
-        (MemoryError(), 'The memory is full'),
+        (MemoryError(), 'Out of memory'),
     ],
 )
 def test_what_the_system_refuses_is_one_sentence(error, wanted, capsys):

@@ -190,7 +190,7 @@ def test_images_on_both_sides(tmp_path, run, caplog):
     data = write_images(tmp_path / 'data', {'a': 6, 'b': 3})
     shutil.copy(data / 'train/a/0.png', data / 'val/a/0.png')
     train(data, tmp_path, 'copy', '--model', CIFAR)
-    assert '1 of the 8 evaluation images is a training image too, which flatters the accuracy' in caplog.text
+    assert '1 of the 8 evaluation images is a training image too, which inflates the accuracy' in caplog.text
     shutil.rmtree(data / 'val')
     (data / 'val').symlink_to(data / 'train', target_is_directory=True)
     found = sentence(run('train', '--data-dir', data, '--model', CIFAR, '--output', tmp_path, '--device', 'cpu')[2])

@@ -348,7 +348,7 @@ class TestRefusals:
             (['--threshold', '1.5'], '--threshold 1.5 was given; it is a probability from 0 to 1'),
             (['-b', '0'], '--batch-size 0'),
             (['--output', 'nowhere/x.json'], 'there is no folder nowhere'),
-            (['--routed'], 'Routing was asked for and .*plain has no router'),
+            (['--routed'], 'Routing was asked for, but .*plain has no router'),
             (['--prior', 'uniform'], 'has no tau list'),
             (['--prior', ''], 'has no tau list'),
         ],

@@ -45,14 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm backbones`."""
     parser = Parser(
         prog='ride-timm backbones',
-        description="Say for models of timm's whether and where they are cut into trunk and experts, and what that "
-        'costs: parameters in millions / GMACs of an image, without heads. A first exit costs what the plain one does.',
+        description='Print whether and where timm models are cut into trunk and experts, and the cost: parameters in '
+        'millions / GMACs per image, without heads. The first exit costs as much as the plain backbone.',
     )
     parser.add_argument(
         'filter',
         nargs='*',
         metavar='FILTER',
-        help="names of timm's, such as convnext_tiny or '*dinov3*' (default: those with an architecture of ours)",
+        help="timm names or patterns, such as convnext_tiny or '*dinov3*' (default: those with a ride_* architecture)",
     )
     return parser
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = {each: [name for name in timm.list_models(each) if name not in ours] for each in filters}
         for each, matches in found.items():
             if not matches:
-                raise RideError(f"timm has no model {each!r}; see timm.list_models(), and quote a pattern, as '*vit*'.")
+                raise RideError(f"timm has no model {each!r}; see timm.list_models(), and quote patterns like '*vit*'.")
         names = list(dict.fromkeys(name for matches in found.values() for name in matches))
     refused = []
     print('| backbone | size | cut after | trunk | one expert | plain, first exit | K = 2 | K = 3 | ratio at K = 3 |')

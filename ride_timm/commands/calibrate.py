@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'for images of other groups', counted(len(set(split.image_groups)), 'group'),
         )  # fmt: skip
     keep(trained, target, {'calibration': to_json(found)})
-    print(f'\nNoted in {target}, for predict, validate, report and demo.')
+    print(f'\nStored in {target}, for predict, validate, report and demo.')
     return 0
 
 

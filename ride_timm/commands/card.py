@@ -18,12 +18,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm card`."""
     parser = Parser(
         prog='ride-timm card',
-        description='Write the cards of published networks again from their results.json, with plots that compare '
-        'those on the same data, and enter the hashes into the index next to them; nothing is measured.',
+        description='Rewrite the cards of published networks from their results.json, with plots that compare '
+        'those on the same data, and update the hashes in the index next to them; nothing is measured.',
     )
     parser.add_argument('folders', nargs='+', metavar='DIR', help='folders that ride-timm package wrote')
     parser.add_argument(
-        '--model-card', metavar='FILE', help='also renew the table in this page, next to the folder weights/'
+        '--model-card', metavar='FILE', help='also update the table in this page, next to the folder weights/'
     )
     return parser
 

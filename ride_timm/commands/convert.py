@@ -87,8 +87,8 @@ def convert(
     found = _look(tensors)
     if num_classes not in (None, found.num_classes):
         raise RideError(
-            f'{path} has {found.num_classes} classes and not {num_classes}; leave the number out to keep its heads, '
-            'and fine-tune the converted network to get others.'
+            f'{path} has {found.num_classes} classes, not {num_classes}; leave the number out to keep its heads, '
+            'and fine-tune the converted network for others.'
         )
     name = model_name or _find_architecture(path, tensors, model_kwargs)
     if name.partition('.')[0] not in timm.list_models(['ride_*', 'test_ride_*']):
@@ -96,9 +96,7 @@ def convert(
     try:
         model = _create(name, found, mean, std, **model_kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RideError(
-            f'{name} cannot be created with what {path} and the arguments say: {reason_of(error)}.'
-        ) from error
+        raise RideError(f'{name} cannot be created from {path} and the arguments: {reason_of(error)}.') from error
     misfit = _misfit(tensors, model)
     if misfit:
         fitting = _fitting(tensors, {})

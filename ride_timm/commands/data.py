@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm data`."""
     parser = Parser(
         prog='ride-timm data',
-        description='Look at a data set before anything is trained: classes, their tail, and every image. The exit '
-        'status is 1 when a training would refuse the data.',
+        description='Check a data set before training: classes, their tail, and every image. The exit '
+        'status is 1 if training would fail on the data.',
     )
     parser.add_argument('place', nargs='?', metavar='DIR|FILE', help='as --data-dir, or a file as --table')
     add_options(parser, DataForm)
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--all', action='store_true', help='list every class, and every example of what was found')
     parser.add_argument('--plot', metavar='FILE', help='draw the tail as a PNG (needs matplotlib)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of text')
-    parser.add_argument('--threads', type=int, default=4, metavar='N', help='reading images (default: 4)')
+    parser.add_argument('--threads', type=int, default=4, metavar='N', help='threads that read images (default: 4)')
     return parser
 
 

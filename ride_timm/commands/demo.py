@@ -70,17 +70,17 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm demo`."""
     parser = Parser(
         prog='ride-timm demo',
-        description="Show in the browser what a network says of an image, with each expert's vote and the routing.",
+        description="Classify images in the browser, with each expert's prediction and the routing.",
     )
     add_model_argument(parser)
     parser.add_argument(
-        '--examples', nargs='+', default=[], metavar='IMAGES', help='files, folders, globs to offer below the page'
+        '--examples', nargs='+', default=[], metavar='IMAGES', help='example images for the page: files, folders, globs'
     )
     parser.add_argument('--top-k', type=int, default=5, metavar='N', help='how many classes to name (default: 5)')
-    parser.add_argument('--threshold', type=float, metavar='T', help="where the slider begins (default: the network's)")
+    parser.add_argument('--threshold', type=float, metavar='T', help="start of the slider (default: the network's)")
     add_prior_option(parser)
     add_abstain_option(parser)
-    parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 opens it to the network')
+    parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 exposes it to the network')
     parser.add_argument('--port', type=int, help='default: the first free one from 7860 on')
     parser.add_argument('--open', action='store_true', help='open the page in the browser')
     add_device_option(parser)
@@ -110,7 +110,7 @@ def _build(args: argparse.Namespace) -> 'gradio.Blocks':
             f'{args.model} takes images of {channels} channels, which a page cannot show; use ride-timm predict.'
         )
     if args.threshold is not None and getattr(trained.model, 'router', None) is None:
-        raise RideError(f'--threshold was given and {args.model} has no router; train one first, or leave it out.')
+        raise RideError(f'--threshold was given, but {args.model} has no router; train one first, or leave it out.')
     apply_options(trained, args.prior, args.logit_adjustment)
     return build_demo(
         trained,
@@ -180,7 +180,7 @@ def build_demo(
                 slider = gr.Slider(
                     0, 1, value=begin, step=0.001, visible=routed, label='Routing threshold',
                     interactive=abstention is None,
-                    info='0: every expert is asked. 1: the first alone.',
+                    info='0: all experts. 1: only the first.',
                 )  # fmt: skip
             with gr.Column():
                 shown = [gr.Label(label='Answer', num_top_classes=top_k), gr.HTML()]
@@ -266,7 +266,7 @@ def _introduction(model: Any, experts: int, routed: bool) -> str:
     parts = [f'{model.num_classes} classes']
     if experts > 1:
         parts.append(f'{experts} experts on a shared trunk')
-        parts.append('a router that asks no more of them than an image needs' if routed else 'no router: all are asked')
+        parts.append('a router that uses only as many as an image needs' if routed else 'no router: all are used')
     return ', '.join(parts) + '.'
 
 
@@ -368,7 +368,7 @@ def _serve(demo: 'gradio.Blocks', args: argparse.Namespace) -> None:
         raise RideError(
             f'The page cannot be served on {args.host}, {port} ({one_line(error)}); choose another --port or --host.'
         ) from None
-    print(f'{args.model}: open {url} in a browser; Ctrl+C ends it.', flush=True)
+    print(f'{args.model}: open {url} in a browser; Ctrl+C stops it.', flush=True)
     demo.block_thread()
 
 

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `ride-timm env`."""
     parser = Parser(
         prog='ride-timm env',
-        description='Print versions and hardware, and check the installation; the exit status is 1 if it is faulty.',
+        description='Print versions and hardware, and check the installation; the exit status is 1 on a problem.',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser

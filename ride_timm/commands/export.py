@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm export`."""
     parser = Parser(
         prog='ride-timm export',
-        description='Write a network as one file that runs without ride-timm, with labels and preparation of images.',
+        description='Export a network to one file that runs without ride-timm, with labels and preprocessing.',
     )
     add_model_argument(parser)
     parser.add_argument(
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load(args.model)
     threshold = routing_threshold(args, trained)
     if args.format == 'torch-export' and (threshold is not None or args.int8):
-        raise RideError('A program of torch.export computes all experts in float32; use --format onnx for the rest.')
+        raise RideError('--format torch-export computes all experts in float32; use onnx for routing and --int8.')
     calibration, others = _images(args.int8, trained) if args.int8 else (None, [])
     path = Path(args.output or trained.name.rpartition('/')[2] + _SUFFIXES[args.format])
     with writing(path, '--output'):
@@ -88,7 +88,7 @@ def _images(folder: str, trained: TrainedNet) -> tuple[Batches, Batches]:
 
     found = find_images([folder])
     if not found.paths:
-        raise RideError(f'--int8 {folder} was given and {found.problems[0]}; name a folder of images.')
+        raise RideError(f'--int8 {folder} was given, but {found.problems[0]}; name a folder of images.')
     config = describe(trained, None)
     try:
         arrays = [prepare(path, config) for path in random.Random(0).sample(found.paths, min(len(found.paths), 512))]

@@ -118,7 +118,7 @@ def add_prior_option(parser: argparse.ArgumentParser, more: str = '') -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         '--prior', metavar='Q',
-        help=f'answer for other class frequencies: uniform, train, {more}a text file that lists the classes that occur '
+        help=f'adapt to other class frequencies: uniform, train, {more}a text file that lists the classes that occur '
         '(and their weights, after a comma), or a JSON file {class name: frequency}; for losses with a tau list',
     )  # fmt: skip
     group.add_argument(
@@ -136,13 +136,13 @@ def add_abstain_option(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         '--abstain', type=float, metavar='RATE',
-        help='answer "unknown" where the network is not sure, so that at most this share of the other answers is wrong '
-        '(0.05, say); for networks that `ride-timm calibrate` has calibrated',
+        help='answer "unknown" if the network is not sure, so that at most this share of the other answers is wrong '
+        '(such as 0.05); run `ride-timm calibrate` first',
     )  # fmt: skip
     parser.add_argument(
         '--confidence', type=float, default=0.95, metavar='P', help='confidence level of --abstain (default: 0.95)'
     )
-    add_taxonomy_option(parser, 'with --abstain, answer with the genus where it is sure enough and the species is not')
+    add_taxonomy_option(parser, 'with --abstain, answer with the genus if it is sure enough and the species is not')
 
 
 def add_routing_options(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +170,7 @@ def routing_threshold(args: argparse.Namespace, trained: TrainedNet) -> float | 
         return None
     if getattr(trained.model, 'router', None) is None:
         name = trained.source or trained.name
-        raise RideError(f'Routing was asked for and {name} has no router; train one first.')
+        raise RideError(f'Routing was asked for, but {name} has no router; train one first.')
     return float(trained.model.router_threshold if args.threshold is None else args.threshold)
 
 
@@ -207,13 +207,13 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Gets `--device`; `ride_timm.values.check_values` refuses one that is not there.
     """
-    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda where there is one)')
+    parser.add_argument('--device', help='cpu, cuda, ... (default: cuda if available)')
 
 
 def add_loading_options(parser: argparse.ArgumentParser, batch_size: int = 256) -> None:
     """Add `--batch-size`, `--workers` and `--device`."""
     parser.add_argument(
-        '-b', '--batch-size', type=int, default=batch_size, metavar='N', help=f'images a batch (default: {batch_size})'
+        '-b', '--batch-size', type=int, default=batch_size, metavar='N', help=f'batch size (default: {batch_size})'
     )
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N', help='loading processes (default: none)')
     add_device_option(parser)

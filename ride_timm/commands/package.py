@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm package`."""
     parser = Parser(
         prog='ride-timm package',
-        description='Make the folder of a published checkpoint out of finished runs: tensors, configuration, measured '
-        'plots and the card. Thresholds and the like are taken as they stand in the runs; nothing is chosen here.',
+        description='Package finished runs for publication: tensors, configuration, measured '
+        'plots and the card. Thresholds are taken from the runs; nothing is chosen here.',
     )
     parser.add_argument(
         'runs', nargs='+', metavar='RUN',
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--choices', nargs='+', default=[], metavar='RUN',
-        help='the runs, in the same order, that held images out and chose the threshold there',
+        help='the runs, in the same order, that held out images and chose the threshold on them',
     )  # fmt: skip
     parser.add_argument(
         '--other-seeds', nargs='+', default=[], metavar='DIR',
@@ -79,16 +79,16 @@ def build_parser() -> argparse.ArgumentParser:
     tensors = parser.add_argument_group('tensors')
     tensors.add_argument(
         '--dtype', default='float32', choices=list(DTYPES),
-        help='store large tensors so (default: float32); normalisation, biases and the router stay float32',
+        help='type of large tensors (default: float32); normalisation, biases and the router stay float32',
     )  # fmt: skip
     tensors.add_argument(
         '--max-shard-size', type=float, metavar='MIB',
-        help='split the tensors into files of at most so many MiB, for hosts that take no larger ones (timm reads one '
+        help='split the tensors into files of at most this size, for hosts with a limit (timm reads one '
         'file; ride-timm reads either, and publishes one)',
     )  # fmt: skip
     tensors.add_argument(
         '--results-only', action='store_true',
-        help='leave the tensors out, for a network that others are only compared with',
+        help='leave the tensors out, for a network that only serves as a baseline',
     )  # fmt: skip
     parser.add_argument('-b', '--batch-size', type=int, default=256, metavar='N')
     parser.add_argument('-j', '--workers', type=int, default=0, metavar='N')
@@ -149,7 +149,7 @@ def package(args: argparse.Namespace) -> Results:
     record = trained.record.for_export
     if dtype != torch.float32 and (record.certificate or record.calibration):
         _logger.warning(
-            f'What was certified and calibrated is left out, as the tensors are rounded to {args.dtype}; run '
+            f'Certificate and calibration are left out, as the tensors are rounded to {args.dtype}; run '
             '`ride-timm route` and `ride-timm calibrate` on the folder again.'
         )
         record = replace(record, certificate=None, calibration=None)
@@ -191,7 +191,7 @@ def package(args: argparse.Namespace) -> Results:
     write_json(output / 'results.json', results.to_json())
     write_card(output, others=[])
     if renew_entry(output.resolve()):
-        _logger.info(f'{name} stands in {output.parent / "index.json"}')
+        _logger.info(f'{name} is listed in {output.parent / "index.json"}')
     return results
 
 
@@ -199,7 +199,7 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
     architecture = trained.architecture
     if not re.fullmatch(rf'{re.escape(architecture)}\.\w+', name):
         raise RideError(
-            f'--output {args.output} was given and {args.runs[-1]} trained {architecture}; name the folder '
+            f'--output {args.output} was given, but {args.runs[-1]} trained {architecture}; name the folder '
             f'{architecture}.TAG, with a tag of letters, digits and underscores such as ride_cifar100lt.'
         )
     if checkpoints_in(Path(args.output)):
@@ -210,15 +210,15 @@ def _check(args: argparse.Namespace, name: str, trained: TrainedNet) -> None:
     last = read_run(Path(args.runs[-1]))
     if getattr(trained.model, 'router', None) is not None and last.training[0].stage != 'router':
         raise RideError(
-            f'{args.runs[-1]} has a router and is no run of the router stage; name the run that trained it.'
+            f'{args.runs[-1]} has a router, but is not a run of the router stage; name the run that trained it.'
         )
     for before, run in itertools.pairwise(args.runs):
         begun = read_run(Path(run)).training[0].init
         folder = Path(before).resolve()
         if begun is None or Path(begun).resolve() not in (folder, folder / 'last.pth.tar'):
             raise RideError(
-                f'{run} began with {begun} and not with {before}; name the runs in order, each after the one that it '
-                'began with.'
+                f'{run} was initialised from {begun}, not from {before}; name the runs in order, each after the '
+                'one that it was initialised from.'
             )
     if trained.class_names is None or trained.class_counts is None:
         raise RideError(
@@ -233,7 +233,7 @@ def _all_counts(run: Path, trained: TrainedNet) -> tuple[int, ...]:
         return trained.class_counts
     rows = sorted(read_per_class(run / 'per_class.csv'), key=lambda row: int(row['label']))  # of the held-out images
     if [row['name'] for row in rows] != list(trained.class_names or ()):
-        raise RideError(f'{run / "per_class.csv"} is of other classes than the network; finish the run.')
+        raise RideError(f'{run / "per_class.csv"} has other classes than the network; finish the run.')
     return tuple(row['train_images'] + row['test_images'] for row in rows)
 
 
@@ -241,8 +241,8 @@ def _fold(args: argparse.Namespace, trained: TrainedNet, counts: Sequence[int]) 
     """Add the logit adjustment to the heads, and note it for later users, and what a router may be chosen on."""
     if getattr(trained.model, 'router', None) is not None:
         raise RideError(
-            f'--logit-adjustment {args.logit_adjustment:g} was given and {args.runs[-1]} has a router, which knows the '
-            'logits as they were; package the run of its experts, then train one with --stage router --init DIR.'
+            f'--logit-adjustment {args.logit_adjustment:g} was given, but {args.runs[-1]} has a router, trained on the '
+            'unadjusted logits; package the run of its experts, then train one with --stage router --init DIR.'
         )
     fold_logit_adjustment(trained.model, counts, remaining_adjustment(trained, args.logit_adjustment))
     trained.record = replace(trained.record, logit_adjustment=args.logit_adjustment)
@@ -252,8 +252,7 @@ def _open(args: argparse.Namespace, trained: TrainedNet) -> DataSplit:
     assert trained.class_names is not None
     if trained.record.val_part and not args.dataset and find_split_folder(args.data_dir, 'val') == Path(args.data_dir):
         raise RideError(
-            f'{args.data_dir} holds the images that the network was trained on and no others; give a --data-dir '
-            'with val/.'
+            f'{args.data_dir} holds only the images that the network was trained on; give a --data-dir with val/.'
         )
     split = open_eval_split(
         args.data_dir, args.dataset, class_names=trained.class_names, in_chans=trained.model.in_chans
@@ -273,11 +272,11 @@ def _choices(runs: list[Path], trained: TrainedNet) -> Choices:
     threshold = last.choices.threshold
     if threshold != own:
         raise RideError(
-            f'{runs[-1]} chose the threshold {threshold:g} and the network routes with {own:g}; train its router with '
+            f'{runs[-1]} chose the threshold {threshold:g}, but the network routes with {own:g}; train its router with '
             f'--router-threshold {threshold:g}, or leave --choices out if `ride-timm route` chose.'
         )
     if last.architecture != trained.architecture:
-        raise RideError(f'{runs[-1]} chose for {last.architecture} and the network is {trained.architecture}.')
+        raise RideError(f'{runs[-1]} trained {last.architecture}, but the network is {trained.architecture}.')
     return replace(last.choices, training=tuple(run.training[-1] for run in made))
 
 
@@ -303,7 +302,7 @@ def seed_rows(seed: Any, metrics: Mapping[str, Any], folders: list[Path]) -> lis
             other = read_results(folder)
             rows.append(row(other.training[0].seed, other.test.all_experts, False))
         except RideError as error:
-            raise RideError(f'{folder} is no folder that ride-timm package wrote ({error}).') from None
+            raise RideError(f'{folder} is not a folder that ride-timm package wrote ({error}).') from None
     if len({item['seed'] for item in rows}) < len(rows):
-        raise RideError('--other-seeds names a run with a seed that is there already; name runs with other seeds.')
+        raise RideError('--other-seeds names a run with a seed that is already there; name runs with other seeds.')
     return rows

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             return
         option = next((word for word in unknown if word.startswith('-')), None)
         if option is None:
-            self.error(f'there is no use for {" ".join(unknown)}')
+            self.error(f'unexpected argument: {" ".join(unknown)}')
         name = option.partition('=')[0]
         if name in self.foreign:
             self.error(f'there is no option {name}; {self.foreign[name]}')

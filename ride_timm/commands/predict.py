@@ -94,11 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm predict`."""
     parser = Parser(
         prog='ride-timm predict',
-        description="Classify images and show the vote of each expert. Labels and preprocessing are the network's own.",
+        description="Classify images and show each expert's prediction. Labels and preprocessing are the network's.",
     )
     add_model_argument(parser)
     parser.add_argument(
-        'images', nargs='*', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one a line'
+        'images', nargs='*', metavar='IMAGES', help='files, folders, globs; - reads a list of paths, one per line'
     )
     shared = ('data_dir', 'table', 'image_column', 'crop', 'crop_confidence')
     add_options(parser, DataForm, leave_out=[name for name in options_of(DataForm) if name not in shared])
@@ -111,9 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     together.add_argument('--group-column', metavar='NAME', help='the same, with the groups in a column of --table')
     parser.add_argument('--top-k', type=int, default=3, metavar='N', help='how many classes to name (default: 3)')
     form = parser.add_mutually_exclusive_group()
-    form.add_argument('--json', action='store_true', help='one list, an object for each image')
-    form.add_argument('--csv', action='store_true', help='a row for each image')
-    parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the form')
+    form.add_argument('--json', action='store_true', help='a JSON list with one object per image')
+    form.add_argument('--csv', action='store_true', help='CSV with one row per image')
+    parser.add_argument('--output', metavar='FILE', help='write to a file; .json and .csv choose the format')
     add_routing_options(parser)
     add_prior_option(parser, 'estimated (from the images themselves), ')
     add_abstain_option(parser)

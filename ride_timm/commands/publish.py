@@ -118,10 +118,10 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Path, str]]:
     here = [checkpoint for checkpoint in weights.values() if checkpoint.is_local]
     for checkpoint in weights.values():
         if not checkpoint.has_tensors:
-            print(f'{checkpoint.name}: only its results are kept, left out', file=sys.stderr)
+            print(f'{checkpoint.name}: only its results are published, skipped', file=sys.stderr)
         elif not checkpoint.is_local:
             _check_absent(checkpoint)
-            print(f'{checkpoint.name}: its tensors are on the Hub already and not here, left out', file=sys.stderr)
+            print(f'{checkpoint.name}: its tensors are already on the Hub and not here, skipped', file=sys.stderr)
     if not here:
         raise RideError(f'{root} holds nothing to publish; name the folder of the weights in RIDE_TIMM_WEIGHTS.')
     return [(checkpoint.folder, f'{hub_org()}/{checkpoint.name}') for checkpoint in here]
@@ -145,7 +145,7 @@ def _rehearse(args: argparse.Namespace, source: Path, repo_id: str) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RideError(f'{folder} cannot be made ({error.strerror}); choose another --output.') from error
+            raise RideError(f'{folder} cannot be created ({error.strerror}); choose another --output.') from error
     else:
         folder = Path(tempfile.mkdtemp(prefix='ride-timm-publish-'))
         made = [folder]

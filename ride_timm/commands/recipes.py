@@ -28,5 +28,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     width = max(map(len, list_recipes()))
     for recipe in list_recipes():
         print(f'{recipe:<{width}}  {load_recipe(recipe).title}')
-    print('\nride-timm recipes NAME prints one, with its commands and what to expect of it.')
+    print('\nride-timm recipes NAME prints one, with its commands and reference results.')
     return 0

@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm report`."""
     parser = Parser(
         prog='ride-timm report',
-        description='Write one HTML page on what a network can and cannot do, with plots and wrong answers.',
+        description='Write an HTML report on what a network can and cannot do, with plots and wrong answers.',
     )
     parser.add_argument(
         'run', metavar='RUN',
@@ -133,7 +133,7 @@ def write_report(args: argparse.Namespace, command: str = '') -> Path:
 def _refuse_without_images(source: str) -> None:
     """Say what is missing where neither a run nor the command line names images."""
     if Path(source).exists() or ':' in source or timm.is_model(source.partition('.')[0]):
-        raise RideError(f'{source} is not the folder of a run, which says where its images are; add --data-dir.')
+        raise RideError(f'{source} is not a run folder, so it is not known where its images are; add --data-dir.')
     raise RideError(f'There is no {source}; name the folder of a run, or another network and --data-dir.')
 
 
@@ -239,7 +239,7 @@ def _read_summary(run: TrainedRun) -> dict[str, list[float]]:
     try:
         return read_curves(path.read_text(encoding='utf-8', errors='replace'))
     except (OSError, csv.Error) as error:
-        raise RideError(f'{path} cannot be read ({error}); move it away to have the report without curves.') from None
+        raise RideError(f'{path} cannot be read ({error}); remove it to get the report without curves.') from None
 
 
 def _curves_note(run: TrainedRun, curves: Mapping[str, Sequence[float]]) -> str:
@@ -249,7 +249,7 @@ def _curves_note(run: TrainedRun, curves: Mapping[str, Sequence[float]]) -> str:
     planned = run.args.get('epochs', epochs)
     note = f'{epochs} of {planned} {"epoch" if planned == 1 else "epochs"}.'
     if run.args.get('stage') == 'router':
-        note += ' The router alone was trained; the accuracy is that of routed inference.'
+        note += ' Only the router was trained; the accuracy is that of routed inference.'
     if run.args.get('holdout'):
         note += ' During training the accuracy was measured on held-out training images, here on the evaluation images.'
     return note

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm route`."""
     parser = Parser(
         prog='ride-timm route',
-        description='Choose how far a network routes: certified on images that it was not trained on, or for a budget.',
+        description='Choose a routing threshold: certified on images that were not trained on, or for a budget.',
     )
     add_model_argument(parser)
     add_options(
@@ -62,27 +62,27 @@ def build_parser() -> argparse.ArgumentParser:
     wish = parser.add_argument_group('target')
     wish.add_argument(
         '--max-loss', type=float, metavar='SHARE',
-        help='take the cheapest threshold that loses on at most this share of the images (default: 0.005)',
+        help='choose the cheapest threshold that loses on at most this share of the images (default: 0.005)',
     )  # fmt: skip
     wish.add_argument(
-        '--confidence', type=float, default=0.95, metavar='P', help='confidence level of that (default: 0.95)'
+        '--confidence', type=float, default=0.95, metavar='P', help='confidence level of --max-loss (default: 0.95)'
     )
     wish.add_argument(
         '--loss', choices=list(LOSSES),
-        help='what counts as a loss: another answer than that of all experts (default), or a wrong one where that is '
+        help='what counts as a loss: an answer other than that of all experts (default), or a wrong one where that is '
         'right, which needs labels',
     )  # fmt: skip
     wish.add_argument(
         '--budget',
         metavar='B',
-        help='instead, the mean cost of an image, in GMACs or relative to the plain network (0.9x)',
+        help='instead: mean cost per image, in GMACs or relative to the plain network (0.9x)',
     )
     wish.add_argument(
         '--threshold', type=float, metavar='T',
-        help='instead, keep to this threshold (for example the one that it has), and print what can be certified of it',
+        help='instead: keep this threshold (such as the current one), and print what can be certified for it',
     )  # fmt: skip
     parser.add_argument(
-        '--compare', action='store_true', help='print what rules without training would reach on the same images'
+        '--compare', action='store_true', help='also print what rules without training would reach on the same images'
     )
     parser.add_argument('--output', metavar='DIR', help='write the network with its threshold to this folder')
     add_loading_options(parser)
@@ -134,7 +134,7 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     if images.split.image_groups is not None and args.budget is None:
         number = counted(len(set(images.split.image_groups)), 'group')
         _logger.warning(
-            'The images are of %s; a certificate takes each image as drawn on its own, so it may not hold for images '
+            'The images are of %s; a certificate assumes independent images, so it may not hold for images '
             'of other groups', number,
         )  # fmt: skip
     routes = _find_routes(args, model.to(device), images, device)
@@ -147,14 +147,14 @@ def route(args: argparse.Namespace) -> tuple[ThresholdChoice, dict[str, Threshol
     if choice.reason:
         raise RideError(
             f'No threshold can be certified at --max-loss {max_loss:g} and --confidence {args.confidence:g} '
-            f'({choice.reason}); give more images, a larger --max-loss, or a router that was trained better.'
+            f'({choice.reason}); give more images, a larger --max-loss, or a better trained router.'
         )
     set_threshold(model, choice.threshold)
     trained.record = dataclasses.replace(trained.record, certificate=choice.certificate)
     threshold = {'router_threshold': choice.threshold}
     certified = None if choice.certificate is None else to_json(choice.certificate)
     keep(trained, target, {**threshold, 'certificate': certified}, threshold)
-    _logger.info(f'Noted in {target}')
+    _logger.info(f'Stored in {target}')
     return choice, {name: choose_from(routes.by(name), **wish) for name in (RULES if args.compare else ())}
 
 
@@ -257,7 +257,7 @@ def _from_table(form: DataForm, trained: TrainedNet) -> _Images:
         source = open_source(form.data_dir, list_file=form.table, names_file=form.class_names, **where)
         split = as_eval_split(source, trained.class_names or (), trained.model.in_chans)
     except RideError as error:
-        _logger.warning(f'The images are taken without labels ({error})')
+        _logger.warning(f'The images are used without labels ({error})')
         images = open_unlabelled(str(form.table), form.data_dir, **where)
         return _Images(
             named_images(trained, images), f'{len(images):,} images of {form.table}, unlabelled', None, False

@@ -80,9 +80,9 @@ def form_of(run: TrainedRun, given: DataForm) -> DataForm:
     kept_elsewhere = form.dataset.lower().startswith('hfds/') or form.dataset_download  # so it is a cache
     if run.folder and form.data_dir and not kept_elsewhere and not Path(form.data_dir).is_dir():
         if given.data_dir:
-            raise RideError(f'--data-dir {given.data_dir} was given and there is no such folder; name another.')
+            raise RideError(f'--data-dir {given.data_dir} was given, but there is no such folder; name another.')
         raise RideError(
-            f'The images of {run.folder} were in {form.data_dir}, where there is no folder now; say where they are '
-            'with --data-dir.'
+            f'The images of {run.folder} were in {form.data_dir}, which no longer exists; say where they are with '
+            '--data-dir.'
         )
     return form

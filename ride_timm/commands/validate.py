@@ -52,7 +52,7 @@ _logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm validate`."""
-    parser = Parser(prog='ride-timm validate', description='Measure a trained network on images it has not seen.')
+    parser = Parser(prog='ride-timm validate', description='Evaluate a trained network on images it has not seen.')
     add_model_argument(parser, 'source', nargs='?')
     parser.add_argument('--model', metavar='NAME', help='architecture of a file that does not name its own')
     parser.add_argument('--checkpoint', metavar='FILE', help='the same as MODEL')
@@ -60,22 +60,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--use-ema',
         action='store_true',
-        help="the moving average in the checkpoint (of a run's folder it is taken anyway)",
+        help="use the moving average in the checkpoint (the default for a run's folder)",
     )
-    parser.add_argument('--num-classes', type=int, metavar='N', help='refuse a network of another number of classes')
+    parser.add_argument('--num-classes', type=int, metavar='N', help='refuse a network with another number of classes')
     parser.add_argument('--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='K=V')
     add_options(parser, DataForm, leave_out=('val_split', 'val_fraction', 'val_seed'))
     images = parser.add_mutually_exclusive_group()
     images.add_argument('--split', metavar='NAME', help='which images (default: val)')
     images.add_argument(
         '--holdout', type=float, metavar='P',
-        help='instead of a split those training images that `train --holdout P` held out, to choose settings on',
+        help='instead of a split, the training images that `train --holdout P` held out (to choose settings)',
     )  # fmt: skip
     parser.add_argument('--seed', type=int, metavar='N', help="that training's --seed (default: 42)")
     add_routing_options(parser)
     parser.add_argument(
         '--tta', choices=('flip',),
-        help='measure the mean logits of each image and its mirror image too, as tta_flip_... next to the others',
+        help='also measure the mean logits of each image and its mirror image, as tta_flip_...',
     )  # fmt: skip
     add_prior_option(parser)
     add_taxonomy_option(parser, 'also measure accuracy at each level above the classes, as level1_top1, ...')
@@ -124,9 +124,7 @@ def validate(args: argparse.Namespace) -> OrderedDict[str, Any]:
     run = TrainedRun() if names_images(given) else find_run(args.source or args.checkpoint or '')
     form = form_of(run, given)
     if args.seed is not None and args.holdout is None:
-        raise RideError(
-            f'--seed {args.seed} was given and draws nothing here without --holdout; give it, or no --seed.'
-        )
+        raise RideError(f'--seed {args.seed} has no effect without --holdout; add --holdout, or leave --seed out.')
     for name in ('results_file', 'per_class_file'):
         check_writable(getattr(args, name), f'--{name.replace("_", "-")}')
     device = choose_device(args.device)
@@ -186,8 +184,8 @@ def _load(args: argparse.Namespace) -> TrainedNet:
     )  # fmt: skip
     if args.num_classes not in (None, trained.model.num_classes):
         raise RideError(
-            f'--num-classes {args.num_classes} was given and {trained.source} has {trained.model.num_classes} classes; '
-            'leave it out.'
+            f'--num-classes {args.num_classes} was given, but {trained.source} has {trained.model.num_classes} '
+            'classes; leave it out.'
         )
     return trained
 
@@ -204,7 +202,7 @@ def _measure(
     model: Any = trained.model
     routed = routing_threshold(args, trained) is not None
     if routed and args.tta:
-        raise RideError(f'--tta {args.tta} measures all experts and routing was asked for; leave one of them out.')
+        raise RideError(f'--tta {args.tta} measures all experts, but routing was asked for; leave one of them out.')
     found = measure_split(
         model, split, counts, config, batch_size=args.batch_size, workers=args.workers, device=device,
         routed=routed, threshold=args.threshold, mirror=bool(args.tta), temperatures=trained.temperatures,
@@ -288,8 +286,7 @@ def _held_out(
     these = f'--holdout {fraction:g}, seed {seed}'
     if plan is None:
         _logger.warning(
-            f'{trained.name} does not say which images its training held out; if others than these ({these}), it has '
-            'seen them.'
+            f'{trained.name} does not say which images its training held out; if not these ({these}), it has seen them.'
         )
     elif plan.digest != parts.digest:
         _logger.warning(
@@ -305,9 +302,9 @@ def _from_training_images(form: DataForm, names: tuple[str, ...] | None, in_chan
         train = open_train(form, in_chans, names)
         return train.class_names, train.class_counts
     if names is not None:
-        _logger.warning('Without training counts there are no many / medium / few; put train/ next to val/ for them.')
+        _logger.warning('Without training counts there are no many / medium / few groups; put train/ next to val/.')
         return names, None
     raise RideError(
-        f'The weights name no classes and {form.data_dir} has no train folder to read them from; measure a '
+        f'The checkpoint names no classes and {form.data_dir} has no train folder to read them from; use a '
         'checkpoint of ride-timm, which names them, or put train/ next to val/.'
     )

@@ -29,10 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `ride-timm weights`."""
     parser = Parser(
         prog='ride-timm weights',
-        description='List the published weights: accuracy of all experts in percent (overall, and the mean over the '
-        'frequent, medium and rare classes), GMACs of an image, size, and where the weights are.',
+        description='List the published checkpoints: accuracy of all experts in percent (overall, and the mean over '
+        'the frequent, medium and rare classes), GMACs per image, size, and location.',
     )
-    parser.add_argument('--json', action='store_true', help='for programs')
+    parser.add_argument('--json', action='store_true', help='print JSON')
     return parser
 
 

@@ -53,11 +53,11 @@ def check_form(form: DataForm) -> None:
             f'--data-dir {form.data_dir} is a file; name it with --table, and the folder of its images with --data-dir.'
         )
     if not form.data_dir and not lists and not form.dataset.lower().startswith('hfds/'):
-        raise RideError('No --data-dir was given; name a folder with train/ and val/, one folder of images a class.')
+        raise RideError('No --data-dir was given; name a folder with train/ and val/, one folder of images per class.')
     if form.group_column is not None and form.group_pattern is not None:
         raise RideError(
-            f"--group-column {form.group_column} and --group-pattern '{form.group_pattern}' both say what belongs "
-            'together; leave one out.'
+            f"--group-column {form.group_column} and --group-pattern '{form.group_pattern}' both define the "
+            'groups; leave one out.'
         )
     if lists and form.dataset:
         raise RideError(f'{flag(lists[0])} and --dataset {form.dataset} both say what the images are; leave one out.')

@@ -90,7 +90,7 @@ def hold_out(
         Both parts, with transforms of their own, and the digest of the held-out one.
 
     Raises:
-        RideError: If the fraction is not between 0 and 1, or holds no image out, or one image is in two groups.
+        RideError: If the fraction is not between 0 and 1, or holds out no image, or one image is in two groups.
     """
     own, image = _images(split)
     targets = split.targets[own]
@@ -106,18 +106,18 @@ def hold_out(
     largest = class_counts(targets, split.num_classes).max()
     if not held.size and largest == 1:
         raise RideError(
-            f'{option} {fraction:g} of {split.source} holds no image out, as every class has a single one, which is to '
-            'train on; add images.'
+            f'{option} {fraction:g} of {split.source} holds out no image, as every class has a single one, needed '
+            'for training; add images.'
         )
     if not held.size and groups is not None:
         number = counted(len(set(groups)), 'group')
         raise RideError(
-            f'{option} {fraction:g} of {split.source} holds no image out, as its {len(targets)} images are of {number} '
+            f'{option} {fraction:g} of {split.source} holds out no image, as its {len(targets)} images are of {number} '
             'and each class keeps images to train on; give a larger fraction, or smaller groups.'
         )
     if not held.size:
         raise RideError(
-            f'{option} {fraction:g} of {split.source} holds no image out (the largest class has '
+            f'{option} {fraction:g} of {split.source} holds out no image (the largest class has '
             f'{largest}); give a larger fraction.'
         )
     how = 'held out' if option == '--holdout' else 'set apart'
@@ -157,7 +157,7 @@ def _groups(split: DataSplit, own: IntArray, image: IntArray) -> list[str]:
     for row, first in enumerate(own[image].tolist()):
         if groups[row] != groups[first]:
             raise RideError(
-                f'{printable(split.dataset.filename(row))} stands in the groups {printable(groups[first])} and '
+                f'{printable(split.dataset.filename(row))} is in the groups {printable(groups[first])} and '
                 f'{printable(groups[row])} of {split.source}; give it one.'
             )
     return [groups[row] for row in own.tolist()]

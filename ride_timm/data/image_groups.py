@@ -42,7 +42,7 @@ def match_groups(names: Sequence[str], pattern: str) -> tuple[str, ...]:
         search = re.compile(pattern).search
     except re.error as error:
         raise RideError(
-            f"--group-pattern '{pattern}' is no regular expression ({error}); give one such as '([^/]+)_'."
+            f"--group-pattern '{pattern}' is not a regular expression ({error}); give one such as '([^/]+)_'."
         ) from None
     matches = [search(name) for name in names]
     groups = [None if match is None else match[1 if match.re.groups else 0] for match in matches]
@@ -62,8 +62,8 @@ def with_groups(split: DataSplit, form: DataForm) -> DataSplit:
     """
     if form.group_column is not None and split.image_groups is None:
         raise RideError(
-            f'--group-column {form.group_column} was given and is empty for all images of {split.source}; name another '
-            'column, or leave it out.'
+            f'--group-column {form.group_column} was given, but is empty for all images of {split.source}; name '
+            'another column, or leave it out.'
         )
     if form.group_pattern is None:
         return split

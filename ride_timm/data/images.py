@@ -234,7 +234,7 @@ def read_array(file: IO[bytes]) -> np.ndarray[Any, Any]:
         raise ValueError(f'its values are {dtype}; save it as uint8 or uint16')
     content = data.read()
     if len(content) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f'it has {len(content)} bytes where its shape {shape} has others; save it again')
+        raise ValueError(f'its {len(content)} bytes do not match its shape {shape}; save it again')
     return np.frombuffer(content, dtype).reshape(shape, order='F' if fortran else 'C')
 
 
@@ -267,7 +267,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError('it is no ordinary file')
+            raise OSError('it is not a regular file')
         return os.fdopen(descriptor, 'rb')
     except BaseException:
         os.close(descriptor)

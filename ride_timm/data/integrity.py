@@ -118,12 +118,12 @@ def tell_copies(train: DataSplit, val: DataSplit) -> None:
                 sides += [pair] if trained_on and split is val else []
     if sides:
         _logger.warning(
-            '%d of the %d evaluation images %s too, which flatters the accuracy, first %s; `ride-timm data` lists them',
+            '%d of the %d evaluation images %s too, which inflates the accuracy, first %s; `ride-timm data` lists them',
             len(sides), len(val.targets), 'is a training image' if len(sides) == 1 else 'are training images', sides[0],
         )  # fmt: skip
     if classes:
         _logger.warning(
-            'The same file stands under different classes%s, first %s; `ride-timm data` lists them',
+            'The same file is in different classes%s, first %s; `ride-timm data` lists them',
             f' ({len(classes)} times)' if len(classes) > 1 else '', classes[0],
         )  # fmt: skip
 

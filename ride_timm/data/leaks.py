@@ -15,7 +15,7 @@ from ride_timm.tables import counted
 
 __all__ = ['check_groups', 'check_looks', 'check_shots']
 
-_FLATTERS = 'which flatters the accuracy'
+_FLATTERS = 'which inflates the accuracy'
 _FEWEST_CAMERAS = 3
 
 
@@ -34,8 +34,8 @@ def check_groups(train: Side, val: Side, drawn: bool) -> list[Finding]:
     alone = classes_of_one_group(groups, labels, train.names)
     findings = [_crossing(train.groups, val.groups)]
     if alone:
-        text = f'{counted(len(alone), "class lives", "classes live")} in one group of images'
-        learnt = 'so it is not measured' if drawn else 'so nothing tells how it does in another'
+        text = f'{counted(len(alone), "class is", "classes are")} in a single group of images'
+        learnt = 'so it is not measured' if drawn else 'so accuracy on other groups is unknown'
         findings.append(Finding(WARNING, f'{text}, {learnt}', [printable(name) for name in alone]))
     return findings
 

@@ -58,7 +58,7 @@ def for_groups_of(form: _Form, *plans: SplitPlan | None) -> _Form:
             if given not in (None, kept):
                 before = f"with '{kept}'" if kept else 'without it'
                 raise RideError(
-                    f"{flag(name)} '{given}' was given and the network was trained {before}, so images were set apart "
+                    f"{flag(name)} '{given}' was given, but the network was trained {before}, so images were set apart "
                     'in other groups; leave the option out.'
                 )
         form = replace(form, group_column=plan.group_column, group_pattern=plan.group_pattern)
@@ -87,7 +87,7 @@ def val_plan(form: DataForm, known: SplitPlan | None = None, later: bool = False
     if later and (known is None or (known.fraction, known.seed) != (fraction, seed)):
         before = 'without one' if known is None else f'with {known.fraction:g} and --val-seed {known.seed}'
         raise RideError(
-            f'--val-fraction {fraction:g} was given and the network of --init was trained {before}, so it has '
+            f'--val-fraction {fraction:g} was given, but the network of --init was trained {before}, so it has '
             'seen images that would be evaluated on; leave the option out.'
         )
     if form.dataset in ('', 'folder') and has_eval_images(form, form.val_split):
@@ -149,8 +149,8 @@ def set_apart(split: DataSplit, plan: SplitPlan, option: str, tell: bool = False
     if tell:
         if parts.undivided:
             _logger.warning(
-                '%s in one group of images, and so in training only: %s',
-                counted(len(parts.undivided), 'class lives', 'classes live'),
+                '%s in a single group of images, and so only trained on: %s',
+                counted(len(parts.undivided), 'class is', 'classes are'),
                 _listed(parts.undivided),
             )
         number, setting = len(parts.held.targets), f'({option} {plan.fraction:g}, seed {plan.seed})'
@@ -165,7 +165,7 @@ def set_apart(split: DataSplit, plan: SplitPlan, option: str, tell: bool = False
             )
         else:
             every_image = number + len(parts.train.targets)
-            _logger.info(f'{number} of the {every_image} images{groups} are to evaluate on {setting}')
+            _logger.info(f'{number} of the {every_image} images{groups} are used for evaluation {setting}')
     return parts, replace(plan, digest=parts.digest, grouped=grouped)
 
 

@@ -32,8 +32,8 @@ from ride_timm.tables import counted
 __all__ = ['Finding', 'Side', 'Survey', 'survey']
 
 _SET_APART = (
-    f'there are no images to evaluate on: shown is what --val-fraction {VAL_FRACTION:g} sets apart, which a training '
-    'without --model and --recipe does by itself'
+    f'there are no evaluation images: shown is the split of --val-fraction {VAL_FRACTION:g}, which a training '
+    'without --model and --recipe uses by default'
 )
 
 
@@ -170,7 +170,7 @@ def _check_classes(found: Survey, train: DataSplit | None) -> None:
     counts = found.train.counts
     found.groups = choose_groups(list(counts.values()))
     if len(counts) < 2:
-        found.findings.append(Finding(WARNING, 'there is one class only, so there is nothing to tell apart'))
+        found.findings.append(Finding(WARNING, 'there is only one class, so there is nothing to classify'))
     single = [name for name, count in counts.items() if count == 1]
     if single:
         text = f'{counted(len(single), "class has", "classes have")} a single training image'
@@ -230,8 +230,8 @@ def _check_repeats(found: Survey) -> None:
         if not mixed and not both:
             kinds['train' if members[0][0] is found.train else 'val'].append(text)
     texts = {
-        'classes': 'the same file stands under different classes',
-        'sides': 'a training image is an evaluation image too, which flatters the accuracy',
+        'classes': 'the same file is in different classes',
+        'sides': 'a training image is an evaluation image too, which inflates the accuracy',
         'train': 'a training image is there more than once',
         'val': 'an evaluation image is there more than once',
     }

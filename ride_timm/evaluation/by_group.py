@@ -88,7 +88,7 @@ def group_lines(found: ImageGroups, width: int = 100) -> list[str]:
         width: Columns of the terminal.
     """
     if found.balanced_interval is None or found.top1_interval is None:
-        return ['All images are of one group, which tells nothing of others.']
+        return ['All images are in one group, which says nothing about others.']
     whole = [
         [f'{found.groups:,} groups of images', 'balanced', 'top1'],
         ['percent', f'{found.balanced:.2f}', f'{found.top1:.2f}'],

@@ -1,4 +1,4 @@
-"""What a network is worth on a set of images, in one call: `ride_timm.evaluate`."""
+"""Evaluate a network on a set of images, in one call: `ride_timm.evaluate`."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -83,7 +83,7 @@ def evaluate(
     groups: Mapping[str, ArrayLike] | None = None,
     amp: bool = False,
 ) -> Scores:
-    """Measure a network in one pass over the images, where it is and in eval mode; its mode is what it was afterwards.
+    """Evaluate a network in one pass over the images, on its device and in eval mode; its mode is restored afterwards.
 
     Args:
         model: Any timm classifier of C classes; of a multi-expert network each expert is measured too. What DDP or
@@ -181,4 +181,4 @@ def require_router(model: Any) -> None:
         RideError: It has no router.
     """
     if getattr(model, 'router', None) is None:
-        raise RideError('Routing was asked for and the network has no router; call ride_timm.train_router first.')
+        raise RideError('Routing was asked for, but the network has no router; call ride_timm.train_router first.')

@@ -123,11 +123,11 @@ def choose_threshold(
 ) -> ThresholdChoice:
     """Choose how far a network routes, and set its `router_threshold`.
 
-    Without a budget, the cheapest threshold of which a fixed-sequence test shows that routing loses on at most
-    `max_loss` of all images like those given; the chance that it does not is 1 - `confidence`. Thresholds are tried
-    from all experts to cheap ones, and the last before the first failure is taken. Where nothing can be shown that is
-    0, all experts, which loses nothing. With a budget, the threshold with the most experts whose mean cost on the
-    images is at most that; nothing is certified then.
+    Without a budget, this is the cheapest threshold for which a fixed-sequence test shows that routing loses on at most
+    `max_loss` of all images like those given; the test is wrong with probability 1 - `confidence`. Thresholds are
+    tried from all experts towards cheaper ones, and the last before the first failure is taken. If nothing can be
+    shown, that is 0: all experts, which loses nothing. With a budget, it is the threshold that uses the most experts
+    within that mean cost on the images; nothing is certified then.
 
     Source: Angelopoulos et al., Learn then Test (arXiv:2110.01052), fixed-sequence testing with the binomial tail;
     the loss without labels is that of Jazbec et al. (arXiv:2405.20915).
@@ -207,7 +207,7 @@ def choose_from(
     _check(max_loss, confidence, loss)
     if loss == 'accuracy' and routes.labels is None:
         raise RideError(
-            'The loss of accuracy was asked for and the images have no labels; give labels, or certify disagreement.'
+            'The loss of accuracy was asked for, but the images have no labels; give labels, or certify disagreement.'
         )
     certificate, reason = None, ''
     if budget is not None:
@@ -301,8 +301,8 @@ def _certified(routes: Routes, max_loss: float, delta: float, loss: str) -> tupl
         if number > allowed:
             if found:
                 break
-            first = f'already the most careful threshold loses on {number:,} of {len(routes):,} images'
-            return 0.0, 0, f'{first}, and {allowed:,} would be allowed'
+            first = f'even the most careful threshold loses on {number:,} of {len(routes):,} images'
+            return 0.0, 0, f'{first}, but at most {allowed:,} would be allowed'
         found, losses = threshold, number
     return found, losses, ''
 
@@ -311,7 +311,7 @@ def _within_budget(routes: Routes, budget: float) -> float:
     """The threshold with the most experts whose mean cost is at most the budget."""
     if budget < routes.costs[0]:
         raise RideError(
-            f'The budget is {budget:.4g} GMACs and the first expert alone costs {routes.costs[0]:.4g}; give more.'
+            f'The budget is {budget:.4g} GMACs, but the first expert alone costs {routes.costs[0]:.4g}; give more.'
         )
     if budget >= routes.costs[-1]:
         return 0.0

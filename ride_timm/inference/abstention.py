@@ -77,7 +77,7 @@ def choose_abstention(
     name, calibration = trained.source or trained.name, trained.record.calibration
     asked = f'Answers wrong at most {100 * rate:g} % of the time were asked for'
     if calibration is None:
-        raise RideError(f'{asked} and {name} is not calibrated; run `ride-timm calibrate {name} --data-dir DIR` first.')
+        raise RideError(f'{asked}, but {name} is not calibrated; run `ride-timm calibrate {name} --data-dir DIR`.')
     if is_corrected(trained.model):
         raise RideError(
             f'{asked} together with other class frequencies or a logit adjustment, for which {name} was not '
@@ -87,7 +87,7 @@ def choose_abstention(
     if curve is None or threshold != curve.threshold:
         known = 'without routing' if curve is None else f'with the routing threshold {curve.threshold:g}'
         raise RideError(
-            f'{asked} with the routing threshold {threshold:g} and {name} was calibrated {known}; run `ride-timm '
+            f'{asked} with the routing threshold {threshold:g}, but {name} was calibrated {known}; run `ride-timm '
             'calibrate` again, or answer as it was calibrated.'
         )
     found = choose_limit(curve, rate, confidence)

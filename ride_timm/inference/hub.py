@@ -150,7 +150,7 @@ def _check_hash(path: Path, expected: str | None) -> None:
             continue
         if found != wanted:
             raise RideError(
-                f'{path} is damaged or another file: its {kind} is {found[:12]}... and {wanted[:12]}... was promised; '
+                f'{path} is damaged or a different file: its {kind} is {found[:12]}..., not {wanted[:12]}...; '
                 'delete it from the cache (`hf cache`) and try again.'
             )
 

@@ -96,8 +96,8 @@ def load(
 
     | source | which network |
     |---|---|
-    | `hf-hub:ORG/NAME[@REVISION]` | of a repository on the Hub, by ride-timm, timm or transformers |
-    | `local-dir:DIR`, a packaged folder | likewise, of a copy |
+    | `hf-hub:ORG/NAME[@REVISION]` | from a repository on the Hub, by ride-timm, timm or transformers |
+    | `local-dir:DIR`, a packaged folder | the same from a local copy |
     | folder of a run | its last checkpoint |
     | `.pth.tar` of a run | as it says |
     | `.safetensors` | as `config.json` next to it says, else `architecture` |
@@ -105,7 +105,7 @@ def load(
 
     Args:
         source: One of these.
-        architecture: Of a file, where it does not name its own.
+        architecture: For a file that does not name its own.
         use_ema: Take the moving average of the weights, or not; None takes it from the folder of a run that keeps one,
             whose results are its, and from no checkpoint.
         num_classes: Another number of classes C, with new heads (C features each); None keeps them.
@@ -193,7 +193,7 @@ def _from_folder(folder: Path, asked: _Request, name: str | None = None) -> Trai
     if 'transformers_version' in config and names is not None and len(names) != model.num_classes:
         # transformers saves a fine-tuned network with the entries of the one that it was made of
         _logger.warning(
-            f'{folder} names {len(names)} classes of another network; its {model.num_classes} are numbered.'
+            f'{folder} names {len(names)} classes, but the network has {model.num_classes}; classes are numbered.'
         )
         return found
     return _described(found, names, TrainingRecord.from_json(config.get('ride'), str(folder / 'config.json')))

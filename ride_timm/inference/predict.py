@@ -1,4 +1,4 @@
-"""What a network says of images, in one call: `ride_timm.predict`."""
+"""Classify images in one call: `ride_timm.predict`."""
 
 import os
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ def predict(
     taxonomy: Taxonomy | None = None,
     batch_size: int = 64,
 ) -> Predictions:
-    """Classify images, prepared as for an evaluation; computed where the network is.
+    """Classify images, preprocessed as for evaluation, on the network's device.
 
     Args:
         net: Of `load` or `from_pretrained`, or any timm classifier.
         images: Paths of files, Pillow images, or one of these; or those that a table names, of
             `ride_timm.data.open_unlabelled`.
         top_k: How many classes to name, at most all.
-        threshold: Route with it. None: as the network does, which sends images through all experts unless
+        threshold: Threshold to route with. None: as the network is set, which sends images through all experts unless
             `set_routing` was called.
         abstain: Leave unsure answers out (`said` is False) so that at most this share of the others is wrong, such as
             0.05, on images like those that the network was calibrated on, see `ride_timm.calibrate`.
@@ -85,7 +85,7 @@ def predict(
     if threshold is None:
         threshold = getattr(model, 'routing_threshold', None)
     elif getattr(model, 'router', None) is None:
-        raise RideError(f'threshold={threshold:g} was given and the network has no router; call train_router first.')
+        raise RideError(f'threshold={threshold:g} was given, but the network has no router; call train_router first.')
     abstention = None if abstain is None else choose_abstention(trained, abstain, confidence, threshold)
     device = next(model.parameters()).device
     with in_eval_mode(model):

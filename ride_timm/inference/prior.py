@@ -89,10 +89,10 @@ def serve_prior(
 
 
 def logit_adjustment(model: nn.Module, counts: ClassCounts, *, tau: float) -> None:
-    """Make a network answer with z - tau log pi, up to a constant; its state dict stays as it is.
+    """Make a network output z - tau log pi, up to a constant; its state dict does not change.
 
-    Calls do not add up: tau is the whole, a second call, or one of `serve_prior`, replaces the first, and 0 takes it
-    back. An image passes as many experts as before.
+    Calls do not add up: a second call, or one of `serve_prior`, replaces the first, and tau = 0 undoes it. Each image
+    passes as many experts as before.
 
     Source: Menon et al., arXiv:2007.07314, section 4.1 (post-hoc logit adjustment).
 
@@ -173,13 +173,13 @@ def apply_prior(trained: TrainedNet, prior: str | Sequence[float]) -> tuple[floa
     if tau is None:
         loss = trained.record.loss
         raise RideError(
-            f'{asked} {given} and {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
+            f'{asked} {given}, but {trained.name}{f" (loss {loss})" if loss else ""} has no tau list, so the '
             'class prior in its logits is unknown; give --logit-adjustment TAU instead, or take a network trained with '
             '--loss balanced_softmax, balpoe or logit_adjusted.'
         )
     if counts is None:
         raise RideError(
-            f'{asked} {given} and {trained.name} does not say how many training images each class had, which '
+            f'{asked} {given}, but {trained.name} does not say how many training images each class had, which '
             'the correction needs; take a checkpoint or a packaged folder of ride-timm, or leave --prior out.'
         )
     target = parse_prior(prior, trained.labels, counts) if isinstance(prior, str) else tuple(prior)
@@ -238,14 +238,14 @@ def remaining_adjustment(trained: TrainedNet, tau: float) -> float:
     if trained.record.tau is not None:
         loss = trained.record.loss
         raise RideError(
-            f'--logit-adjustment {tau:g} was given and {trained.name}{f" (loss {loss})" if loss else ""} was trained '
+            f'--logit-adjustment {tau:g} was given, but {trained.name}{f" (loss {loss})" if loss else ""} was trained '
             'with a tau list, which takes the class prior out of the logits already; use --prior uniform, or --prior '
             'with a file of the frequencies to expect.'
         )
     if trained.class_counts is None:
         raise RideError(
-            f'--logit-adjustment {tau:g} was given and {trained.name} does not say how many training images each class '
-            'had, which the adjustment needs; take a checkpoint or a packaged folder of ride-timm, or leave it out.'
+            f'--logit-adjustment {tau:g} was given, but {trained.name} does not say how many training images each '
+            'class had, which the adjustment needs; use a checkpoint or folder of ride-timm, or leave it out.'
         )
     return tau - float(trained.record.logit_adjustment or 0.0)
 
@@ -295,7 +295,7 @@ def parse_prior(text: str, class_names: Sequence[str], class_counts: ClassCounts
         return tuple(class_prior(class_counts).tolist())
     if not Path(text).is_file():
         raise RideError(
-            f'--prior {text} was given and there is no such file; give uniform, train, or a file of classes.'
+            f'--prior {text} was given, but there is no such file; give uniform, train, or a file of classes.'
         )
     known = set(class_names)
     if len(known) < len(class_names):
@@ -338,7 +338,7 @@ def _read_list(path: str, class_names: Sequence[str]) -> tuple[float, ...]:
             f'{path} names no class of the network with a weight above 0; name some of {_some(class_names)}.'
         )
     if unknown:
-        _logger.warning(f'{path}: {len(unknown)} of {len(lines)} names are none of the network: {_some(unknown)}')
+        _logger.warning(f'{path}: {len(unknown)} of {len(lines)} names are not its classes: {_some(unknown)}')
     return tuple(max(weights.get(name, 0.0) / total, _NEVER) for name in class_names)
 
 

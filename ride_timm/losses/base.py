@@ -129,8 +129,8 @@ class CrossEntropyExperts(ExpertLoss):
         if self._waits_for_epoch and in_training(logits):
             self._waits_for_epoch = False
             warnings.warn(
-                f'set_epoch was never called on a loss with reweight_epoch={self.reweight_epoch}, which so never '
-                're-weights the classes; call criterion.set_epoch(epoch) as each epoch begins, or pass '
+                f'set_epoch was never called on a loss with reweight_epoch={self.reweight_epoch}, so the classes '
+                'are never re-weighted; call criterion.set_epoch(epoch) as each epoch begins, or pass '
                 'reweight_epoch=None.',
                 stacklevel=2,
             )

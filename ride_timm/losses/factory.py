@@ -64,7 +64,7 @@ def list_losses() -> list[str]:
 def create_loss(
     name: str, class_counts: ClassCounts | None = None, model: Any = None, epochs: int | None = None, **options: Any
 ) -> ExpertLoss:
-    """Makes a classification loss of several experts by name.
+    """Create a classification loss for several experts by name.
 
     Args:
         name: One of `list_losses()`.

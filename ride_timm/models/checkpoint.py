@@ -79,7 +79,7 @@ def _check_bodies(state_dict: StateDict, model: MultiExpertNet) -> None:
     for key in state_dict:
         if key not in own and not _is_head(key):
             raise RuntimeError(
-                f'The checkpoint has {key}, which the network has not; it is of another architecture than the network.'
+                f'The checkpoint has {key}, which the network does not have; it is of another architecture.'
             )
     for key, value in own.items():
         if _is_head(key):
@@ -87,7 +87,7 @@ def _check_bodies(state_dict: StateDict, model: MultiExpertNet) -> None:
         if key not in state_dict:
             if key.endswith('.num_batches_tracked'):
                 continue  # files from before PyTorch 0.4.1 have none, and load_state_dict knows
-            raise RuntimeError(f'The checkpoint lacks {key}; it is of another architecture than the network.')
+            raise RuntimeError(f'The checkpoint lacks {key}; it is of another architecture.')
         if state_dict[key].shape != value.shape and key not in adapted:
             raise RuntimeError(
                 f'{key} has shape {tuple(state_dict[key].shape)} in the checkpoint and {tuple(value.shape)} in the '

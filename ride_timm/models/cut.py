@@ -215,7 +215,7 @@ def _measure(
     images = meta_images(host, _BATCH)
     crossing = on_meta(trunk, images)
     if not all(isinstance(value, torch.Tensor) for value in crossing):
-        raise RideError(f'{name} hands on more than tensors after {split!r}, so it cannot be cut there.')
+        raise RideError(f'{name} passes on more than tensors after {split!r}, so it cannot be cut there.')
     versions = [_compat.get_version(value) for value in crossing]
     features = on_meta(body, crossing)
     if versions != [_compat.get_version(value) for value in crossing]:
@@ -223,7 +223,7 @@ def _measure(
     layout = getattr(net, 'output_fmt', 'NCHW')
     channel_dim = 1 if features.ndim == 4 and getattr(layout, 'value', layout) == 'NCHW' else -1
     if features.shape[channel_dim] != net.num_features:
-        raise RideError(f'{name} has features of a layout that is not known, {tuple(features.shape)}.')
+        raise RideError(f'{name} has features of an unknown layout, {tuple(features.shape)}.')
     pooled = on_meta(pool, features)
     width = pooled.shape[1 if pooled.ndim == 2 else channel_dim]
     per_image = tuple(value.shape[:1] == (_BATCH,) for value in crossing)

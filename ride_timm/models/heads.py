@@ -162,7 +162,7 @@ def check_head(num_classes: int, global_pool: str | None) -> None:
     """
     if num_classes > 0 and global_pool == '':
         raise ValueError(
-            "global_pool='' leaves nothing to classify; pass num_classes=0 with it, or a pooling as 'avg'."
+            "global_pool='' leaves nothing to classify; pass num_classes=0 with it, or a pooling such as 'avg'."
         )
 
 

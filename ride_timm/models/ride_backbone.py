@@ -73,7 +73,7 @@ class RideBackbone(MultiExpertNet):
         host: The timm model, for example with pretrained weights; it is taken over.
         num_experts: Number K of experts.
         others: K - 1 more of the same, for experts that are drawn anew; None: every expert starts as the host's.
-        split: Path of the last module of the trunk, as `stages.1` or `blocks.8`; None as `default_split`.
+        split: Path of the last module of the trunk, as `stages.1` or `blocks.8`; None: `default_split`.
         num_classes: Number C of classes; 0 removes the heads.
         head: `cosine`, `biased_cosine` or `linear`.
         router: As of `RideResNet`.
@@ -273,7 +273,7 @@ def _remove_head(host: nn.Module) -> None:
         net.reset_classifier(0)  # some heads are one module with the host's classifier inside
     except Exception as error:
         raise RideError(
-            f'{type(host).__name__} does not give up its classifier ({error}), so it cannot be cut.'
+            f'{type(host).__name__} has a classifier that cannot be removed ({error}), so it cannot be cut.'
         ) from error
 
 
@@ -287,8 +287,8 @@ def _lighter(pieces: Cut, light: nn.Module, split: str) -> Cut:
     theirs = _cut(light, split)
     if theirs.shapes != pieces.shapes:
         raise RideError(
-            f'Experts of expert_kwargs take {theirs.shapes} after {split!r} and the trunk puts out {pieces.shapes}; '
-            'give arguments that change what follows the cut alone, as the depth or width of the last stage.'
+            f'Experts of expert_kwargs take {theirs.shapes} after {split!r}, but the trunk gives {pieces.shapes}; '
+            'give arguments that change only what follows the cut, such as the depth or width of the last stage.'
         )
     return theirs._replace(trunk=pieces.trunk)
 
@@ -344,13 +344,13 @@ def _placed(pattern: str) -> str:
 
 
 def rideify(backbone: str | nn.Module, num_experts: int = 3, split: str | None = None, **kwargs: Any) -> RideBackbone:
-    """A multi-expert network of a timm backbone.
+    """Turn a timm backbone into a multi-expert network.
 
     Args:
-        backbone: A timm name, as `convnext_tiny.fb_in22k` (with `pretrained=True` its weights start trunk and every
+        backbone: A timm name, like `convnext_tiny.fb_in22k` (with `pretrained=True` its weights start trunk and every
             expert), or a model, which is copied and whose weights do so.
         num_experts: Number K of experts.
-        split: Path of the last module of the trunk, as `stages.2.blocks.4` or `blocks.8`. By default the experts own
+        split: Path of the last module of the trunk, like `stages.2.blocks.4` or `blocks.8`. By default the experts own
             the last stage, or the last quarter of the blocks where all have one resolution.
         **kwargs: `num_classes`, `head`, `router`, `router_top_k`, `router_threshold` and `drop_rate` as of
             `RideBackbone`; with a name also the arguments of timm.create_model and of the backbone, and
@@ -408,7 +408,7 @@ def _build(backbone: str, num_experts: int, seeded: bool, record: bool, **kwargs
         except (AssertionError, TypeError, ValueError) as error:
             raise RideError(
                 f'{backbone} cannot be built with expert_kwargs={dict(expert_kwargs)} ({error}); give arguments that '
-                'it takes, as the depths of its stages.'
+                'it takes, such as the depths of its stages.'
             ) from error
         net = RideBackbone(host, num_experts, light=light, **ours)
         net.make_light = make_light

@@ -141,7 +141,7 @@ def write_card(folder: str | Path, others: Sequence[Results] = ()) -> None:
             (folder / FIGURES[1]).unlink(missing_ok=True)
         write_whole(folder / 'README.md', card)
     except OSError as error:
-        raise RideError(f'{folder} cannot be written ({error}); make room or change its permissions.') from error
+        raise RideError(f'{folder} cannot be written ({error}); free disk space or change its permissions.') from error
 
 
 def models_table(all_results: Sequence[Results]) -> str:
@@ -183,7 +183,7 @@ def update_model_card(path: str | Path, all_results: Sequence[Results]) -> None:
     try:
         write_whole(file, f'{head}{BEGIN}\n\n{models_table(all_results)}\n\n{END}{tail}')
     except OSError as error:
-        raise RideError(f'{file} cannot be written ({error}); make room or change its permissions.') from error
+        raise RideError(f'{file} cannot be written ({error}); free disk space or change its permissions.') from error
 
 
 def _figures(results: Results, others: Sequence[Results]) -> tuple[str, ...]:

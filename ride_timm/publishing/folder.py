@@ -78,7 +78,7 @@ def save_folder(
             if (file.name == WEIGHTS or is_shard(file.name)) and file.name not in {new.name for new in written}:
                 file.unlink()
     except (OSError, SafetensorError) as error:
-        raise RideError(f'{output} cannot be written ({error}); choose another folder or make room.') from error
+        raise RideError(f'{output} cannot be written ({error}); choose another folder or free disk space.') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if fresh:

@@ -84,14 +84,14 @@ def _read_zip(path: Path) -> Any:
     except RideError:
         raise
     except Exception as error:  # a damaged file can fail in any way
-        raise RideError(f'{path} is no whole file of torch.save ({_gist(error)}); download it again.') from error
+        raise RideError(f'{path} is not a complete torch.save file ({_gist(error)}); download it again.') from error
     stand_ins: list[Any] = [(_InertDict if name == 'collections.defaultdict' else _Inert, name) for name in names]
     try:
         with safe_globals(stand_ins):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # as above; and names that torch refuses whatever stands for them
         raise RideError(
-            f'{path} cannot be read without running parts of it ({_gist(error)}); nothing of it was run, take the '
+            f'{path} cannot be read without running parts of it ({_gist(error)}); nothing was run; get the '
             'checkpoint from a source that you trust.'
         ) from error
 

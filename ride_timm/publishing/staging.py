@@ -86,7 +86,8 @@ def stage(source: Path, repo_id: str, target: Path, data_name: str | None = None
         reason = getattr(error, 'strerror', None) or str(error)
         where = getattr(error, 'filename2', None) or getattr(error, 'filename', None) or target
         raise RideError(
-            f'{where} cannot be read or written ({reason}), so nothing was published; make room or change who may.'
+            f'{where} cannot be read or written ({reason}), so nothing was published; free disk space or change its '
+            'permissions.'
         ) from error
     _check_secrets(target)
     return Staged(results.name or target.name, target, card)
@@ -212,5 +213,5 @@ def _check_secrets(folder: Path) -> None:
             text = path.read_text(encoding='utf-8')
             if (own and own in text) or _TOKEN.search(text):
                 raise RideError(
-                    f'{path.name} would show an access token; take it out, and revoke the token if it is out.'
+                    f'{path.name} would show an access token; remove it, and revoke the token if it has leaked.'
                 )

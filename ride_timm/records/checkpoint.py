@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # how reading beyond the end fails
             raise NoCheckpointError(_no_checkpoint(path)) from None
-        raise RideError(f'{path} cannot be read ({error.strerror}); put that right, or name a copy.') from None
+        raise RideError(f'{path} cannot be read ({error.strerror}); fix that, or name a copy.') from None
     except Exception as error:  # a damaged file fails in any way there is
         if any(words in str(error) for words in _REFUSED):
             raise RideError(

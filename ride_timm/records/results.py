@@ -302,7 +302,7 @@ class Results:
         version = content.get('format')
         if version not in (1, FORMAT) or isinstance(version, bool):
             raise RideError(
-                f'{source} has "format" {version!r} and this ride-timm reads 1 and {FORMAT}; write it again with '
+                f'{source} has "format" {version!r}, but this ride-timm reads 1 and {FORMAT}; write it again with '
                 '`ride-timm package`, or install the ride-timm that wrote it.'
             )
         results = from_json(cls, content if version == FORMAT else upgrade_results(content), source)

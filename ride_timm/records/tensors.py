@@ -68,4 +68,4 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    return f'{path} is no whole safetensors file ({reason_of(error, 200)}); get it again.'
+    return f'{path} is not a complete safetensors file ({reason_of(error, 200)}); get it again.'

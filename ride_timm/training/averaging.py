@@ -65,7 +65,7 @@ def setup_average(config: ResolvedConfig, task: ExpertTask, checkpoint: Mapping[
         raise RideError('--model-ema and --average-epochs both average the weights; leave one of them out.')
     if config.average_epochs > config.epochs:
         raise RideError(
-            f'--average-epochs {config.average_epochs} was given and --epochs is {config.epochs}; average fewer, '
+            f'--average-epochs {config.average_epochs} was given, but --epochs is {config.epochs}; average fewer, '
             f'such as {max(1, config.epochs // 10)}.'
         )
     if config.model_ema:

@@ -44,7 +44,7 @@ class TrainConfig(DataForm):
     recipe: str | None = option(None, RECIPE, 'named settings (see `ride-timm recipes`), or a YAML file', 'NAME')
 
     stage: str = option(
-        'experts', STAGE, 'what trains: the whole network, or on top of --init the router alone, or the heads alone',
+        'experts', STAGE, 'what to train: the whole network, or on top of --init only the router or only the heads',
         choices=STAGES,
     )  # fmt: skip
     init: str | None = option(
@@ -54,10 +54,10 @@ class TrainConfig(DataForm):
         'CHECKPOINT',
     )  # fmt: skip
     from_scratch: bool = option(
-        False, STAGE, 'start from random weights (default: from pretrained ones, picked where nothing is named)'
+        False, STAGE, 'start from random weights (default: from pretrained ones, picked if none are named)'
     )
     init_noise: float = option(
-        0.01, STAGE, 'relative noise that makes experts differ that are seeded from one ResNet', 'S'
+        0.01, STAGE, 'relative noise that makes experts initialised from the same ResNet differ', 'S'
     )
     init_ema: bool = option(False, STAGE, 'use the averaged weights in the checkpoint of --init')
     train_only: list[str] | None = option(
@@ -72,7 +72,7 @@ class TrainConfig(DataForm):
         '--init have not seen; for data without evaluation images see --val-fraction)', 'F',
     )  # fmt: skip
     holdout_seed: int | None = option(
-        None, STAGE, 'which images --holdout takes, so that runs with different seeds share them (default: --seed)', 'N'
+        None, STAGE, 'seed of the --holdout split, to share it among runs with different seeds (default: --seed)', 'N'
     )
     router_threshold: float | None = option(
         None, STAGE,
@@ -80,7 +80,7 @@ class TrainConfig(DataForm):
     )  # fmt: skip
     router_pos_weight: float = option(
         100.0, STAGE,
-        'with --router-target accuracy: loss weight of images that need more experts; a higher one sends more images '
+        'with --router-target accuracy: loss weight of images that need more experts; higher sends more images '
         'on', 'W',
     )  # fmt: skip
     router_target: str = option(
@@ -112,7 +112,9 @@ class TrainConfig(DataForm):
     pretrained: bool = option(
         False, MODEL, 'initialise from the published checkpoint of --model, and fail if it is not available'
     )
-    num_classes: int | None = option(None, MODEL, 'must agree with the data (default: from the data)', 'N')
+    num_classes: int | None = option(
+        None, MODEL, 'number of classes; must agree with the data (default: from the data)', 'N'
+    )
     in_chans: int | None = option(None, MODEL, 'channels of the images (default: those of the model)', 'N')
     img_size: int | None = option(None, MODEL, 'side of the images in pixels (default: that of the model)', 'N')
     drop: float = option(0.0, MODEL, 'dropout rate before the heads', 'P')
@@ -128,7 +130,7 @@ class TrainConfig(DataForm):
     )  # fmt: skip
 
     loss: str | None = option(
-        None, LOSS, 'default: balpoe for several experts and balanced_softmax for one; with a recipe ride and ce',
+        None, LOSS, 'loss (default: balpoe for several experts, balanced_softmax for one; with a recipe: ride, ce)',
         choices=LOSSES, read=_loss_name,
     )  # fmt: skip
     tail: str = option(
@@ -171,14 +173,14 @@ class TrainConfig(DataForm):
     weight_decay: float = option(2e-5, OPTIMIZER, 'weight decay', 'W')
     layer_decay: float | None = option(
         None, OPTIMIZER,
-        'factor of the learning rate from each layer to the one before it (fine-tuning: 0.7 to 0.9)', 'D',
+        'learning rate factor from each layer to the one before it (fine-tuning: 0.7 to 0.9)', 'D',
     )  # fmt: skip
     clip_grad: float | None = option(None, OPTIMIZER, 'clip gradients to this norm or value', 'NORM')
     clip_mode: str = option('norm', OPTIMIZER, 'how --clip-grad clips', choices=('norm', 'value', 'agc'))
     grad_accum_steps: int = option(1, OPTIMIZER, 'batches per optimizer step', 'N')
 
     epochs: int = option(
-        300, SCHEDULE, 'epochs of the training (default: picked; with a recipe that names none 300)', 'N'
+        300, SCHEDULE, 'number of epochs (default: picked; 300 with a recipe that does not set it)', 'N'
     )
     time_budget: float | None = option(
         None, SCHEDULE,
@@ -189,7 +191,7 @@ class TrainConfig(DataForm):
     sched_on_updates: bool = option(False, SCHEDULE, 'step the schedule after every update instead of every epoch')
     lr: float | None = option(None, SCHEDULE, 'learning rate; overrides --lr-base', 'LR')
     lr_base: float = option(0.1, SCHEDULE, 'lr = lr-base * global batch size / lr-base-size', 'LR')
-    lr_base_size: int = option(256, SCHEDULE, 'global batch size that --lr-base is for', 'N')
+    lr_base_size: int = option(256, SCHEDULE, 'global batch size that --lr-base refers to', 'N')
     lr_base_scale: str = option(
         '', SCHEDULE, 'how --lr-base scales with the batch size (default: by the optimizer)',
         choices=('', 'linear', 'sqrt'),
@@ -217,8 +219,9 @@ class TrainConfig(DataForm):
     patience_epochs: int = option(10, SCHEDULE, 'plateau: epochs without progress before a decay', 'N')
 
     augmentation: str | None = option(
-        None, AUGMENTATION, 'default: cifar for images of up to 40 pixels, else timm', choices=AUGMENTATIONS
-    )
+        None, AUGMENTATION, 'augmentation (default: cifar for images of up to 40 pixels, else timm)',
+        choices=AUGMENTATIONS,
+    )  # fmt: skip
     scale: tuple[float, float] | None = option(None, AUGMENTATION, 'range of the area of random crops', 'S')
     ratio: tuple[float, float] | None = option(None, AUGMENTATION, 'range of the aspect ratio of random crops', 'R')
     hflip: float = option(0.5, AUGMENTATION, 'probability of a horizontal flip', 'P')
@@ -229,8 +232,8 @@ class TrainConfig(DataForm):
     mixup: float = option(0.0, AUGMENTATION, 'alpha of mixup; 0 for none', 'A')
     cutmix: float = option(0.0, AUGMENTATION, 'alpha of cutmix; 0 for none', 'A')
     mixup_prob: float = option(1.0, AUGMENTATION, 'probability of mixup or cutmix per batch', 'P')
-    mixup_switch_prob: float = option(0.5, AUGMENTATION, 'probability of cutmix where both are on', 'P')
-    mixup_mode: str = option('batch', AUGMENTATION, 'what shares one mixing ratio', choices=('batch', 'pair', 'elem'))
+    mixup_switch_prob: float = option(0.5, AUGMENTATION, 'probability of cutmix if both are on', 'P')
+    mixup_mode: str = option('batch', AUGMENTATION, 'what shares a mixing ratio', choices=('batch', 'pair', 'elem'))
     mixup_off_epoch: int = option(0, AUGMENTATION, 'epoch in which mixup and cutmix end; 0 for never', 'N')
     interpolation: str = option('', AUGMENTATION, 'how images are resized (default: as the model does)', 'NAME')
     crop_pct: float | None = option(None, AUGMENTATION, 'centre crop of evaluation images (default: of the model)', 'P')
@@ -243,12 +246,12 @@ class TrainConfig(DataForm):
 
     batch_size: int = option(128, RUN, 'images per batch and process', 'N', flags=('-b',))
     validation_batch_size: int | None = option(
-        None, RUN, 'the same for evaluation (default: --batch-size)', 'N', flags=('-vb',)
+        None, RUN, 'batch size for evaluation (default: --batch-size)', 'N', flags=('-vb',)
     )
-    device: str | None = option(None, RUN, 'cpu, cuda, cuda:1, ... (default: cuda where there is one)')
+    device: str | None = option(None, RUN, 'cpu, cuda, cuda:1, ... (default: cuda if available)')
     amp: bool = option(False, RUN, 'mixed precision', negatable=True)
     amp_dtype: str | None = option(
-        None, RUN, 'default: bfloat16 on the CPU and with --cuda-graph', choices=('float16', 'bfloat16')
+        None, RUN, 'type of --amp (default: bfloat16 on the CPU and with --cuda-graph)', choices=('float16', 'bfloat16')
     )
     channels_last: bool = option(False, RUN, 'keep images and weights channels-last', negatable=True)
     torchcompile: bool = option(False, RUN, 'compile the network')
@@ -257,10 +260,10 @@ class TrainConfig(DataForm):
     )
     sync_bn: bool = option(False, RUN, 'synchronise BatchNorm over the processes')
     dist_bn: str = option(
-        'reduce', RUN, 'statistics of BatchNorm over the processes after an epoch: averaged, those of the first, or '
-        'as they are', choices=('', 'broadcast', 'reduce'),
+        'reduce', RUN, 'BatchNorm statistics over the processes after each epoch: averaged (reduce), those of the '
+        'first (broadcast), or as they are', choices=('', 'broadcast', 'reduce'),
     )  # fmt: skip
-    seed: int = option(42, RUN, 'seed of everything random but --val-fraction', 'N')
+    seed: int = option(42, RUN, 'random seed, of everything but --val-fraction', 'N')
     output: str = option('./output', RUN, 'folder of the runs', 'DIR')
     experiment: str = option('', RUN, 'name of the run (default: model and data)', 'NAME')
     resume: str = option(
@@ -269,11 +272,11 @@ class TrainConfig(DataForm):
     checkpoint_hist: int = option(1, RUN, 'best checkpoints to keep', 'N')
     eval_metric: str | None = option(
         None, RUN,
-        'which result chooses the best checkpoint (default: balanced, the mean over classes, where the evaluation '
+        'metric that selects the best checkpoint (default: balanced, the mean over classes, where the evaluation '
         'images are not balanced, else top1)', 'NAME',
     )  # fmt: skip
     val_interval: int = option(1, RUN, 'evaluate every N epochs, and after the last one', 'N')
-    log: str | None = option(None, RUN, 'send results to this tracker too', choices=TRACKERS)
+    log: str | None = option(None, RUN, 'also send results to this tracker', choices=TRACKERS)
     quiet: bool = option(False, RUN, 'warnings only; on a terminal the progress bar stays')
     log_interval: int = option(50, RUN, 'log every N batches', 'N')
 

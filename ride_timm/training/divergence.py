@@ -51,5 +51,5 @@ def check_scale(scaler: Any, epoch: int) -> None:
     if scale < _LEAST_SCALE:
         raise RideError(
             f'In epoch {epoch} the gradients overflowed float16 in every step (loss scale {scale:.1g}); the last '
-            'checkpoint is kept: lower --lr, or take --amp-dtype bfloat16.'
+            'checkpoint is kept: lower --lr, or use --amp-dtype bfloat16.'
         )

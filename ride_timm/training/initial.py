@@ -95,7 +95,7 @@ def reorder_experts(init: TrainedNet, order: Sequence[int]) -> None:
     experts = init.model.experts
     if sorted(order) != list(range(len(experts))):
         raise RideError(
-            f'--expert-order {" ".join(map(str, order))} was given and {init.source} has {len(experts)} experts; name '
+            f'--expert-order {" ".join(map(str, order))} was given, but {init.source} has {len(experts)} experts; name '
             f'each of 0 to {len(experts) - 1} once.'
         )
     init.model.experts = nn.ModuleList(experts[index] for index in order)

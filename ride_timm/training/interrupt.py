@@ -90,7 +90,7 @@ def reraise_interrupted(error: Exception, stop: StopRequest) -> None:
     if _is_worker_loss(error):
         time.sleep(0.5)  # the signal may reach this process after the other one
         if stop.signum:
-            text = 'with its loading processes; the same command with --resume auto goes on'
+            text = 'with its loading processes; to continue, add --resume auto to the same command'
             raise Interrupted(stop.signum, text) from error
 
 
@@ -102,8 +102,8 @@ def reraise_explained(error: Exception) -> None:
     """
     if isinstance(error, OSError) and error.errno in _FULL:
         raise RideError(
-            f'{error.filename or "The run"} cannot be written ({error.strerror}) and the last checkpoint is whole; '
-            'make room, then go on with --resume auto.'
+            f'{error.filename or "The run"} cannot be written ({error.strerror}) and the last checkpoint is intact; '
+            'free disk space, then continue with --resume auto.'
         ) from error
     if _is_worker_loss(error):
         raise RideError(

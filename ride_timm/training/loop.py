@@ -180,8 +180,8 @@ def _finish_step(trainer: Trainer, batch: _Batch, bad: _Batch | None) -> None:
     if signum and batch.index < batches - 1:  # after the last batch the epoch is worth finishing
         raise Interrupted(
             signum,
-            f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches; the same command with --resume auto '
-            'repeats the epoch',
+            f'in epoch {batch.epoch} after {batch.index + 1} of {batches} batches; to repeat the epoch, add '
+            '--resume auto to the same command',
         )
 
 

@@ -87,8 +87,8 @@ def start(config: TrainConfig, command: str | None = None) -> ResolvedConfig:
     planned = recipe.get('stage', 'experts')
     if 'stage' in said and recipe and planned != config.stage:
         raise RideError(
-            f'--stage {config.stage} was given and the recipe {config.recipe} is for the stage {planned}; leave one of '
-            'them out.'
+            f'--stage {config.stage} was given, but the recipe {config.recipe} is for the stage {planned}; leave one '
+            'of them out.'
         )
     stage = STAGES[said.get('stage', planned)]
     defaults = {name: option.default for name, option in options_of(TrainConfig).items()}
@@ -124,7 +124,7 @@ def recipe_values(name: str) -> dict[str, Any]:
     for key, value in load_recipe(name).options.items():
         if key not in known:
             hint = did_you_mean(key, known, '; see ride-timm train --help.')
-            raise RideError(f'The recipe {name} has the key {key}, which is no option of the training{hint}')
+            raise RideError(f'The recipe {name} has the key {key}, which is not a training option{hint}')
         try:
             values[key] = typed(TrainConfig, key, value)
         except ValueError as error:
@@ -228,7 +228,7 @@ def from_init(config: ResolvedConfig, init: TrainedNet | None) -> ResolvedConfig
         if is_multi_expert(model):
             if not stage.first:
                 raise RideError(
-                    f'The stage {stage.name} goes on with a trained {model} and {init.source} is a plain network; '
+                    f'The stage {stage.name} needs a trained {model}, but {init.source} is a plain network; '
                     'train the experts first.'
                 )
             return config.but(model=model)
@@ -281,7 +281,7 @@ def from_data(
     if not is_open(config):
         return config, init
     if is_primary(config):
-        _logger.info('Picked from the images and the machine; for another value, give the option yourself:')
+        _logger.info('Picked from the images and the machine; to override a value, set the option:')
     side = picks.short_side(data.train)
     if init is None:
         config, init = starts.choose_start(config, side, settings_before(config))

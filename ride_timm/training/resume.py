@@ -68,7 +68,7 @@ def find_checkpoint(config: ResolvedConfig, folder: Path, data: RunData) -> Resu
     present = checkpoints_in(folder)
     if not config.resume and present:
         raise RideError(
-            f'{folder} holds a run already; add --resume auto to go on with it, or choose another --experiment NAME.'
+            f'{folder} holds a run already; add --resume auto to continue it, or choose another --experiment NAME.'
         )
     if not config.resume or (config.resume == 'auto' and not present):
         return None
@@ -78,7 +78,7 @@ def find_checkpoint(config: ResolvedConfig, folder: Path, data: RunData) -> Resu
     inside = path.parent.resolve() == folder.resolve()
     if present and not inside:
         raise RideError(
-            f'{folder} holds a run of its own and --resume names {path}; add --resume auto to go on with the run in '
+            f'{folder} holds a run of its own and --resume names {path}; add --resume auto to continue the run in '
             'the folder, or choose another --experiment NAME.'
         )
     _check_kind(config, checkpoint, path)
@@ -87,7 +87,7 @@ def find_checkpoint(config: ResolvedConfig, folder: Path, data: RunData) -> Resu
         check_history(checkpoint['saver'], path)
     if is_primary(config):
         done = int(checkpoint['epoch']) + 1
-        _logger.info(f'Going on from {path}: {done} {"epoch is" if done == 1 else "epochs are"} done')
+        _logger.info(f'Resuming from {path}: {done} {"epoch is" if done == 1 else "epochs are"} done')
     damaged = config.resume == 'auto' and path.name != LAST and present[0].name == LAST
     return Resumed(checkpoint, path, inside, damaged)
 
@@ -178,9 +178,9 @@ def report_changes(
     if not is_primary(config):
         return
     if changes:
-        _logger.warning(f'Not as the checkpoint was trained, and so not the same run: {", ".join(changes)}.')
+        _logger.warning(f'Different from the checkpoint, and so not the same run: {", ".join(changes)}.')
     if config.sched == 'plateau':
-        _logger.warning('The state of the plateau schedule is in no checkpoint of timm; it starts anew.')
+        _logger.warning("timm's checkpoints do not hold the state of the plateau schedule; it starts anew.")
 
 
 def restore(
@@ -234,13 +234,13 @@ def _newest_whole(config: ResolvedConfig, folder: Path, present: list[Path]) -> 
         if path.name != LAST and is_primary(config):
             state = f'is damaged (and kept as {DAMAGED})' if present[0].name == LAST else 'is missing'
             _logger.warning(
-                f'{folder / LAST} {state}; going on from {path}, the newest whole checkpoint there, and the epochs '
+                f'{folder / LAST} {state}; resuming from {path}, the newest intact checkpoint there; the epochs '
                 'after it are trained again.'
             )
         return path, checkpoint
     names = ', '.join(path.name for path in present)
     raise RideError(
-        f'{folder} holds no whole checkpoint ({names}: damaged); put a copy of one there, or choose another '
+        f'{folder} holds no intact checkpoint ({names}: damaged); put a copy of one there, or choose another '
         '--experiment NAME.'
     )
 
@@ -255,7 +255,7 @@ def _named(source: Path) -> tuple[Path, dict[str, Any]]:
         if whole is None:
             raise
         raise RideError(
-            f'{path} is {"damaged" if path.exists() else "missing"}, and {whole} is whole; go on from that with '
+            f'{path} is {"damaged" if path.exists() else "missing"}, and {whole} is intact; resume from that with '
             f'--resume {shlex.quote(str(whole))}.'
         ) from error
 

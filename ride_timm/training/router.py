@@ -34,7 +34,7 @@ def train_router(
     autocast: Autocast = nullcontext,
     seed: int = 42,
 ) -> None:
-    """Train the router alone, and add one where there is none: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
+    """Train only the router, and add one if there is none: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
 
     Experts and trunk stay as they are, BatchNorm's statistics too. Afterwards, also if it
     fails, the network is in eval mode, its router frozen and everything else as trainable as before.
@@ -44,7 +44,7 @@ def train_router(
     Args:
         model: A multi-expert network of C classes, where it is to be trained.
         loader: Training batches of images (B, channels, H, W) and class indices (B,), such as a `DataLoader`; drawn
-            class-balanced if the rare classes are to have their say (`ride_timm.data.ClassBalancedSampler`).
+            class-balanced if the rare classes are to count (`ride_timm.data.ClassBalancedSampler`).
         epochs: Passes over the loader.
         lr: Learning rate at the start.
         pos_weight: Weight of the images that need more experts; None: 1, and the paper's 100 for `accuracy`, where
@@ -69,7 +69,7 @@ def train_router(
     net: Any = unwrap_model(model)
     if count_experts(net) < 2:
         raise RideError(
-            f'The network has {max(count_experts(net), 1)} expert(s) and a router chooses between two or more; take a '
+            f'The network has {max(count_experts(net), 1)} expert(s), but a router needs at least two; use a '
             'multi-expert network, such as ride_resnet50_3e.'
         )
     if epochs < 1 or not len(loader):
@@ -113,6 +113,6 @@ def check_router(means: Mapping[str, float], pos_weight: float = 100.0) -> None:
     least = constant_router_loss(means['needed'], pos_weight)
     if 0 < least < means['loss']:
         _logger.warning(
-            f"The router's loss ended at {means['loss']:.3g}, and a router that answers alike for every image has "
-            f'{least:.3g}: it was trained too coarsely; train it again with --clip-grad 1, or a smaller --lr.'
+            f"The router's loss ended at {means['loss']:.3g}, and a router with one output for all images "
+            f'has {least:.3g}: it was trained too coarsely; train it again with --clip-grad 1, or a smaller --lr.'
         )

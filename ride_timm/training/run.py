@@ -95,12 +95,11 @@ class Parts(NamedTuple):
 def train(config: TrainConfig, command: str | None = None) -> OrderedDict[str, float]:
     """Train all epochs, as `ride-timm train` does.
 
-    From the first second on `last.pth.tar` in the run's folder holds a state to go on from: that before the first
-    epoch, then that after the last whole one. An epoch that is cut off is repeated, by `resume='auto'`, with the same
-    batches.
+    From the start, `last.pth.tar` in the run's folder holds a state to resume from: that before the first epoch, then
+    that after the last complete one. `resume='auto'` repeats an interrupted epoch with the same batches.
 
     Args:
-        config: What is asked for; all that it leaves open is picked.
+        config: The options; what it leaves open is picked.
         command: The command line, for the record.
 
     Returns:
@@ -288,11 +287,11 @@ def _run_epoch(run: Run, epoch: int) -> OrderedDict[str, float] | None:
     error = _save(run, epoch, lr, train_metrics, metrics) if run.saver is not None else None
     failed, signum = agree(trainer, int(error is not None), trainer.stop.signum)
     if failed:
-        raise error or RideError('The process that saves could not; its message says why.')
+        raise error or RideError('The saving process failed; its message says why.')
     if trainer.scheduler is not None:
         trainer.scheduler.step(epoch + 1, metric)
     if signum and not last:
-        raise Interrupted(signum, f'after epoch {epoch}; the same command with --resume auto goes on')
+        raise Interrupted(signum, f'after epoch {epoch}; to continue, add --resume auto to the same command')
     return metrics
 
 
@@ -328,8 +327,8 @@ def _save(run: Run, epoch: int, lr: float, train_metrics: Any, metrics: Any) -> 
         return error
     except OSError as error:
         return RideError(
-            f'{run.folder} cannot be written ({error.strerror}) and the last checkpoint is whole; make room, then go '
-            'on with --resume auto.'
+            f'{run.folder} cannot be written ({error.strerror}) and the last checkpoint is intact; free disk space, '
+            'then continue with --resume auto.'
         )
     return None
 
@@ -343,7 +342,7 @@ def _write_results(run: Run, metrics: OrderedDict[str, float]) -> None:
     write_results(run.folder, run.settings, run.saver.extra, metrics, best, run.table, run.found)
     _logger.info(f'Last epoch: {format_metrics(metrics, run.data.val.class_counts)}. Written to {run.folder}')
     folder = shlex.quote(str(run.folder))
-    _logger.info(f'Next: `ride-timm report {folder}` shows what it can, `ride-timm predict {folder} IMAGES` uses it')
+    _logger.info(f'Next: `ride-timm report {folder}` evaluates it, `ride-timm predict {folder} IMAGES` uses it')
 
 
 def _finish(run: Run) -> OrderedDict[str, float]:

@@ -78,7 +78,7 @@ def build_data(
     train = _open_train(config, class_names, exact)
     if config.num_classes not in (None, train.num_classes):
         raise RideError(
-            f'--num-classes {config.num_classes} was given and {train.source} has {train.num_classes} classes; leave '
+            f'--num-classes {config.num_classes} was given, but {train.source} has {train.num_classes} classes; leave '
             'the option out, or check --data-dir.'
         )
     train, val, val_part = _separate_val(config, train, val_part)
@@ -150,7 +150,7 @@ def _tell_shared_groups(train: DataSplit, val: DataSplit) -> None:
     shared = shared_groups(train, val)
     if shared:
         _logger.warning(
-            '%s on both sides, which flatters the accuracy, first %s; `ride-timm data` lists them',
+            '%s on both sides, which inflates the accuracy, first %s; `ride-timm data` lists them',
             counted(len(shared), 'group of images stands', 'groups of images stand'), printable(shared[0]),
         )  # fmt: skip
 
@@ -160,7 +160,7 @@ def _describe(train: DataSplit, val: DataSplit, groups: GroupChoice) -> str:
     limits = f'thirds of the classes by training images, {groups.text}' if groups.rule == 'quantile' else groups.text
     return (
         f'{counted(train.num_classes, "class", "classes")}, {len(train.targets)} training images '
-        f'({train.class_counts.max()} to {train.class_counts.min()} a class, imbalance factor '
+        f'({train.class_counts.max()} to {train.class_counts.min()} per class, imbalance factor '
         f'{imbalance_factor(train.class_counts):.1f}), {len(val.targets)} evaluation images'
         + _balance(val)
         + (f', {counted(empty, "class", "classes")} without any of them' if empty else '')
@@ -173,4 +173,4 @@ def _balance(val: DataSplit) -> str:
     tested = val.class_counts[val.class_counts > 0]
     if leading_accuracy(val.class_counts) == 'top1':
         return ''
-    return f' (not balanced, {tested.min()} to {tested.max()} a class, so `balanced`, the mean over classes, leads)'
+    return f' (not balanced, {tested.min()} to {tested.max()} per class, so `balanced`, the mean over classes, leads)'

@@ -153,7 +153,7 @@ def in_primary(config: ResolvedConfig, device: torch.device, action: Callable[[]
         failed = torch.tensor(int(error is not None), device=device)
         torch.distributed.all_reduce(failed)
         if failed and error is None:
-            error = RideError('The process that saves could not; its message says why.')
+            error = RideError('The saving process failed; its message says why.')
     if error is not None:
         raise error
     return result
@@ -189,7 +189,7 @@ def _acquire(descriptor: int, path: Path) -> bool:
             raise RideError(_held(path)) from None
         if error.errno not in _NO_LOCKS:
             raise
-        _logger.warning(f'{path.parent} is on a file system without locks; let no second training write to it.')
+        _logger.warning(f'{path.parent} is on a file system without locks; do not start a second training in it.')
         return True
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -206,7 +206,7 @@ def _held(path: Path) -> str:
     owner = f'process {process} on {host}' if known else 'another process'
     gone = f' (if that machine is gone, delete {path})' if known and host != socket.gethostname() else ''
     return (
-        f'{path.parent} is in use: {owner} trains in it; wait for its end or stop it{gone}, or choose another '
+        f'{path.parent} is in use: {owner} trains in it; wait for it to end or stop it{gone}, or choose another '
         '--experiment NAME.'
     )
 

@@ -216,8 +216,8 @@ class RunSaver:
             for name in (_TEMPORARY, _LINK):
                 (self.folder / name).unlink(missing_ok=True)
             raise RideError(
-                f'The checkpoint cannot be written to {self.folder} ({cause.strerror}) and the one before is whole; '
-                'make room, then go on with --resume auto.'
+                f'The checkpoint cannot be written to {self.folder} ({cause.strerror}) and the one before is intact; '
+                'free disk space, then continue with --resume auto.'
             ) from error
 
 

@@ -91,7 +91,7 @@ def build_criterion(config: ResolvedConfig, model: Any, class_counts: Any) -> Ex
     """
     experts = getattr(model, 'num_experts', 1)
     if config.loss == 'ride' and experts == 1 and is_primary(config):
-        _logger.warning(f'--loss ride makes experts disagree and {config.model} has one, so that it is --loss ldam.')
+        _logger.warning(f'--loss ride makes experts disagree, but {config.model} has only one; --loss ldam is used.')
     assert config.loss is not None and config.num_classes is not None
     options = {**fitting_options(config.loss, model, config.epochs), **config.loss_kwargs}
     if config.reweight_epoch is not None and config.loss in REWEIGHTED:

@@ -15,7 +15,7 @@ _WORDS: dict[str, tuple[dict[str, Any], str]] = {
     'none': ({'loss': 'ce', 'sampler': 'instance', 'reweight_epoch': -1}, 'plain cross-entropy'),
     'weights': (
         {'loss': 'ce', 'sampler': 'instance', 'reweight_epoch': 0},
-        'cross-entropy weighted by the effective number of images of a class',
+        'cross-entropy weighted by the effective number of images per class',
     ),
     'sampler': ({'loss': 'ce', 'sampler': 'balanced', 'reweight_epoch': -1}, 'every class equally often'),
     'loss': ({'sampler': 'instance'}, 'the loss that fits the network'),
@@ -57,5 +57,5 @@ def fitting_loss(experts: int) -> tuple[str, str]:
         experts: How many it has, 1 for a plain one.
     """
     if experts > 1:
-        return 'balpoe', 'each expert learns for another class balance'
+        return 'balpoe', 'each expert learns for a different class balance'
     return 'balanced_softmax', 'the logits learn for balanced classes'

@@ -44,12 +44,12 @@ def build_teacher(config: ResolvedConfig, train: DataSplit, images: Mapping[str,
     if differing:
         raise RideError(
             f'--teacher {config.teacher} knows {len(names)} classes and {train.source} has {train.num_classes}, and '
-            f'{min(differing)} is in one of them alone; give a teacher that was trained on the same classes.'
+            f'{min(differing)} is in only one of them; give a teacher that was trained on the same classes.'
         )
     if model.in_chans != config.in_chans:
         raise RideError(
-            f'--teacher {config.teacher} takes images of {model.in_chans} channels and {config.model} of '
-            f'{config.in_chans}; give a teacher of the same.'
+            f'--teacher {config.teacher} takes images of {model.in_chans} channels, but {config.model} of '
+            f'{config.in_chans}; give a teacher with the same.'
         )
     own = model.pretrained_cfg
     teacher = Teacher(

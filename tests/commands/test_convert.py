@@ -231,7 +231,7 @@ def test_a_width_that_no_architecture_has(tmp_path):
 
 def test_other_number_of_classes_is_refused(tmp_path):
     file = GOLDEN / 'resnet32_3e.official.safetensors'
-    assert 'has 100 classes and not 10' in refusal(file, tmp_path / 'out', num_classes=10)
+    assert 'has 100 classes, not 10' in refusal(file, tmp_path / 'out', num_classes=10)
     convert(file, tmp_path / 'out', num_classes=100)
 
 

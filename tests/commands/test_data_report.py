@@ -112,7 +112,7 @@ def test_without_evaluation_images_a_part_is_shown(data, report, tmp_path, form)
     where = {'class folders': (data / 'train',), 'train alone': (data,), 'list': ('--train-list', tmp_path / 'all.txt')}
     status, said = report(*where[form])
     assert status == 0
-    assert 'warning   there are no images to evaluate on: shown is what --val-fraction 0.2 sets apart' in said
+    assert 'warning   there are no evaluation images: shown is the split of --val-fraction 0.2' in said
     assert 'evaluation          8         3         5         2         1' in said
     assert said.endswith(' --val-fraction 0.2\n')
     command = ['--data-dir', str(data), *shlex.split(said.splitlines()[-1])[2:]]  # of a repeated option the last counts
@@ -144,8 +144,8 @@ def test_duplicates(data, report):
     assert status == 0
     warnings = dict(found(said)['warning'])
     assert warnings == {
-        'the same file stands under different classes': ['train/ant/2.png = train/bee/copy.png'],
-        'a training image is an evaluation image too, which flatters the accuracy': [
+        'the same file is in different classes': ['train/ant/2.png = train/bee/copy.png'],
+        'a training image is an evaluation image too, which inflates the accuracy': [
             'train/ant/1.png = val/ant/copy.png'
         ],
         'a training image is there more than once': ['train/ant/0.png = train/ant/copy.png'],
@@ -158,8 +158,8 @@ def test_a_copy_under_another_class_on_the_other_side_is_both(data, report):
     warnings = dict(found(report(data, '--json')[1])['warning'])
     copies = ['train/ant/1.png = train/bee/copy.png = val/ant/copy.png']
     assert warnings == {
-        'the same file stands under different classes': copies,
-        'a training image is an evaluation image too, which flatters the accuracy': copies,
+        'the same file is in different classes': copies,
+        'a training image is an evaluation image too, which inflates the accuracy': copies,
     }
 
 

@@ -176,7 +176,7 @@ def test_without_a_router_all_experts_answer(without_router, images):
     assert cost.startswith('3 of 3 experts, ')
     assert rest[1::2] == ['', '', '']
     assert all(rest[::2])
-    with pytest.raises(RideError, match=r'--threshold was given and .* has no router'):
+    with pytest.raises(RideError, match=r'--threshold was given, but .* has no router'):
         main([str(without_router), '--threshold', '0.5'])
 
 

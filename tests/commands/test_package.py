@@ -156,7 +156,7 @@ def test_without_router_and_with_another_seed(data, runs, tmp_path):
     assert [row['seed'] for row in results['seeds']] == [5, 6]
     assert [row['published'] for row in results['seeds']] == [True, False]
     assert results['test']['routed'] is None
-    with pytest.raises(RideError, match='seed that is there already'):
+    with pytest.raises(RideError, match='seed that is already there'):
         export(data, runs, tmp_path / 'again' / NAME, '--other-seeds', str(tmp_path / 'five' / NAME), names=['B'])
 
 
@@ -255,7 +255,7 @@ class TestRefusals:
             export(data, runs, tmp_path / NAME, names=['nothing'])
 
     def test_a_router_of_other_experts(self, data, runs, tmp_path):
-        with pytest.raises(RideError, match='name the runs in order, each after the one that it began with'):
+        with pytest.raises(RideError, match='name the runs in order, each after the one that it was initialised from'):
             export(data, runs, tmp_path / NAME, names=['A', 'B-router'])
 
     def test_choices_of_a_run_that_chose_nothing(self, data, runs, tmp_path):

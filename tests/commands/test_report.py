@@ -293,9 +293,9 @@ def test_what_cannot_be_is_one_sentence(experts, routed, tmp_path, capsys, chang
     argv, said = {
         'gone': ([folder], 'say where they are with --data-dir'),
         'named': ([experts, '--data-dir', tmp_path / 'no'], 'no such folder'),
-        'none': ([routed], 'is not the folder of a run, which says where its images are; add --data-dir'),
+        'none': ([routed], 'is not a run folder, so it is not known where its images are; add --data-dir'),
         'nowhere': ([tmp_path / 'typo'], 'typo; name the folder of a run'),
-        'output': ([experts, '--output', tmp_path / 'no' / 'a.html'], 'make it first'),
+        'output': ([experts, '--output', tmp_path / 'no' / 'a.html'], 'create it first'),
         'unfinished': ([folder], 'no last.pth.tar'),
     }[change]
     assert guarded('report', lambda: main(list(map(str, argv)))) == 2

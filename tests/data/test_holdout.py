@@ -84,7 +84,7 @@ def test_digest_names_the_images_in_any_order(make_folder):
 
 def test_holding_nothing_out_is_an_error(make_folder):
     split = open_train_split(make_folder({'train': {'a': 4, 'b': 2}}))
-    with pytest.raises(RideError, match='holds no image out'):
+    with pytest.raises(RideError, match='holds out no image'):
         hold_out(split, 0.01)
     with pytest.raises(RideError, match='between 0 and 1'):
         hold_out(split, 2.0)

@@ -187,10 +187,10 @@ def test_copies_on_both_sides_and_under_two_classes_are_spoken_of(make_folder, c
     check_apart(train, val)
     tell_copies(train, val)
     sides, classes = (record.getMessage() for record in caplog.records)
-    assert '2 of the 6 evaluation images are training images too, which flatters the accuracy' in sides
+    assert '2 of the 6 evaluation images are training images too, which inflates the accuracy' in sides
     assert 'train/a/0.png = ' in sides
     assert 'val/a/copy.png; ' in sides
-    assert 'The same file stands under different classes, first ' in classes
+    assert 'The same file is in different classes, first ' in classes
     assert 'train/b/copy.png; ' in classes
 
 
@@ -235,7 +235,7 @@ def test_splits_under_names_of_their_own(make_folder):
 
 def test_nothing_can_be_set_apart_of_classes_of_one(make_folder):
     split = open_train_split(make_folder({'train': {'a': 1, 'b': 1}}))
-    with pytest.raises(RideError, match=r'0.5 of .* holds no image out, as every class has a single one, .*add images'):
+    with pytest.raises(RideError, match=r'0.5 of .* holds out no image, as every class has a single one, .*add images'):
         hold_out(split, 0.5)
 
 

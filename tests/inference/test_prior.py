@@ -247,7 +247,7 @@ class TestApplyPrior:
         trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(loss=loss))
         loss = r' \(loss ride\)' if loss else ''
         with pytest.raises(
-            RideError, match=rf'--prior train was given and some_net{loss} has no tau list, so .* unknown'
+            RideError, match=rf'--prior train was given, but some_net{loss} has no tau list, so .* unknown'
         ):
             apply_prior(trained, 'train')
 
@@ -267,12 +267,12 @@ class TestApplyLogitAdjustment:
         trained = TrainedNet(
             torch.nn.Identity(), 'some_net', NAMES, (3, 2, 1), TrainingRecord(tau=(0, 1, 2), loss='balpoe')
         )
-        with pytest.raises(RideError, match=r'0\.5 was given and some_net \(loss balpoe\) was .* use --prior uniform'):
+        with pytest.raises(RideError, match=r'0\.5 was given, but some_net \(loss balpoe\) was .* use --prior uniform'):
             apply_options(trained, None, 0.5)
 
     def test_weights_without_counts(self):
         trained = TrainedNet(torch.nn.Identity(), 'some_net', NAMES, None)
-        with pytest.raises(RideError, match=r'--logit-adjustment 1 was given .* how many training images each class'):
+        with pytest.raises(RideError, match=r'--logit-adjustment 1 was given, .* how many training images each class'):
             apply_options(trained, None, 1.0)
 
 

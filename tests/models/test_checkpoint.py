@@ -178,7 +178,7 @@ class TestRefusals:
 
     def test_deeper(self, num_classes, tmp_path):
         other = timm.create_model(CIFAR, layers=(2, 2, 2)).state_dict()
-        sentence = r'has layer1\.1\.\S+, which the network has not; it is of another architecture'
+        sentence = r'has layer1\.1\.\S+, which the network does not have; it is of another architecture'
         self.refuse(CIFAR, other, sentence, tmp_path, num_classes=num_classes)
 
     def test_deeper_plain_network(self, num_classes, tmp_path):

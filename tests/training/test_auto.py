@@ -261,7 +261,7 @@ def test_class_folders_alone_are_split(tmp_path, caplog):
     options = ['--output', str(tmp_path / 'out'), '--epochs', '1', '--device', 'cpu']
     assert main(['--data-dir', str(data), *options]) == 0
     assert '--val-fraction 0.2 (no images to evaluate on in ' in caplog.text
-    assert caplog.text.index('give the option yourself') < caplog.text.index('--model')
+    assert caplog.text.index('to override a value, set the option') < caplog.text.index('--model')
     checkpoint = read_checkpoint(next((tmp_path / 'out').iterdir()) / 'last.pth.tar')
     assert checkpoint['ride']['val_part']['fraction'] == 0.2
     assert sum(checkpoint['ride']['class_counts']) < 42

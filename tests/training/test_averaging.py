@@ -77,7 +77,7 @@ def test_it_is_what_is_measured_and_loaded(data, tmp_path):
     ('given', 'message'),
     [
         (('--model-ema', '--average-epochs', '2'), '--model-ema and --average-epochs both average'),
-        (('--average-epochs', '60', '--epochs', '50'), '--average-epochs 60 was given and --epochs is 50'),
+        (('--average-epochs', '60', '--epochs', '50'), '--average-epochs 60 was given, but --epochs is 50'),
         (('--stage', 'heads', '--average-epochs', '2'), '--average-epochs is for the stage experts'),
     ],
 )

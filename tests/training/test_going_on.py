@@ -181,7 +181,7 @@ def test_results_of_an_earlier_end_do_not_outlive_a_kill_at_the_next(data, tmp_p
 
 
 def named(caplog):
-    return ' '.join(line for line in caplog.messages if 'Not as the checkpoint' in line)
+    return ' '.join(line for line in caplog.messages if 'Different from the checkpoint' in line)
 
 
 CHANGES = {

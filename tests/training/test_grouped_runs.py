@@ -75,7 +75,7 @@ def test_groups_on_both_sides_are_named(data, tmp_path, caplog):
 
 def test_options_that_do_not_fit(data, tmp_path):
     both = ('--group-pattern', PATTERN, '--group-column', 'place', '--table', str(data.parent / 'x.csv'))
-    with pytest.raises(RideError, match='both say what belongs together'):
+    with pytest.raises(RideError, match='both define the groups'):
         train(data, tmp_path, 'x', *MODEL, *both)
     with pytest.raises(RideError, match='--group-column is for tables'):
         train(data, tmp_path, 'x', *MODEL, '--val-fraction', '0.25', '--group-column', 'place')

@@ -281,4 +281,4 @@ def test_a_router_that_asks_the_experts_in_another_order(data, tmp_path):
 @pytest.mark.filterwarnings("ignore:RIDE's loss")
 def test_a_loss_for_several_experts_on_one(data, tmp_path, caplog):
     train(data, tmp_path, 'run', '--model', 'resnet18', '--loss', 'ride')
-    assert '--loss ride makes experts disagree and resnet18 has one' in caplog.text
+    assert '--loss ride makes experts disagree, but resnet18 has only one' in caplog.text

@@ -192,7 +192,7 @@ def test_signal_to_the_whole_group(data, straight, tmp_path, signum):
     said = (tmp_path / 'log').read_text()
     assert 'Traceback' not in said
     assert 'error' not in said
-    assert 'of 5 batches; the same command with --resume auto repeats the epoch' in said
+    assert 'of 5 batches; to repeat the epoch, add --resume auto to the same command' in said
     assert run_command(command) == 0
     # two loading processes draw other augmentation than none
     assert [row['epoch'] for row in rows(tmp_path / 'run')] == [row['epoch'] for row in rows(straight)]

@@ -84,7 +84,7 @@ def test_a_run_keeps_what_was_measured(data, tmp_path, monkeypatch, caplog):
     paces['found'] = None
     caplog.clear()
     assert main([*command, '--experiment', 'stopped', '--resume', 'auto']) == 0
-    assert 'Not as the checkpoint was trained' not in caplog.text
+    assert 'Different from the checkpoint' not in caplog.text
     assert same(whole['state_dict'], weights(tmp_path / 'stopped'))
 
 

@@ -75,7 +75,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(recipe):
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('lerning_rate: 0.1', 'the key lerning_rate, which is no option'),
+        ('lerning_rate: 0.1', 'the key lerning_rate, which is not a training option'),
         ('lr_bse: 0.1', 'did you mean lr_base'),
         ('lr: fast', "lr: 'fast', but lr must be a number"),
         ('lr: true', 'lr must be a number'),
@@ -86,7 +86,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(recipe):
         ('loss_kwargs: [a]', 'loss_kwargs must be a mapping'),
         ('scale: [1]', 'scale must be a list of 2'),
         ('decay_milestones: 5', 'decay_milestones must be a list'),
-        ('recipe: cifar100lt_ride', 'the key recipe, which is no option'),
+        ('recipe: cifar100lt_ride', 'the key recipe, which is not a training option'),
         ('model: 3', 'model must be a text'),
     ],
 )

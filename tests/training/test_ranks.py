@@ -122,7 +122,7 @@ def fill_disk(argv):
 def test_a_full_disk_stops_both(data, tmp_path):
     assert run_ranks(fill_disk, options(data, tmp_path, 'run', '-b', '4'), folder=tmp_path) == [2, 2]
     assert 'No space left on device' in (tmp_path / 'rank0.log').read_text()
-    assert 'The process that saves could not' in (tmp_path / 'rank1.log').read_text()
+    assert 'The saving process failed' in (tmp_path / 'rank1.log').read_text()
     assert 'Traceback' not in logs(tmp_path)
     assert load(tmp_path / 'run/last.pth.tar')['epoch'] == 0
 

@@ -157,7 +157,7 @@ def test_another_learning_rate_holds_and_is_named(data, tmp_path, caplog):
 def test_the_same_options_are_not_remarked_on(data, tmp_path, caplog):
     assert run_command(options(data, tmp_path, 'run', '--epochs', '1', '--loss-kwargs', 'rho=0.1')) == 0
     assert run_command(options(data, tmp_path, 'run', '--epochs', '1', '--loss-kwargs', 'rho=0.1')) == 0
-    assert 'Not as the checkpoint' not in caplog.text
+    assert 'Different from the checkpoint' not in caplog.text
 
 
 def test_going_back_to_an_earlier_checkpoint(data, tmp_path):

@@ -15,7 +15,7 @@ def test_warned_of_above_the_constant_answer(loss, warned, caplog):
     check_router({'loss': loss, 'needed': 0.06})
     assert ('was trained too coarsely' in caplog.text) is warned
     if warned:
-        assert f'ended at {loss:.3g}, and a router that answers alike for every image has 2.75' in caplog.text
+        assert f'ended at {loss:.3g}, and a router with one output for all images has 2.75' in caplog.text
 
 
 @pytest.mark.parametrize('needed', [0.0, 1.0])

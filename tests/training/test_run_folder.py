@@ -75,7 +75,7 @@ def test_two_processes_are_refused_as_one_is(data, tmp_path):
     finally:
         child.kill()
     assert str(child.pid) in (tmp_path / 'rank0.log').read_text()
-    assert 'The process that saves could not' in (tmp_path / 'rank1.log').read_text()
+    assert 'The saving process failed' in (tmp_path / 'rank1.log').read_text()
     assert 'Traceback' not in (tmp_path / 'rank0.log').read_text() + (tmp_path / 'rank1.log').read_text()
 
 

@@ -224,7 +224,7 @@ def test_runs_of_several_seeds_hold_out_the_same_images(data, experts, tmp_path)
     stage = ('--stage', 'router', '--init', str(last))
     routed = train(data, tmp_path, 'routed', *stage)
     assert json.loads((routed / 'results.json').read_text())['args']['holdout_seed'] == 42
-    fails('--holdout-seed 7 was given and .* was trained with 42', data, tmp_path, 'a', *stage, '--holdout-seed', '7')
+    fails('--holdout-seed 7 was given, but .* was trained with 42', data, tmp_path, 'a', *stage, '--holdout-seed', '7')
 
 
 def test_classes_are_matched_by_name(experts, data, tmp_path):

@@ -37,5 +37,5 @@ def test_figures_stand_next_to_the_others(tmp_path):
     assert added['tta_flip_gmacs'] == 2 * plain['gmacs']
     router = train(data, tmp_path, 'router', '--stage', 'router', '--init', str(run / 'last.pth.tar'))
     argv = ['--checkpoint', str(router), '--data-dir', str(data), '--device', 'cpu', '--routed', '--tta', 'flip']
-    with pytest.raises(RideError, match='--tta flip measures all experts and routing was asked for'):
+    with pytest.raises(RideError, match='--tta flip measures all experts, but routing was asked for'):
         validate(build_parser().parse_args(argv))

@@ -57,7 +57,7 @@ def test_later_stages_keep_them(data, runs, experts):
     router = ('--stage', 'router', '--init', str(experts / 'last.pth.tar'))
     later = train(data, runs, 'router', *router, '--seed', '9')
     assert entry(later)['val_part'] == entry(experts)['val_part']
-    fails('--val-fraction 0.5 was given and .* trained with 0.25', data, runs, 'x', *router, '--val-fraction', '0.5')
+    fails('--val-fraction 0.5 was given, but .* trained with 0.25', data, runs, 'x', *router, '--val-fraction', '0.5')
     without = train(data, runs, 'without', *MODEL, '--val-list', str(write_val_list(data)))
     heads = ('--stage', 'heads', '--init', str(without / 'last.pth.tar'), '--val-fraction', '0.25')
     fails('trained without one, so it has seen', data, runs, 'x', *heads)
@@ -104,7 +104,7 @@ def test_where_it_is_needed_and_where_not(data, tmp_path):
     fails('has no evaluation images next to it; take a part .* --val-fraction 0.2', data, tmp_path, 'x', *wanted)
     fails('is for data without evaluation images', data.parent, tmp_path, 'x', *MODEL, '--val-fraction', '0.2')
     fails('--val-fraction 2 .* below 1', data, tmp_path, 'x', *MODEL, '--val-fraction', '2')
-    fails('--val-fraction 0.001 of .* holds no image out', data, tmp_path, 'x', *MODEL, '--val-fraction', '0.001')
+    fails('--val-fraction 0.001 of .* holds out no image', data, tmp_path, 'x', *MODEL, '--val-fraction', '0.001')
 
 
 def test_weights_that_may_have_seen_them(data, runs, experts, caplog):

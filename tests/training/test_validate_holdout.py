@@ -32,7 +32,7 @@ def test_validate_measures_on_the_held_out_images(data, experts, tmp_path, caplo
     assert 'seen' not in caplog.text
     assert validate([*options, '--holdout', '0.25', '--seed', '7']) == 0
     assert 'held out other images (--holdout 0.25, seed 42) than these (--holdout 0.25, seed 7)' in caplog.text
-    with pytest.raises(RideError, match='--seed 7 was given and draws nothing here without --holdout'):
+    with pytest.raises(RideError, match='--seed 7 has no effect without --holdout'):
         validate([*options, '--seed', '7'])
     with pytest.raises(RideError, match=r'--holdout 2 .* below 1'):
         validate([*options, '--holdout', '2'])
@@ -43,7 +43,7 @@ def test_validate_of_weights_that_do_not_say_what_was_held_out(data, tmp_path, c
     per_class = tmp_path / 'classes.csv'
     options = ['--checkpoint', str(run), '--data-dir', str(data), '--device', 'cpu', '--per-class-file', str(per_class)]
     assert validate([*options, '--holdout', '0.25', '--results-file', str(tmp_path / 'figures.json')]) == 0
-    assert 'does not say which images its training held out; if others than these' in caplog.text
+    assert 'does not say which images its training held out; if not these' in caplog.text
     accuracies = [row['accuracy'] for row in read_per_class(per_class)]
     balanced = json.loads((tmp_path / 'figures.json').read_text())['balanced']
     assert balanced == pytest.approx(sum(accuracies) / len(accuracies), abs=0.01)

@@ -120,7 +120,7 @@ def _entries(folder: Path) -> tuple[tuple[str, ...], list[Path]]:
         for entry in entries:
             if entry.is_dir():
                 if folder.resolve().is_relative_to(entry.resolve()):
-                    _logger.warning('%s is left out, a link back to where it lies', entry)
+                    _logger.warning('%s is left out: it is a link to a folder that contains it', entry)
                 else:
                     names.append(entry.name)
             elif entry.suffix.lower() in image_types():

@@ -102,8 +102,8 @@ def parse_lines(text: str, file: str, labelled: bool = True) -> Listed:
             row = [line, '']
         elif len(row) != 2 or not all(row) or is_image_name(row[1]):
             raise RideError(
-                f'Line {number} of {file}, "{printable(line[:100])}", is no image and label; write "path label", in '
-                'a table a header that names the columns.'
+                f'Line {number} of {file}, "{printable(line[:100])}", is not an image and a label; write "path label", '
+                'or in a table a header that names the columns.'
             )
         found.append(ImageRow(row[0], row[1], number))
     return Listed(found, 'a list of images')

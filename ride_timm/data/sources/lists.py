@@ -192,7 +192,7 @@ def find_parts(
         rows, several = one_label_each(rows)
         if several:
             _logger.warning(
-                '%d of the %d images of %s show several classes and are left out; with boxes, --crop boxes takes each',
+                '%d of the %d images of %s show several classes and are left out; if there are boxes, use --crop boxes',
                 several, several + len(rows), file,
             )  # fmt: skip
         if not rows:

@@ -213,7 +213,7 @@ def _rows(text: str, delimiter: str, file: str) -> Iterator[tuple[int, list[str]
             if any(map(str.strip, cells)):
                 yield start, cells
     except csv.Error as error:
-        raise RideError(f'Line {line} of {file} cannot be divided ({error}); correct it.') from None
+        raise RideError(f'Line {line} of {file} cannot be split into fields ({error}); correct it.') from None
 
 
 def _even(table: Table, file: str) -> list[tuple[int, list[str]]]:

@@ -118,7 +118,7 @@ def compute_once(config: ResolvedConfig, data: RunData, trainer: Trainer, folder
         task.features = _Features(found, module.per_image, trainer)
         trainer.loader = _Places(trainer.loader, data.train.targets, config.hflip)
     elif trainer.primary:
-        _logger.info(f'What is frozen is computed in every epoch, since {found}')
+        _logger.info(f'The frozen part is computed in every epoch, since {found}')
 
 
 def compute_batch(
@@ -202,13 +202,13 @@ def _compute(
                 if size > _SHARE * free:
                     return f'it would take {_sized(size)} of the {_sized(free)} that are free in {folder}'
                 what = f'{count} images' + (' and their mirror images' if forms > 1 else '')
-                _logger.info(f'What is frozen is computed once, for {what}: {_sized(size)} in {folder} meanwhile')
+                _logger.info(f'The frozen part is computed once, for {what}: {_sized(size)} in {folder} meanwhile')
                 files = [opened.enter_context(tempfile.TemporaryFile(dir=folder)) for own in per_image if own]
             values = (value for value, own in zip(found, per_image, strict=True) if own)
             for file, value in zip(files, values, strict=True):
                 file.write(value.contiguous().view(torch.uint8).numpy().data)
             if trainer.stop.signum:
-                again = 'before a step was taken; the same command with --resume auto goes on'
+                again = 'before a step was taken; to continue, add --resume auto to the same command'
                 raise Interrupted(trainer.stop.signum, again)
         rest = iter(files)
         return [

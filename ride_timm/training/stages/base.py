@@ -220,7 +220,7 @@ class LaterStage(Stage):
             return None
         if known is None:
             raise RideError(
-                f'--holdout {config.holdout:g} was given and {init.source} was trained without one, so its experts '
+                f'--holdout {config.holdout:g} was given, but {init.source} was trained without one, so its experts '
                 'have seen the images that would be held out; leave it out, or train the experts with the same '
                 '--holdout first.'
             )
@@ -228,7 +228,7 @@ class LaterStage(Stage):
             given = getattr(config, name)
             if given not in (None, kept):
                 raise RideError(
-                    f'{flag(name)} {given:g} was given and {init.source} was trained with {kept:g}; leave it out to '
+                    f'{flag(name)} {given:g} was given, but {init.source} was trained with {kept:g}; leave it out to '
                     'hold out the same images.'
                 )
         return known

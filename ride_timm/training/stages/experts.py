@@ -91,5 +91,5 @@ def _part(model: nn.Module, name: str) -> nn.Module:
     names = {known for known, module in model.named_modules() if known and any(True for _ in module.parameters())}
     if name not in names:
         hint = did_you_mean(name, names, '; print the network for their names.', cutoff=0.4)
-        raise RideError(f'--train-only {name} was given and the network has no such part with parameters{hint}')
+        raise RideError(f'--train-only {name} was given, but the network has no such part with parameters{hint}')
     return model.get_submodule(name)

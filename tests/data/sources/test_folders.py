@@ -63,7 +63,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(make_folder, kind):
         special.symlink_to('/dev/zero')
     split = open_train_split(root)
     assert split.class_counts.tolist() == [3, 1]
-    with pytest.raises(RideError, match=r'a/x\.png .*no ordinary file'):
+    with pytest.raises(RideError, match=r'a/x\.png .*not a regular file'):
         check_images(split)
     (root / 'list.txt').write_text('train/a/0.png c\ntrain/a/x.png c\n')
     with pytest.raises(RideError, match=r'a/x\.png'):
