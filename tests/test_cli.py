@@ -114,7 +114,8 @@ def test_missing_folder(tmp_path, fails, run):
 
 def test_no_data(tmp_path, fails, run):
     assert 'No --data-dir was given' in fails(without(options('x', tmp_path, 'x'), '--data-dir'))
-    assert 'No --data-dir was given' in fails(['validate', '--checkpoint', run / 'last.pth.tar'])
+    alone = shutil.copy(run / 'last.pth.tar', tmp_path / 'alone.pth.tar')  # not next to the args.yaml of its run
+    assert 'No --data-dir was given' in fails(['validate', '--checkpoint', alone])
 
 
 def test_empty_class(tmp_path, fails):
@@ -379,7 +380,7 @@ def test_unknown_flag(command, capsys):
     ('argv', 'right'),
     [
         (['train', '--epcohs', '3'], '--epochs'),
-        (['validate', '--results-fil=x', '--chekpoint', 'x'], '--checkpoint'),
+        (['validate', '--results-file=x', '--chekpoint', 'x'], '--checkpoint'),
         (['predict', 'model', '--jsn', 'image'], '--json'),
         (['data', 'images', '--polt', 'x.png'], '--plot'),
     ],

@@ -96,7 +96,7 @@ def test_the_mean_over_classes_ranks_on_unbalanced_images(unbalanced, tmp_path, 
     assert all(row['accuracy'] <= row['accuracy_high'] + 1e-9 for row in classes)
     assert load(tmp_path / 'run/model_best.pth.tar')['epoch'] == scores.index(max(scores))
     assert yaml.safe_load((tmp_path / 'run/args.yaml').read_text())['eval_metric'] == 'balanced'
-    assert '2 to 9 a class' in caplog.text
+    assert '2 to 9 per class' in caplog.text
     assert f'images/s; balanced {scores[0]:.2f}, top1 {float(found[0]["eval_top1"]):.2f}, ' in caplog.text
     with (tmp_path / 'run/per_class.csv').open() as file:
         table = list(csv.DictReader(file))
@@ -151,7 +151,7 @@ def measure(data, path, *more):
 def test_validate_gives_the_figures_of_the_table(data, tmp_path, more):
     assert run_command(options(data, tmp_path, 'run', *more)) == 0
     last = rows(tmp_path / 'run')[-1]
-    use = ['--use-ema'] if '--model-ema' in more else ['--amp'] if '--amp' in more else []
+    use = ['--use-ema'] if '--model-ema' in more else []  # in float32, also after --amp
     figures = {name.removeprefix('eval_'): float(value) for name, value in last.items() if name.startswith('eval_')}
     for found in (
         measure(data, tmp_path / 'run/last.pth.tar', *use),

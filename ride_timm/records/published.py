@@ -206,7 +206,7 @@ def check_bytes(path: Path, expected: FileHash) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != expected.sha256:
         raise PretrainedError(
-            f'{path} is damaged or another file: its SHA-256 is {found[:12]}... and the index says '
+            f'{path} is damaged or a different file: its SHA-256 is {found[:12]}... and the index says '
             f'{expected.sha256[:12]}...; {again}.'
         )
     return content

@@ -259,7 +259,7 @@ class TestRefusals:
         content = bytearray((weight / 'model.safetensors').read_bytes())
         content[-1] ^= 1
         (weight / 'model.safetensors').write_bytes(content)
-        with pytest.raises(RideError, match='is damaged or another file'):
+        with pytest.raises(RideError, match='is damaged or a different file'):
             publish(weight)
         assert hub.requests == []
 

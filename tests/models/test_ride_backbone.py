@@ -473,7 +473,7 @@ def test_from_random_weights_the_experts_differ():
         ({'backbone': 'test_vit', 'split': 'head'}, r"'head'.*blocks\.5"),
         ({'backbone': 'crossvit_9_240'}, 'CrossVit'),
         ({'backbone': 'hrnet_w18_small'}, 'HighResolutionNet'),
-        ({'backbone': 'test_vit', 'expert_kwargs': {'embed_dim': 32}}, r'expert_kwargs take .*32.* puts out .*64'),
+        ({'backbone': 'test_vit', 'expert_kwargs': {'embed_dim': 32}}, r'expert_kwargs take .*32.* gives .*64'),
         ({'backbone': 'test_vit', 'expert_kwargs': {'depths': 3}}, r"test_vit cannot .*expert_kwargs=.*'depths'"),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ride_timm  # noqa: F401
-from ride_timm.commands.report import _find_run
+from ride_timm.commands.run_images import find_run
 from ride_timm.errors import RideError
 from ride_timm.inference.load import load
 from ride_timm.publishing.folder import save_folder
@@ -87,7 +87,7 @@ def read_report(path):
     last = path.with_name('last.pth.tar')  # without which the folder is not that of a run
     last.touch()
     try:
-        _find_run(str(path.parent))
+        find_run(str(path.parent))
     finally:
         last.unlink()
 

@@ -228,7 +228,7 @@ class TestRefusals:
         content = bytearray(path.read_bytes())
         content[place] ^= 1
         path.write_bytes(content)
-        with pytest.raises(PretrainedError, match='is damaged or another file'):
+        with pytest.raises(PretrainedError, match='is damaged or a different file'):
             create()
 
     @pytest.mark.parametrize('length', [0, 4, 8, 1000, -1])
