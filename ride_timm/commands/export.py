@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = load(args.model)
     threshold = routing_threshold(args, trained)
     if args.format == 'torch-export' and (threshold is not None or args.int8):
-        raise RideError('--format torch-export computes all experts in float32; use --format onnx for routing and --int8.')
+        raise RideError(
+            '--format torch-export computes all experts in float32; use --format onnx for routing and --int8.'
+        )
     calibration, others = _images(args.int8, trained) if args.int8 else (None, [])
     path = Path(args.output or trained.name.rpartition('/')[2] + _SUFFIXES[args.format])
     with writing(path, '--output'):
