@@ -168,5 +168,5 @@ def test_the_terms_of_the_data():
     results['data']['name'] = 'My birds'
     text = render(results)
     assert 'CIFAR' not in section(text, 'Data and licence')
-    assert 'My birds, have terms of their own' in text
+    assert 'My birds, have their own terms' in text
     assert 'Apache-2.0' in text
