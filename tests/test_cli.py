@@ -118,6 +118,12 @@ def test_no_data(tmp_path, fails, run):
     assert 'No --data-dir was given' in fails(['validate', '--checkpoint', alone])
 
 
+def test_one_class_alone(tmp_path, fails):
+    data = write_images(tmp_path / 'images', {'ant': 6})
+    assert 'has only one class, ant' in fails(options(data, tmp_path, 'x'))
+    assert main(['data', str(data)]) == 1
+
+
 def test_empty_class(tmp_path, fails):
     data = write_images(tmp_path / 'images', {'ant': 3, 'bee': 0, 'cat': 3})
     assert f'class folder {data}/train/bee holds no image' in fails(options(data, tmp_path, 'x'))

@@ -170,7 +170,8 @@ def _check_classes(found: Survey, train: DataSplit | None) -> None:
     counts = found.train.counts
     found.groups = choose_groups(list(counts.values()))
     if len(counts) < 2:
-        found.findings.append(Finding(WARNING, 'there is only one class, so there is nothing to classify'))
+        text = 'there is only one class; give images of two or more, or the file that has their labels with --table'
+        found.findings.append(Finding(ERROR, text))
     single = [name for name, count in counts.items() if count == 1]
     if single:
         text = f'{counted(len(single), "class has", "classes have")} a single training image'
