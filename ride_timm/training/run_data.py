@@ -89,8 +89,8 @@ def build_data(
         val = _open_val(config, train)
     if train.num_classes < 2:
         raise RideError(
-            f'{train.source} has only one class, {printable(train.class_names[0])}; give images of two or more, or name '
-            'the file that has their labels with --table.'
+            f'{train.source} has only one class, {printable(train.class_names[0])}; give images of two or more, or '
+            'name the file that has their labels with --table.'
         )
     check_apart(train, val)
     if is_primary(config):
