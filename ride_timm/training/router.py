@@ -36,7 +36,7 @@ def train_router(
 ) -> None:
     """Train only the router, and add one if there is none: SGD with Nesterov momentum 0.9, cosine to 0, no warm-up.
 
-    Experts and trunk stay as they are, BatchNorm's statistics too. Afterwards, also if it
+    Experts and trunk stay as they are, BatchNorm's statistics too. Afterwards, even if training
     fails, the network is in eval mode, its router frozen and everything else as trainable as before.
 
     Source: RIDE (arXiv:2010.01809), stage 2.
